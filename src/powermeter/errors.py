@@ -1,0 +1,66 @@
+"""
+Every error raised on purpose.
+
+The program prints these as one line; any other exception is a bug and keeps
+its traceback. Each also descends from the built-in a caller would expect.
+"""
+
+
+class PowerError(Exception):
+    """Base of all; its text is one line: what is wrong, where, what to do."""
+
+
+class SettingsError(PowerError, ValueError):
+    """The settings are wrong; *mistakes* holds a line for each mistake."""
+
+    def __init__(self, path: str, mistakes: list[str]) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+
+
+class BoardError(PowerError, RuntimeError):
+    """The pins can't be used."""
+
+
+class JournalError(PowerError, OSError):
+    """The journal can't be used."""
+
+
+class ProcessError(PowerError, RuntimeError):
+    """Starting, stopping or asking the running program failed."""
+
+
+class AlreadyRunningError(ProcessError):
+    """Another process holds the lock of the pidfile or of DATA_DIR."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        super().__init__(f"already running, pid {pid}")
+
+
+class ForbiddenError(ProcessError, PermissionError):
+    """The user may not do this to the running program."""
+
+
+class DeliveryError(PowerError, OSError):
+    """A writer could not deliver a batch: none of it, as far as is known."""
+
+
+class UnreachableError(DeliveryError, ConnectionError):
+    """No answer: refused, timed out, unknown host, bad certificate, disk."""
+
+
+class AnsweredError(DeliveryError):
+    """
+    The service answered, but not with success.
+
+    *status* is its HTTP status.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status = status
+        super().__init__(f"answered {status}: {reason}" if reason else f"answered {status}")
+
+
+class MisdirectedError(DeliveryError):
+    """What answered is not the service that the settings name."""
