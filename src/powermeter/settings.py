@@ -1,0 +1,562 @@
+"""
+The user's settings.py, read into frozen values, or every mistake in it at once.
+
+Owns the schema: each key's default, what is allowed, and how a mistake reads.
+The network is never asked. A value that may be a secret is never shown.
+"""
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from powermeter.errors import SettingsError
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSettings:
+    """One entry of METERS."""
+
+    name: str
+    pin: int
+    impulses_per_kwh: float
+    min_flash_ms: float | None
+    silence_minutes: float | None
+    max_watts: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """One enabled entry of WRITERS; *options* holds its type's keys, all set."""
+
+    name: str
+    type: str
+    options: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    What the user has set, checked, with the defaults filled in.
+
+    *data_dir* is absolute; *log_file* is, where it is set. *warnings* are
+    lines for the user that stop nothing.
+    """
+
+    path: str
+    gpio_library: str
+    gpio_chip: str | None
+    pin_numbering: str
+    meters: tuple[MeterSettings, ...]
+    l1_pin: int | None
+    l2_pin: int | None
+    data_dir: str
+    commit_interval_s: float
+    clock_wait_s: float
+    keep_days: float
+    log_file: str | None
+    writers: tuple[WriterSettings, ...]
+    warnings: tuple[str, ...]
+
+
+# --- What is allowed: a check returns the value to use or raises ValueError(what is allowed)
+
+Check = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the schema. A *secret* value is not shown in a mistake."""
+
+    default: Any
+    check: Check
+    secret: bool = False
+
+
+#: Stands for "no default": the key must be given.
+REQUIRED = object()
+
+
+def number(low: float, high: float) -> Check:
+    """An int or float from *low* to *high*."""
+
+    def check(found: Any) -> float:
+        # bool is an int, and NaN passes every comparison that is turned round.
+        if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
+            raise ValueError(f"a number from {low:,} to {high:,}")
+        return found
+
+    return check
+
+
+def whole(low: int, high: int) -> Check:
+    """An int from *low* to *high*."""
+
+    def check(found: Any) -> int:
+        if isinstance(found, bool) or not isinstance(found, int) or not low <= found <= high:
+            raise ValueError(f"a whole number from {low:,} to {high:,}")
+        return found
+
+    return check
+
+
+def choice(*allowed: str) -> Check:
+    """One of some words."""
+
+    def check(found: Any) -> str:
+        if found not in allowed:
+            raise ValueError(" or ".join(f'"{word}"' for word in allowed))
+        return str(found)
+
+    return check
+
+
+def flag(found: Any) -> bool:
+    """True or False."""
+    if not isinstance(found, bool):
+        raise ValueError("True or False")
+    return found
+
+
+def text(pattern: str, allowed: str) -> Check:
+    """Text that matches *pattern* as a whole; *allowed* says so in words."""
+    compiled = re.compile(pattern)
+
+    def check(found: Any) -> str:
+        if not isinstance(found, str) or not compiled.fullmatch(found):
+            raise ValueError(allowed)
+        return found
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """None, or what *check* allows."""
+
+    def check_optional(found: Any) -> Any:
+        if found is None:
+            return None
+        try:
+            return check(found)
+        except ValueError as error:
+            raise ValueError(f"{error}, or None") from None
+
+    return check_optional
+
+
+def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False) -> Check:
+    """A dict of text to text; the name ``meter`` is the program's own."""
+
+    def check(found: Any) -> dict[str, str]:
+        if (
+            not isinstance(found, dict)
+            or len(found) > MOST_TAGS
+            or not all(isinstance(part, str) for item in found.items() for part in item)
+            or not all(re.fullmatch(key_pattern, key) and key.lower() != "meter" for key in found)
+            or not all(re.fullmatch(value_pattern, value) for value in found.values())
+        ):
+            raise ValueError(allowed)
+        return {k.lower(): v.lower() for k, v in found.items()} if lower else dict(found)
+
+    return check
+
+
+def verify_ssl(found: Any) -> bool | str:
+    """True, False, or a CA file."""
+    if isinstance(found, str) and os.path.isfile(os.path.expanduser(found)):
+        return os.path.expanduser(found)
+    if not isinstance(found, bool):
+        raise ValueError("True, False or the path of a CA file that is there")
+    return found
+
+
+def absolute_path(found: Any) -> str:
+    """A path that does not depend on where the program was started."""
+    if isinstance(found, str) and "\0" not in found and os.path.isabs(os.path.expanduser(found)):
+        return os.path.normpath(os.path.expanduser(found))
+    raise ValueError("a path that begins with / or ~")
+
+
+#: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
+MOST_TAGS = 49
+_FILE_PATH = text(r"[^\0]*[^\0/]", "the path of a file")
+_ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
+_WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
+_HOST = text(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?", 'a host name or address alone, such as "192.168.1.5"')
+# Names, sources and tags: the limits of the Librato API documentation.
+_NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
+# "<source>.<meter>" is sent, a meter's name has up to 32 characters.
+_SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 . : - _")
+_LIBRATO_TAGS = tags(
+    r"[-.:_\w]{1,64}",
+    r"[-.:_?\\/\w ]{1,255}",
+    'a dict of 0 to 49 names to texts, "meter" not among them, such as {"home": "yes"}',
+    lower=True,
+)
+_INFLUX_TAGS = tags(
+    r"[^\x00-\x1f\x7f\\]+",
+    # A backslash before a separator would escape it: the line would be read as another one.
+    r"[^\x00-\x1f\x7f\\]+",
+    'a dict of 0 to 49 names to texts without \\, "meter" not among them, such as {"home": "yes"}',
+)
+_HOST_AND_PORT = text(r"[A-Za-z0-9._-]+(:\d{1,5})?", 'a host name or address, with or without a port: "10.0.0.5:8080"')
+
+METER: dict[str, Key] = {
+    "pin": Key(REQUIRED, whole(0, 40)),
+    "impulses_per_kwh": Key(REQUIRED, number(0.1, 1_000_000)),
+    "min_flash_ms": Key(None, optional(number(0.1, 1000))),
+    "silence_minutes": Key(None, optional(number(0.1, 100_000))),
+    "max_watts": Key(24000, number(1, 100_000_000)),
+}
+
+WRITER_TYPES: dict[str, dict[str, Key]] = {
+    "file": {"path": Key("power.csv", _FILE_PATH)},
+    "librato": {
+        "user": Key(REQUIRED, _ASCII),
+        "token": Key(REQUIRED, _ASCII, secret=True),
+        "metric": Key("power", _NAME_1_255),
+        "hostname": Key("metrics-api.librato.com", _HOST_AND_PORT),
+        "protocol": Key("https", choice("https", "http")),
+        "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
+        "source": Key(None, optional(_SOURCE)),
+        "tags": Key(None, optional(_LIBRATO_TAGS)),
+        "period": Key(60, whole(1, 86400)),
+    },
+    "influxdb": {
+        "host": Key("localhost", _HOST),
+        "port": Key(8086, whole(1, 65535)),
+        "username": Key(None, optional(_WORDS)),
+        "password": Key(None, optional(_WORDS), secret=True),
+        "token": Key(None, optional(_ASCII), secret=True),
+        "database": Key("power", _WORDS),
+        "retention_policy": Key(None, optional(_WORDS)),
+        "ssl": Key(False, flag),
+        "verify_ssl": Key(True, verify_ssl),
+        "measurement": Key("electricity_power", text(r"[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty")),
+        "tags": Key({}, _INFLUX_TAGS),
+        "timeout": Key(10, number(0.1, 600)),
+        "batch_size": Key(5000, whole(1, 50_000)),
+        "update_period": Key(10, number(0, 86400)),
+    },
+}
+
+#: The keys that every writer has beside its type's own.
+WRITER_COMMON: dict[str, Key] = {
+    "type": Key(REQUIRED, choice(*WRITER_TYPES)),
+    "enabled": Key(True, flag),
+}
+
+TOP: dict[str, Key] = {
+    "GPIO_LIBRARY": Key("auto", choice("auto", "gpiod", "RPi.GPIO")),
+    "GPIO_CHIP": Key(None, optional(absolute_path)),
+    "PIN_NUMBERING": Key("BOARD", choice("BOARD", "BCM")),
+    "L1_PIN": Key(12, optional(whole(0, 40))),
+    "L2_PIN": Key(16, optional(whole(0, 40))),
+    "DATA_DIR": Key(None, optional(absolute_path)),
+    "COMMIT_INTERVAL": Key(5, number(0.1, 3600)),
+    "CLOCK_WAIT": Key(600, number(0, 86400)),
+    "KEEP_DAYS": Key(400, number(1, 36500)),
+    "LOG_FILE": Key(None, optional(_FILE_PATH)),
+}
+DICTS = ("METERS", "WRITERS")
+
+#: Header pins that are a GPIO, by board number; the others are power, ground or the HAT's EEPROM
+#: (Raspberry Pi documentation, "GPIO and the 40-pin header").
+BOARD_PINS = frozenset(
+    {3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40}
+)
+BCM_PINS = frozenset(range(28))
+
+METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
+
+
+def show(found: Any, *, secret: bool = False) -> str:
+    """How a found value stands in a mistake: short, and never a secret."""
+    if found is REQUIRED:
+        return "nothing"
+    if secret or not isinstance(found, str | int | float | None) or (isinstance(found, str) and "@" in found):
+        size = f" of {len(found)}" if isinstance(found, str | dict | list | tuple | set) else ""
+        return f"a {type(found).__name__}{size}"
+    try:
+        shown = repr(found)
+    except ValueError:  # an int of more digits than Python is willing to print
+        return "a very large number"
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+class _Reading:
+    """One reading of a settings file: its values on the way in, the mistakes on the way out."""
+
+    def __init__(self, found: Values) -> None:
+        self.found = found
+        self.mistakes: list[str] = []
+
+    def mistake(self, where: str, found: str, allowed: str) -> None:
+        self.mistakes.append(f"{where}: found {found}, allowed: {allowed}")
+
+    def unknown(self, names: list[str], known: list[str], where: Callable[[str], str]) -> None:
+        for name in names:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
+                k for k in known if k.lower() == name.lower()
+            ]
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            self.mistakes.append(f"{where(name)}: unknown, {hint}")
+
+    def keys(self, where: str, found: Values, schema: dict[str, Key]) -> Values:
+        """The values of *schema* in *found*, defaults filled in; a mistaken one is left out."""
+        values: Values = {}
+        for name, key in schema.items():
+            value = found.get(name, key.default)
+            place = f'{where}["{name}"]' if where else name
+            if value is REQUIRED:
+                self.mistake(place, "nothing", self._allowed(key))
+                continue
+            try:
+                values[name] = key.check(value)
+            except ValueError as error:
+                self.mistake(place, show(value, secret=key.secret), str(error))
+        return values
+
+    @staticmethod
+    def _allowed(key: Key) -> str:
+        try:
+            key.check(REQUIRED)
+        except ValueError as error:
+            return str(error)
+        raise AssertionError("no key allows REQUIRED")
+
+    def entries(self, name: str, default: Values) -> list[tuple[str, str, Values]]:
+        """The entries of the dict setting *name* that are dicts with a good name: where, name, entry."""
+        found = self.found.get(name, default)
+        if not isinstance(found, dict):
+            self.mistake(name, show(found), "a dict of names to dicts, as in settings.py.example")
+            return []
+        good = []
+        for key, entry in found.items():
+            where = f"{name}[{show(key)}]".replace("'", '"')
+            if not isinstance(key, str) or not METER_NAME.fullmatch(key):
+                self.mistake(where, show(key), "a name of 1 to 32 characters of a-z A-Z 0-9 _ -")
+            elif not isinstance(entry, dict):
+                self.mistake(where, show(entry), "a dict, as in settings.py.example")
+            else:
+                good.append((where, key, {str(k): v for k, v in entry.items()}))
+        return good
+
+
+def find(*directories: str) -> str | None:
+    """The settings.py to use where none is named: $POWER_SETTINGS, else in one of *directories*; None without one."""
+    if os.environ.get("POWER_SETTINGS"):
+        return os.path.abspath(os.environ["POWER_SETTINGS"])
+    paths = (os.path.join(directory, "settings.py") for directory in directories)
+    return next((path for path in paths if os.path.exists(path)), None)
+
+
+def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settings:
+    """
+    The settings in the Python file *path*.
+
+    *simulated*: for invented watts, whose data stand apart in
+    DATA_DIR/simulated and go to the writers of type "file" alone, or to
+    "all". Raises :exc:`SettingsError` with every mistake.
+    """
+    as_root = os.geteuid() == 0
+    found = _executed(path, as_root=as_root)
+    reading = _Reading(found)
+    known = [*TOP, *DICTS]
+    reading.unknown([name for name in found if name not in known], known, str)
+    top = reading.keys("", found, TOP)
+    data_dir = top.get("DATA_DIR") or default_data_dir(as_root=as_root)
+    if simulated:
+        data_dir = os.path.join(data_dir, "simulated")
+    meters = _meters(reading)
+    writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"))
+    _check_pins(reading, top, meters)
+    _check_gpio(reading, top, meters)
+    if reading.mistakes:
+        raise SettingsError(path, reading.mistakes)
+    return Settings(
+        path=path,
+        gpio_library=top["GPIO_LIBRARY"],
+        gpio_chip=top["GPIO_CHIP"],
+        pin_numbering=top["PIN_NUMBERING"],
+        meters=tuple(MeterSettings(name=name, **values) for name, values in meters),
+        l1_pin=top["L1_PIN"],
+        l2_pin=top["L2_PIN"],
+        data_dir=data_dir,
+        commit_interval_s=top["COMMIT_INTERVAL"],
+        clock_wait_s=top["CLOCK_WAIT"],
+        keep_days=top["KEEP_DAYS"],
+        log_file=_placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top["LOG_FILE"] else None,
+        writers=tuple(w for w in writers if simulated != "file" or w.type == "file"),
+        warnings=tuple(_warnings(path, found, writers)),
+    )
+
+
+def default_data_dir(*, as_root: bool) -> str:
+    """Where the journal is kept unless DATA_DIR says otherwise."""
+    return "/var/lib/power" if as_root else os.path.expanduser("~/.local/state/power")
+
+
+def data_dir_of(path: str) -> str:
+    """
+    DATA_DIR in the file *path*, the other settings unchecked.
+
+    For the commands that must find the running program even while a mistake
+    stands in its settings. Raises :exc:`SettingsError`.
+    """
+    as_root = os.geteuid() == 0
+    reading = _Reading(_executed(path, as_root=as_root))
+    values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
+    if reading.mistakes:
+        raise SettingsError(path, reading.mistakes)
+    return values["DATA_DIR"] or default_data_dir(as_root=as_root)
+
+
+def _placed(path: str, data_dir: str, *, inside: bool) -> str:
+    """*path* as the user means it: from DATA_DIR on; *inside* keeps an absolute one within it too."""
+    path = os.path.expanduser(path)
+    return os.path.normpath(os.path.join(data_dir, path.lstrip("/") if inside else path))
+
+
+def _executed(path: str, *, as_root: bool) -> Values:
+    """The public names that the Python file *path* sets."""
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            source = file.read()
+    except OSError as error:
+        raise SettingsError(path, [f"can't be read: {error.strerror}"]) from None
+    if as_root and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise SettingsError(path, [f"others may write it, root does not run it: chmod go-w {path}"])
+    names: Values = {"__file__": path, "__name__": "settings"}
+    try:
+        exec(compile(source, path, "exec"), names)  # noqa: S102 - a Python file is what the user is promised
+    except KeyboardInterrupt:
+        raise
+    except SyntaxError as error:
+        raise SettingsError(path, [f"line {error.lineno}: not Python: {error.msg}"]) from None
+    except BaseException as error:  # SystemExit too: a settings file may not end the program
+        # The type alone: a password without quotes would stand in the text of a NameError.
+        line = _line_in(error, path)
+        hint = " (text needs quotes)" if isinstance(error, NameError) else ""
+        raise SettingsError(path, [f"{line}{type(error).__name__} while it was read{hint}"]) from None
+    return {
+        name: value
+        for name, value in names.items()
+        if not name.startswith("_")
+        and (name.isupper() or name.upper() in (*TOP, *DICTS))
+        and not isinstance(value, ModuleType)
+    }
+
+
+def _line_in(error: BaseException, path: str) -> str:
+    trace, line = error.__traceback__, ""
+    while trace:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = f"line {trace.tb_lineno}: "
+        trace = trace.tb_next
+    return line
+
+
+def _meters(reading: _Reading) -> list[tuple[str, Values]]:
+    if "METERS" in reading.found and not reading.found["METERS"]:
+        reading.mistake("METERS", show(reading.found["METERS"]), "at least one meter")
+        return []
+    meters = []
+    for where, name, entry in reading.entries("METERS", {"house": {"pin": 18, "impulses_per_kwh": 1000}}):
+        reading.unknown([k for k in entry if k not in METER], list(METER), lambda key, where=where: f'{where}["{key}"]')
+        meters.append((name, reading.keys(where, entry, METER)))
+    return meters
+
+
+def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSettings]:
+    """The enabled writers; of the others only the names and types of their keys are checked."""
+    writers = []
+    paths: dict[str, str] = {}
+    for where, name, entry in reading.entries("WRITERS", {"file": {"type": "file"}}):
+        before = len(reading.mistakes)
+        common = reading.keys(where, entry, WRITER_COMMON)
+        if "type" not in common:
+            continue
+        schema = WRITER_TYPES[common["type"]]
+        known = [*WRITER_COMMON, *schema]
+        reading.unknown([k for k in entry if k not in known], known, lambda key, where=where: f'{where}["{key}"]')
+        if not common.get("enabled"):
+            continue
+        options = reading.keys(where, entry, schema)
+        _check_writer(reading, where, common["type"], options)
+        if common["type"] == "file" and "path" in options:
+            options["path"] = placed(options["path"])
+            if options["path"] in paths:
+                reading.mistake(
+                    f'{where}["path"]',
+                    show(options["path"]),
+                    f"a file of its own, {paths[options['path']]} has this one",
+                )
+            paths[options["path"]] = where
+        if len(reading.mistakes) == before:
+            writers.append(WriterSettings(name, common["type"], options))
+    return writers
+
+
+def _check_writer(reading: _Reading, where: str, kind: str, options: Values) -> None:
+    if kind != "influxdb":
+        return
+    if options.get("token") and (options.get("username") or options.get("password")):
+        reading.mistake(f'{where}["token"]', "a token beside a username or password", "one of the two")
+    if options.get("password") and not options.get("username", True):
+        reading.mistake(f'{where}["username"]', "None", "text, as there is a password")
+
+
+def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
+    """Each pin is a GPIO of the header, and has one use."""
+    numbering = top.get("PIN_NUMBERING")
+    used: dict[int, str] = {}
+    pins = [(f'METERS["{name}"]["pin"]', values.get("pin")) for name, values in meters]
+    for where, pin in [*pins, ("L1_PIN", top.get("L1_PIN")), ("L2_PIN", top.get("L2_PIN"))]:
+        if pin is None or numbering is None:
+            continue
+        if numbering == "BOARD" and pin not in BOARD_PINS:
+            reading.mistake(where, str(pin), f"a GPIO by its number on the header: {_listed(BOARD_PINS)}")
+        elif numbering == "BCM" and pin not in BCM_PINS:
+            reading.mistake(where, str(pin), "a GPIO by its BCM number: 0 to 27")
+        elif pin in used:
+            reading.mistake(where, str(pin), f"a pin of its own, {used[pin]} has this one")
+        used.setdefault(pin, where)
+
+
+def _check_gpio(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
+    if top.get("GPIO_LIBRARY") == "gpiod":
+        reading.mistake("GPIO_LIBRARY", '"gpiod"', '"auto" or "RPi.GPIO": this version has no board for gpiod yet')
+    for name, values in meters:
+        if values.get("min_flash_ms") is not None:
+            reading.mistake(
+                f'METERS["{name}"]["min_flash_ms"]',
+                show(values["min_flash_ms"]),
+                "None: it needs gpiod, for which this version has no board yet",
+            )
+
+
+def _listed(pins: frozenset[int]) -> str:
+    return ", ".join(str(pin) for pin in sorted(pins))
+
+
+def _warnings(path: str, found: Values, writers: list[WriterSettings]) -> list[str]:
+    warnings = []
+    entries = found.get("WRITERS", {}).values()
+    if any(entry.get(key) for entry in entries for key in ("password", "token")):
+        if os.stat(path).st_mode & stat.S_IROTH:
+            warnings.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
+    for writer in writers:
+        if writer.type == "librato" and writer.options["hostname"] == "metrics-api.librato.com":
+            warnings.append(
+                f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, '
+                "nothing answers at metrics-api.librato.com: name another host or disable it"
+            )
+    return warnings
