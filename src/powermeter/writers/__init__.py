@@ -1,0 +1,119 @@
+"""
+The port to where pulses go: :class:`Writer`, and the writers there are.
+
+A writer knows its service's library and, of ours, only pulses and errors. It
+neither buffers nor tries again; delivery does, for all of them.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from powermeter.meter import NS_PER_S, Pulse
+from powermeter.settings import WriterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """
+    When a writer wants pulses, and how many.
+
+    *batch_size*: the most pulses a batch. *interval_s*: the least time
+    between batches, unless a full one waits. *period_ns*: not 0 for a writer
+    that sends aggregates; its batches hold whole periods of that length, a
+    multiple of it since 1970, and may be larger where one period is.
+    """
+
+    batch_size: int
+    interval_s: float = 0.0
+    period_ns: int = 0
+
+    @classmethod
+    def aggregated(cls, period_s: int, batch_size: int) -> "Pace":
+        """The pace of a writer that sends one aggregate every *period_s*."""
+        return cls(batch_size, 0.0, period_s * NS_PER_S)
+
+
+class Receipt(NamedTuple):
+    """
+    What became of a batch.
+
+    The first *taken* pulses need not come again; *refused* of them the
+    service did not want, for *reason*. *place* is the writer's own note of how
+    far it is, given back to it with the next batch, also after a restart.
+    """
+
+    taken: int
+    place: str = ""
+    refused: int = 0
+    reason: str = ""
+
+
+class Writer(Protocol):
+    """
+    One place that pulses are taken to; used by one thread.
+
+    Made from its name and its options of the settings, without touching the
+    network.
+    """
+
+    pace: Pace
+
+    def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
+        """
+        Take *pulses*, in order; return once they are safe there.
+
+        *place* is that of the last receipt, "" if there was none. A receipt
+        with nothing taken asks for its place to be made durable, and for the
+        same pulses again.
+
+        Raises :exc:`~powermeter.errors.DeliveryError` if that failed: the
+        pulses come again, so what was taken in spite of it must do no harm.
+        """
+        ...
+
+    def check(self) -> str:
+        """
+        Try all that can be tried without leaving a trace; say what answered.
+
+        Raises :exc:`~powermeter.errors.DeliveryError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; may be called twice."""
+        ...
+
+
+#: The type in the settings, the module and the class. Imported when opened:
+#: the libraries of services are heavy, and not everyone has all of them.
+WRITERS = {
+    "file": ("powermeter.writers.file", "FileWriter"),
+    "librato": ("powermeter.writers.librato", "LibratoWriter"),
+    "influxdb": ("powermeter.writers.influxdb", "InfluxdbWriter"),
+}
+
+#: The library that a type of writer needs: the module and its name on PyPI.
+LIBRARIES = {"librato": ("librato", "librato-metrics"), "influxdb": ("influxdb", "influxdb")}
+
+
+def one_line(text: str, *secrets: str) -> str:
+    """
+    The beginning of what a service answered, fit for a line of the log.
+
+    *secrets* are blotted out: a service may well say what it was sent.
+
+    >>> one_line("unknown token\\n  hunter2", "hunter2")
+    'unknown token ***'
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())[:200]
+
+
+def open_writer(settings: WriterSettings) -> Writer:
+    """The writer of *settings*. Raises :exc:`ImportError` where its library is missing."""
+    module, name = WRITERS[settings.type]
+    writer: Writer = getattr(importlib.import_module(module), name)(**settings.options)
+    return writer

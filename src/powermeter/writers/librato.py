@@ -1,0 +1,142 @@
+"""
+A gauge a meter and period at Librato, or at what speaks its API.
+
+The library's dangers are cured here: it would take a redirect or a web page
+for success, try a 503 again for ever, fail on a 4xx whose body it does not
+know, and log every body.
+"""
+
+import http.client
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import librato
+from librato.aggregator import Aggregator
+from librato.queue import Queue
+
+from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
+from powermeter.meter import NS_PER_S, Pulse
+from powermeter.writers import Pace, Receipt, one_line
+
+#: The statuses of success and the most measurements a POST (Librato API documentation).
+SUCCESS = (200, 201, 202, 204)
+MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK
+
+#: As much of an answer as is read, in bytes: only the beginning of an error's is shown.
+MOST_READ = 65536
+
+#: Librato is asked for an answer within this time, in s.
+TIMEOUT_S = 10
+
+
+class _Connection(librato.LibratoConnection):  # type: ignore[misc]
+    """The library's connection, with answers judged by us and closed in the end."""
+
+    _open: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _setup_connection(self) -> http.client.HTTPConnection:
+        self._open = super()._setup_connection()
+        return self._open
+
+    def _process_response(self, resp: http.client.HTTPResponse, backoff: int) -> tuple[dict[str, Any], bool, int]:
+        body = resp.read(MOST_READ)
+        if 300 <= resp.status < 400:
+            raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
+        if resp.status not in SUCCESS:
+            raise AnsweredError(resp.status, one_line(body.decode(errors="replace"), self.api_key.decode()))
+        if b"html" in body[:200].lower() or "html" in (resp.getheader("Content-Type") or ""):
+            raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
+        return {}, True, backoff
+
+
+class LibratoWriter:
+    """Sends to one account of one service; its arguments are the settings' keys."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        token: str,
+        metric: str,
+        hostname: str,
+        protocol: str,
+        base_path: str,
+        source: str | None,
+        tags: dict[str, str] | None,
+        period: int,
+    ) -> None:
+        logging.getLogger("librato").setLevel(logging.WARNING)
+        self.pace = Pace.aggregated(period, batch_size=5000)
+        self._period_ns = self.pace.period_ns
+        self._metric = metric
+        self._source = source or socket.gethostname()
+        self._tags = tags
+        self._connection = _Connection(user, token, hostname=hostname, base_path=base_path, protocol=protocol)
+        self._connection.timeout = TIMEOUT_S
+
+    def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
+        """Send the periods of *pulses*, as many as one POST may hold."""
+        queue = Queue(self._connection)
+        taken = gauges = 0
+        for period, in_period in itertools.groupby(pulses, key=lambda pulse: pulse.time_ns // self._period_ns):
+            of_period = list(in_period)
+            meters = {pulse.meter for pulse in of_period if pulse.watts is not None}
+            if taken and gauges + len(meters) > MOST_GAUGES:
+                break
+            for meter in sorted(meters):
+                queue.add_aggregator(self._aggregated(period, meter, of_period))
+            gauges += len(meters)
+            taken += len(of_period)
+        # Without a pulse that has a power the queue is empty, and sends nothing.
+        self._ask(queue.submit)
+        return Receipt(taken)
+
+    def check(self) -> str:
+        """List a metric: the address, the user and the token are judged."""
+        self._ask(lambda: self._connection.list_metrics(length=1))
+        return str(self._connection.hostname)
+
+    def close(self) -> None:
+        """Close the connection; may be called twice."""
+        self._connection.close()
+
+    def _ask(self, request: Callable[[], object]) -> None:
+        try:
+            request()
+        except DeliveryError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"{self._connection.hostname}: {_why(error)}") from error
+        finally:
+            self._connection.close()
+
+    def _aggregated(self, period: int, meter: str, pulses: Iterable[Pulse]) -> Aggregator:
+        """The library's aggregate of the powers of *meter*, at the period's start."""
+        at_s = period * self._period_ns // NS_PER_S
+        if self._tags is None:
+            aggregate = Aggregator(self._connection, source=f"{self._source}.{meter}", measure_time=at_s)
+            add = aggregate.add
+        else:
+            # Tag values are kept in lower case by the service.
+            aggregate = Aggregator(self._connection, tags={**self._tags, "meter": meter.lower()}, measure_time=at_s)
+            add = aggregate.add_tagged
+        for pulse in pulses:
+            if pulse.meter == meter and pulse.watts is not None:
+                add(self._metric, pulse.watts)
+        return aggregate
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_S} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
