@@ -1,0 +1,292 @@
+"""
+The journal to one writer: batches, backing off, what is kept and what dropped.
+
+Owns a writer and its cursor, on a thread of its own, so that a dead service
+costs the others nothing. What an error means stands in one table,
+:func:`verdict`.
+"""
+
+import enum
+import logging
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+
+from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError
+from powermeter.journal import Cursor
+from powermeter.meter import NS_PER_S, Pulse
+from powermeter.writers import Pace, Receipt, Writer
+
+log = logging.getLogger(__name__)
+
+#: The first and the longest pause after a failure, in s.
+SHORTEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
+
+#: A cursor that no commit of the recorder took along is made durable after this long, in s.
+#: What a crash before that costs is a second delivery, which every writer bears.
+CURSOR_COMMIT_S = 60.0
+
+#: A search for a refused pulse is over when batches of this many go through again.
+MOST_SEARCHED = 4096
+
+
+class Verdict(enum.Enum):
+    """What becomes of a batch that was not delivered."""
+
+    #: Kept and tried again, later and later: the service will get over it.
+    KEPT = "kept"
+    #: Kept and tried again, and said loudly: someone has to mend the settings or the service.
+    MISCONFIGURED = "misconfigured"
+    #: Not wanted as it is: halved, until the pulse alone is found that is; that one is dropped and counted.
+    REFUSED = "refused"
+    #: Too much at once: halved, but a pulse alone is kept.
+    TOO_LARGE = "too large"
+
+
+#: By HTTP status. A status that does not stand here says nothing about the pulses: they are kept.
+VERDICTS = {
+    400: Verdict.REFUSED,
+    401: Verdict.MISCONFIGURED,
+    403: Verdict.MISCONFIGURED,  # Librato's limit of rates too: kept either way
+    404: Verdict.MISCONFIGURED,  # InfluxDB: no such database
+    405: Verdict.MISCONFIGURED,
+    410: Verdict.MISCONFIGURED,
+    413: Verdict.TOO_LARGE,
+    415: Verdict.MISCONFIGURED,
+    422: Verdict.REFUSED,
+}
+
+
+def verdict(error: DeliveryError) -> Verdict:
+    """What *error* means for its batch."""
+    if isinstance(error, MisdirectedError):
+        return Verdict.MISCONFIGURED
+    if isinstance(error, AnsweredError):
+        return VERDICTS.get(error.status, Verdict.KEPT)
+    return Verdict.KEPT
+
+
+class State(enum.Enum):
+    """How a delivery does: *waiting* while more than a batch waits, *failing* while it pauses after a failure."""
+
+    OK = "ok"
+    WAITING = "waiting"
+    FAILING = "failing"
+
+
+class Delivery:
+    """
+    Delivers what comes after *cursor* until :meth:`stop`.
+
+    *open_writer* is called on the delivery's thread. *settled_ns* tells the
+    time (UTC, ns) before which no pulse will be added any more. *on_state* is
+    called when :attr:`state` changes to or from failing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_writer: Callable[[], Writer],
+        cursor: Cursor,
+        *,
+        settled_ns: Callable[[], int],
+        on_state: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.cursor = cursor
+        self.state = State.OK
+        #: Why it fails, "" while it does not.
+        self.reason = ""
+        #: Pulses that the service did not want, since the start.
+        self.refused = 0
+        self._open_writer = open_writer
+        self._settled_ns = settled_ns
+        self._on_state = on_state
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._failures = 0
+        #: The most pulses a batch while a refused one is searched for; None: as the writer wants.
+        self._most: int | None = None
+        #: The least pulses to read, so that one whole period is among them.
+        self._least = 0
+
+    def wake(self) -> None:
+        """Tell that the journal has new pulses; from any thread."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end: after one last delivery, or at once where the service is failing."""
+        self._stopping.set()
+        self._news.set()
+
+    def run(self) -> None:
+        """Deliver until stopped."""
+        try:
+            writer = self._opened()
+            if writer is not None:
+                try:
+                    self._deliver_until_stopped(writer)
+                finally:
+                    writer.close()
+        finally:
+            self._commit_cursor()
+            self.cursor.close()
+
+    def _commit_cursor(self) -> None:
+        if self.cursor.moved:
+            try:
+                self.cursor.commit()
+            except sqlite3.Error as error:
+                log.warning(
+                    "%s: how far it is can't be written: %s: what was delivered may come again", self.name, error
+                )
+
+    def _opened(self) -> Writer | None:
+        while not self._stopping.is_set():
+            try:
+                return self._open_writer()
+            except Exception as error:
+                self._stopping.wait(self._failed_by_bug(error))
+        return None
+
+    def _deliver_until_stopped(self, writer: Writer) -> None:
+        while True:
+            stopping = self._stopping.is_set()
+            if stopping and self.state is State.FAILING:
+                return
+            self._news.clear()
+            pause_s = self._deliver_next(writer)
+            if pause_s == 0:
+                continue
+            if stopping:
+                return
+            if pause_s is not None:
+                self._stopping.wait(pause_s)
+            elif not self._news.wait(CURSOR_COMMIT_S if self.cursor.moved else None):
+                self._commit_cursor()
+
+    def _deliver_next(self, writer: Writer) -> float | None:
+        """Deliver one batch, if one is due; return how long to pause then, in s: None until there are news."""
+        try:
+            pulses = self.cursor.read(self._read_limit(writer.pace))
+            more = len(pulses) >= self._read_limit(writer.pace)
+            if writer.pace.period_ns:
+                whole = whole_periods(pulses, writer.pace.period_ns, self._settled_ns(), more=more)
+                if pulses and not whole:
+                    return self._until_whole(pulses[0], writer.pace, more=more)
+                pulses = whole
+            if not pulses:
+                self._succeeded(State.OK)
+                return None
+            batch = pulses[: unit_end(pulses, self._most or len(pulses), writer.pace.period_ns)]
+            try:
+                receipt = writer.deliver(batch, self.cursor.position.place)
+            except DeliveryError as error:
+                return self._failed(error, batch, writer.pace)
+            self._took(batch, receipt)
+        except Exception as error:  # a bug in a writer, or the journal's disk: the others go on, this one tries again
+            return self._failed_by_bug(error)
+        more = more or receipt.taken < len(pulses)
+        self._succeeded(State.WAITING if more else State.OK)
+        # After whole periods the beginning of the next may wait, for no news but its end.
+        return 0.0 if more or writer.pace.period_ns else writer.pace.interval_s or None
+
+    def _read_limit(self, pace: Pace) -> int:
+        return max(pace.batch_size, self._least)
+
+    def _until_whole(self, first: Pulse, pace: Pace, *, more: bool) -> float:
+        """The pause until the period of *first* is whole; none where it only was too long for one reading."""
+        if more:
+            self._least = 2 * self._read_limit(pace)
+            return 0.0
+        period_ns = pace.period_ns
+        end_ns = (first.time_ns // period_ns + 1) * period_ns
+        self._succeeded(State.OK)
+        # At most a period: the clock may be set meanwhile.
+        return min(max(end_ns - self._settled_ns(), NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
+
+    def _took(self, batch: Sequence[Pulse], receipt: Receipt) -> None:
+        self.cursor.advance(batch[: receipt.taken], receipt.place)
+        if not receipt.taken:
+            self.cursor.commit()
+        if receipt.refused:
+            self._refuse(receipt.refused, receipt.reason)
+
+    def _refuse(self, pulses: int, reason: str) -> None:
+        level = logging.DEBUG if self.refused else logging.ERROR
+        self.refused += pulses
+        log.log(level, "%s: %d pulses were refused and are counted from now on: %s", self.name, pulses, reason)
+
+    def _succeeded(self, state: State) -> None:
+        if self._most is not None and state is not State.FAILING:
+            self._most = self._most * 2 if self._most < MOST_SEARCHED else None
+        if self._failures:
+            log.info("%s: delivers again", self.name)
+        self._failures = 0
+        self._set_state(state, "")
+
+    def _failed(self, error: DeliveryError, batch: Sequence[Pulse], pace: Pace) -> float:
+        """Decide on *batch* by the table; return the pause until the next try, in s."""
+        judged = verdict(error)
+        half = unit_end(batch, len(batch) // 2, pace.period_ns)
+        if judged in (Verdict.REFUSED, Verdict.TOO_LARGE) and half < len(batch):
+            self._most = half
+            return 0.0
+        if judged is Verdict.REFUSED:
+            # After a pause: a service that refuses everything is not asked once a pulse as fast as it answers.
+            self.cursor.advance(batch, self.cursor.position.place)
+            self._refuse(len(batch), str(error))
+            self._set_state(State.FAILING, str(error))
+            return SHORTEST_PAUSE_S
+        return self._fail(str(error), loud=judged is not Verdict.KEPT)
+
+    def _failed_by_bug(self, error: Exception) -> float:
+        reason = f"{type(error).__name__}: {error}"
+        if reason != self.reason:
+            log.error("%s: failed on its own account", self.name, exc_info=error)
+        return self._fail(reason, loud=True)
+
+    def _fail(self, reason: str, *, loud: bool) -> float:
+        self._failures = min(self._failures + 1, 20)
+        if reason != self.reason:
+            log.log(logging.ERROR if loud else logging.WARNING, "%s: failing, pulses are kept: %s", self.name, reason)
+        self._set_state(State.FAILING, reason)
+        # Jitter, so that the monitors of a street don't all come back to a service at once.
+        return float(min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2**self._failures) * random.uniform(0.5, 1))
+
+    def _set_state(self, state: State, reason: str) -> None:
+        changed = (state is State.FAILING) != (self.state is State.FAILING)
+        self.state, self.reason = state, reason
+        if changed:
+            self._on_state()
+
+
+def whole_periods(pulses: Sequence[Pulse], period_ns: int, settled_ns: int, *, more: bool) -> Sequence[Pulse]:
+    """
+    The beginning of *pulses* whose periods are whole.
+
+    A period is [n, n + 1) times *period_ns* since 1970. It is whole once it
+    ended before *settled_ns*, and, if *more* pulses wait than these, once one
+    of a later period stands behind it.
+    """
+    last = pulses[-1].time_ns // period_ns if more else None
+    for index, pulse in enumerate(pulses):
+        period = pulse.time_ns // period_ns
+        if (period + 1) * period_ns > settled_ns or period == last:
+            return pulses[:index]
+    return pulses
+
+
+def unit_end(pulses: Sequence[Pulse], at: int, period_ns: int) -> int:
+    """
+    The end of a part of *pulses* that can be delivered alone: *at*, or with periods the last whole one's end before it.
+
+    Never nothing: at least one pulse, or one period.
+    """
+    at = max(at, 1)
+    if at >= len(pulses) or not period_ns:
+        return min(at, len(pulses))
+    ends = [i for i in range(1, len(pulses)) if pulses[i - 1].time_ns // period_ns != pulses[i].time_ns // period_ns]
+    return max([end for end in ends if end <= at], default=[*ends, len(pulses)][0])
