@@ -1,0 +1,161 @@
+"""
+A simulated meter in place of the pins: edges from a load, lamps that can be read.
+
+A load is a list of steps, each a power held for a time. The flashes are those
+a meter would give for the load's energy, to the nanosecond.
+"""
+
+import heapq
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from powermeter.boards import EdgeCallback
+from powermeter.lamps import Lamp
+from powermeter.meter import JOULES_PER_KWH, NS_PER_S
+from powermeter.settings import Settings
+
+#: A step of a load: how long, in s, and how many watts. A load is a stream of them without an end.
+Step = tuple[float, float]
+Load = Iterator[Step]
+
+DAY_S = 86400
+
+
+def constant(watts: float) -> Load:
+    """
+    A load that never changes.
+
+    >>> next(constant(1200.0))
+    (86400, 1200.0)
+    """
+    return itertools.repeat((DAY_S, watts))
+
+
+def household(from_s: float, seed: str) -> Load:
+    """
+    A household's load from *from_s* on, a local time of the day in s.
+
+    Every day has a base load, lower at night, a fridge that cycles, a kettle
+    now and then, and an oven in the evening; *seed* and the day's number decide
+    when. Typical powers of such appliances are used, none is of a real house.
+    """
+    for day in itertools.count():
+        steps = _day(random.Random(f"{seed} {day}"))
+        if day == 0:
+            steps = _after(from_s, steps)
+        yield from steps
+
+
+def _day(chance: random.Random) -> list[Step]:
+    """A day's steps, from the beginnings and ends of what is switched on."""
+    uses: list[tuple[float, float, float]] = [(0, DAY_S, 90.0), (6.5 * 3600, 23 * 3600, 160.0)]
+    at_s = chance.uniform(0, 2400)
+    while at_s < DAY_S:  # the fridge
+        on_s = chance.uniform(700, 1100)
+        uses.append((at_s, min(at_s + on_s, DAY_S), 95.0))
+        at_s += on_s + chance.uniform(1500, 2600)
+    for hour in (7, 10, 16, 20):  # the kettle
+        at_s = hour * 3600 + chance.uniform(0, 3000)
+        uses.append((at_s, at_s + chance.uniform(90, 240), 2000.0))
+    at_s = 17.5 * 3600 + chance.uniform(0, 3600)
+    uses.append((at_s, at_s + 600, 2400.0))  # the oven heats up, then its thermostat switches
+    for turn in range(int(chance.uniform(8, 20))):
+        uses.append((at_s + 600 + 150 * turn, at_s + 660 + 150 * turn, 2400.0))
+    edges = sorted({edge for start, end, _ in uses for edge in (start, end)})
+    return [
+        (end - start, sum(watts for begins, ends, watts in uses if begins <= start < ends))
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+def _after(from_s: float, steps: list[Step]) -> list[Step]:
+    """What is left of *steps* after *from_s*."""
+    left = []
+    for duration_s, watts in steps:
+        skipped_s = min(duration_s, from_s)
+        from_s -= skipped_s
+        if duration_s > skipped_s:
+            left.append((duration_s - skipped_s, watts))
+    return left
+
+
+def flashes(load: Load, impulses_per_kwh: float, start_ns: int) -> Iterator[int]:
+    """
+    The times of the flashes of a meter under *load*, in ns of the clock that *start_ns* is of.
+
+    The first comes when the first pulse's energy is used up.
+
+    >>> list(itertools.islice(flashes(constant(3600.0), 1000, 0), 3))
+    [1000000000, 2000000000, 3000000000]
+    """
+    joules_a_flash = JOULES_PER_KWH / impulses_per_kwh
+    missing = joules_a_flash
+    at_ns = start_ns
+    for duration_s, watts in load:
+        left_s = duration_s
+        while watts > 0 and watts * left_s >= missing:
+            step_s = missing / watts
+            left_s -= step_s
+            yield at_ns + round((duration_s - left_s) * NS_PER_S)
+            missing = joules_a_flash
+        missing -= watts * left_s
+        at_ns += round(duration_s * NS_PER_S)
+
+
+class SimulatedBoard:
+    """
+    The meters of *settings*, each with a load of its own from *load* by its name.
+
+    The loads begin at *start_ns*, monotonic, None for now; where that has
+    passed, the flashes since then come at once. :attr:`lit` tells the lamps.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[str], Load], start_ns: int | None = None) -> None:
+        start_ns = time.monotonic_ns() if start_ns is None else start_ns
+        self._flashes = heapq.merge(
+            *(
+                zip(flashes(load(meter.name), meter.impulses_per_kwh, start_ns), itertools.repeat(index))
+                for index, meter in enumerate(settings.meters)
+            )
+        )
+        self.lit = {Lamp.L1: False, Lamp.L2: False}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, edge: EdgeCallback) -> None:
+        """Call *edge* for each flash, when its time has come."""
+        self._thread = threading.Thread(target=self._run, args=(edge,), name="simulated meter", daemon=True)
+        self._thread.start()
+
+    def _run(self, edge: EdgeCallback) -> None:
+        for at_ns, index in self._flashes:
+            wait_s = (at_ns - time.monotonic_ns()) / NS_PER_S
+            if self._stop.wait(wait_s) if wait_s > 0 else self._stop.is_set():
+                return
+            edge((index, at_ns))
+
+    def unwatch(self) -> None:
+        """End the flashes."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def light(self, lamp: Lamp, lit: bool) -> None:
+        """Note what the lamp shows."""
+        self.lit[lamp] = lit
+
+    def close(self) -> None:
+        """End the flashes."""
+        self.unwatch()
+
+
+def simulated_load(watts: float | None) -> Callable[[str], Load]:
+    """The loads for ``--simulate``: *watts* for every meter, or, without, a household's day from the time it is."""
+    if watts is not None:
+        return lambda _meter: constant(watts)
+    now = time.localtime()
+    return lambda meter: household(now.tm_hour * 3600 + now.tm_min * 60 + now.tm_sec, seed=meter)
