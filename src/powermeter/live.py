@@ -1,0 +1,41 @@
+"""The live line of the foreground on a terminal, and the log above it; by rich."""
+
+import logging
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class LiveLine:
+    """
+    One line at the bottom of the terminal that *line* gives; a context manager.
+
+    Log lines of *handler* go above it, where they go to the same terminal.
+    """
+
+    def __init__(self, line: Callable[[], str], handler: logging.StreamHandler) -> None:  # type: ignore[type-arg]
+        self._line = line
+        self._handler = handler
+        on_terminal = sys.stderr.isatty()
+        # No thread of its own: refresh() is called by who waits anyway.
+        self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=on_terminal)
+
+    def __enter__(self) -> "LiveLine":
+        self._live.start()
+        self._stream = self._handler.setStream(sys.stderr)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._handler.setStream(self._stream)
+        self._live.stop()
+
+    def refresh(self) -> None:
+        """Show the line as it is now."""
+        self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)

@@ -1,0 +1,262 @@
+"""
+The running program: board, recorder, lamps and deliveries put together, and how they do.
+
+Owns every thread. They are started in the order in which data flows and ended
+in it too, so that what was seen is counted, kept and, in the time given,
+delivered.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from powermeter import __version__
+from powermeter.boards import Board
+from powermeter.delivery import Delivery, State
+from powermeter.journal import Journal, Row
+from powermeter.lamps import Condition, Lamps
+from powermeter.meter import NS_PER_S, Meter, hold_off_ns
+from powermeter.recorder import Recorder, WatchedMeter
+from powermeter.settings import MeterSettings, Settings
+from powermeter.writers import open_writer
+
+log = logging.getLogger(__name__)
+
+#: What the threads are given to end, in s; together less than the 10 that a stop may take.
+RECORDER_STOP_S = 3.0
+WRITERS_STOP_S = 5.0
+LAMPS_STOP_S = 1.0
+
+#: An edge reaches the recorder within this, in s; so much later a span of time is settled.
+EDGE_DELAY_S = 1.0
+
+Status = dict[str, Any]
+
+
+class Monitor:
+    """
+    Counts from its entry as a context manager to its exit.
+
+    *open_board* is called when all else is ready for its edges. *simulate* is
+    passed on to :meth:`status`. *on_crash* is
+    called, from any thread, when a bug ended a thread; :attr:`crashed` is set
+    then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_board: Callable[[Settings], Board],
+        *,
+        simulate: float | bool | None,
+        on_crash: Callable[[], None],
+    ) -> None:
+        self.crashed = False
+        self._settings = settings
+        self._open_board = open_board
+        self._simulate = simulate
+        self._on_crash = on_crash
+        self._started_s = time.monotonic()
+        self._deliveries: list[tuple[Delivery, threading.Thread]] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Monitor":
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
+        settings = self._settings
+        kept = self._journal = Journal(os.path.join(settings.data_dir, "journal.db"))
+        stack.callback(self._close_journal)
+        watched = [_watched(kept, meter) for meter in settings.meters]
+        self._reader = kept.reader()
+        stack.callback(self._reader.close)
+        self._board = self._open_board(settings)
+        stack.callback(self._board.close)
+
+        self._lamps = Lamps(self._board.light)
+        lamps = self._thread("lamps", self._lamps.run)
+        self._recorder = Recorder(
+            kept,
+            watched,
+            settings.commit_interval_s,
+            on_pulses=self._lamps.flash,
+            on_commit=self._wake_deliveries,
+            on_state=self._show_condition,
+        )
+        self._recording = self._thread("recorder", self._recorder.run)
+        for writer in settings.writers:
+            delivery = Delivery(
+                writer.name,
+                functools.partial(open_writer, writer),
+                kept.cursor(writer.name),
+                settled_ns=self._settled_ns,
+                on_state=self._show_condition,
+            )
+            self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
+
+        stack.callback(self._stop_lamps, lamps)
+        lamps.start()
+        stack.callback(self._stop_deliveries)
+        stack.callback(self._stop_recorder)
+        self._recording.start()
+        stack.callback(self._board.unwatch)
+        self._board.watch(self._recorder.edges.put)
+        for _, thread in self._deliveries:
+            thread.start()
+        log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """A thread that can't end in silence. It may be left behind at the end, where its service or disk hangs."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException:
+                log.critical("%s: ended by a bug, the program ends", name, exc_info=True)
+                self.crashed = True
+                self._on_crash()
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def _stop_recorder(self) -> None:
+        self._recorder.stop()
+        _join(self._recording, RECORDER_STOP_S)
+        if self._recording.is_alive() or self._recorder.failing:
+            self.crashed = True
+            log.critical("journal: %d pulses could not be written and are lost", len(self._recorder.uncommitted))
+
+    def _stop_deliveries(self) -> None:
+        for delivery, _ in self._deliveries:
+            delivery.stop()
+        end_s = time.monotonic() + WRITERS_STOP_S
+        for delivery, thread in self._deliveries:
+            _join(thread, max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
+            else:
+                delivery.cursor.close()
+
+    def _stop_lamps(self, thread: threading.Thread) -> None:
+        self._lamps.stop()
+        _join(thread, LAMPS_STOP_S)
+
+    def _close_journal(self) -> None:
+        # Not under a recorder that hangs in a write: closing would wait for it.
+        if not (hasattr(self, "_recording") and self._recording.is_alive()):
+            self._journal.close()
+
+    def _wake_deliveries(self) -> None:
+        for delivery, _ in self._deliveries:
+            delivery.wake()
+
+    def _settled_ns(self) -> int:
+        """The time before which no pulse will be added to the journal any more (UTC, ns)."""
+        uncommitted = self._recorder.uncommitted
+        seen_ns = time.time_ns() - round(EDGE_DELAY_S * NS_PER_S)
+        return min(seen_ns, uncommitted[0].time_ns) if uncommitted else seen_ns
+
+    def _show_condition(self) -> None:
+        if self._recorder.silent:
+            condition = Condition.INPUT_FAULT
+        elif self._recorder.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
+            condition = Condition.FAILING
+        else:
+            condition = Condition.WELL
+        self._lamps.show(condition)
+
+    # --- How it does; for the thread that entered
+
+    def status(self) -> Status:
+        """
+        How all does now, as a dict that JSON can hold.
+
+        Power in W, energy in kWh, times in s; None is "not known".
+        """
+        uncommitted = self._recorder.uncommitted
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "running": True,
+            "simulate": self._simulate,
+            "journal": {"failing": self._recorder.failing or "", "uncommitted": len(uncommitted)},
+            "meters": {
+                watched.meter.name: self._meter_status(watched, uncommitted) for watched in self._recorder.meters
+            },
+            "writers": {delivery.name: self._writer_status(delivery, uncommitted) for delivery, _ in self._deliveries},
+        }
+
+    def _meter_status(self, watched: WatchedMeter, uncommitted: list[Row]) -> Status:
+        meter = watched.meter
+        midnight_ns = _local_midnight_ns()
+        fresh = sum(row.meter == watched.number and row.time_ns >= midnight_ns for row in list(uncommitted))
+        try:
+            pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
+        except sqlite3.Error:
+            today: Status = {"pulses_today": None, "kwh_today": None}
+        else:
+            kwh += fresh * meter.constant.watt_hours / 1000
+            today = {"pulses_today": pulses + fresh, "kwh_today": kwh}
+        return {
+            "watts": meter.watts_at(time.monotonic_ns()),
+            **today,
+            "pulses": meter.count,
+            "register_kwh": meter.register_kwh,
+            "rejected": meter.rejected,
+            "silent": watched.silent,
+        }
+
+    def _writer_status(self, delivery: Delivery, uncommitted: list[Row]) -> Status:
+        try:
+            waiting, oldest_ns = self._reader.waiting(delivery.cursor.position)
+        except sqlite3.Error:
+            waiting, oldest_ns = None, None
+        else:
+            waiting += len(uncommitted)
+            if oldest_ns is None and uncommitted:
+                oldest_ns = uncommitted[0].time_ns
+        return {
+            "state": delivery.state.value,
+            "reason": delivery.reason,
+            "waiting": waiting,
+            "oldest_s": None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
+            "refused": delivery.refused,
+        }
+
+
+#: After every time there will be (UTC, ns): the largest int of SQLite.
+FAR_NS = 2**63 - 1
+
+
+def _watched(kept: Journal, settings: MeterSettings) -> WatchedMeter:
+    number, count, constant = kept.meter(settings.name, settings.impulses_per_kwh)
+    hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
+    return WatchedMeter(Meter(settings.name, constant, hold_off, count), number, settings.silence_minutes)
+
+
+def _join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for *thread*, if it was started."""
+    if thread.ident is not None:
+        thread.join(seconds)
+
+
+def _local_midnight_ns() -> int:
+    """When the local day began (UTC, ns)."""
+    now = time.localtime()
+    return round(time.mktime((now.tm_year, now.tm_mon, now.tm_mday, 0, 0, 0, 0, 0, -1))) * NS_PER_S

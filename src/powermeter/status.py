@@ -1,0 +1,78 @@
+"""How the running program does, for people: the text of ``--status`` and the live line."""
+
+from typing import Any
+
+Status = dict[str, Any]
+
+
+def text(status: Status) -> str:
+    """The lines that ``--status`` prints for *status*, as :meth:`~powermeter.monitor.Monitor.status` gives it."""
+    simulate = status["simulate"]
+    simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
+    lines = [f"power {status['version']}: running, pid {status['pid']}, for {_duration(status['uptime_s'])}{simulated}"]
+    for name, meter in status["meters"].items():
+        today = (
+            "not known"
+            if meter["pulses_today"] is None
+            else f"{meter['pulses_today']:,} pulses, {meter['kwh_today']:.3f} kWh"
+        )
+        silent = "; no flashes: is the sensor in its place?" if meter["silent"] else ""
+        lines.append(
+            f"meter {name}: {_watts(meter)}; today {today}; register {meter['register_kwh']:,.3f} kWh; "
+            f"{meter['rejected']:,} edges rejected{silent}"
+        )
+    for name, writer in status["writers"].items():
+        refused = f"; {writer['refused']:,} pulses refused" if writer["refused"] else ""
+        lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}")
+    if status["journal"]["failing"]:
+        lines.append(
+            f"journal: failing: {status['journal']['failing']}; {status['journal']['uncommitted']:,} pulses kept in memory"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def line(status: Status) -> str:
+    """The live line for *status*: power now, energy today, the state of the writers."""
+    several = len(status["meters"]) > 1
+    meters = [
+        f"{name + ' ' if several else ''}{_watts(meter)}, today "
+        + ("not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh")
+        + (", no flashes" if meter["silent"] else "")
+        for name, meter in status["meters"].items()
+    ]
+    writers = [f"{name} {_state(writer)}" for name, writer in status["writers"].items()]
+    journal = ["journal failing"] if status["journal"]["failing"] else []
+    return " | ".join([*meters, *writers, *journal])
+
+
+def _watts(meter: Status) -> str:
+    return "power not known yet" if meter["watts"] is None else f"{meter['watts']:,.0f} W"
+
+
+def _state(writer: Status) -> str:
+    return f"{writer['state']}: {writer['reason']}" if writer["reason"] else str(writer["state"])
+
+
+def _waiting(writer: Status) -> str:
+    if writer["waiting"] is None:
+        return "how many pulses wait is not known"
+    if writer["oldest_s"] is None:
+        return "no pulse waits"
+    return f"{writer['waiting']:,} pulses wait, the oldest for {_duration(writer['oldest_s'])}"
+
+
+def _duration(seconds: float) -> str:
+    """
+    A time span as people say it.
+
+    >>> _duration(59.4), _duration(3700), _duration(200000)
+    ('59 s', '1 h 1 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
