@@ -1,0 +1,376 @@
+"""
+One process of many: detaching, the lock of the pidfile, stopping, asking, signals.
+
+Who holds the record lock on the pidfile is the running one; the kernel tells
+its process id and lets go of the lock when it ends, however it ends. The
+number in the file is for people. A stop goes by a pidfd, so that it can't hit
+a process that came to the number later.
+
+Light to import: ``--status`` and ``--kill`` need no more than this.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+import lockfile
+from lockfile.pidlockfile import PIDLockFile
+
+from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError
+
+#: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
+#: l_type, l_whence, l_start, l_len, l_pid.
+FLOCK = "hhqqi"
+
+#: How long a stop may take, in s: the program gives itself 10.
+STOP_S = 15.0
+
+#: How long the running one may take to answer, and it to be asked, in s.
+ANSWER_S = 2.0
+ASKED_S = 1.0
+
+#: What the daemon writes to its caller once it counts.
+READY = b"ready"
+
+
+def holder(path: str) -> int | None:
+    """
+    The process id that holds the lock of the pidfile *path*; None if there is none.
+
+    Not to be called by the holder: closing the file would drop its lock.
+    Raises :exc:`ForbiddenError` where the file can't be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise ForbiddenError(f"{path}: the pidfile can't be read: {error.strerror}") from error
+    except OSError as error:
+        raise ProcessError(f"{path}: no pidfile: {error.strerror}") from error
+    try:
+        return _holder_of(fd)
+    finally:
+        os.close(fd)
+
+
+def _holder_of(fd: int) -> int | None:
+    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked)[: struct.calcsize(FLOCK)])
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+class PidFile(PIDLockFile):  # type: ignore[misc]
+    """
+    A pidfile that is locked while its process lives.
+
+    python-daemon enters it once detached: a record lock does not outlive a
+    fork. The library's own truth, that the file is there, would keep a stale
+    file's program from ever starting again.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._fd: int | None = None
+
+    def acquire(self, timeout: float | None = None) -> None:
+        """Lock the file and write the process id. Raises :exc:`AlreadyRunningError`; never waits."""
+        while self._fd is None:
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise ProcessError(
+                    f"{self.path}: can't be written: {_why(error)}: name another with --pidfile"
+                ) from error
+            if self._locked(fd):
+                self._fd = fd
+            else:
+                os.close(fd)
+        os.fchmod(self._fd, 0o644)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _locked(self, fd: int) -> bool:
+        """Whether the lock was had on the file that the path names still."""
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ProcessError(f"{self.path}: is not a file: name another with --pidfile")
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = _holder_of(fd)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                os.close(fd)
+                raise ProcessError(f"{self.path}: can't be locked: {error.strerror}") from error
+            if pid is not None:
+                os.close(fd)
+                raise AlreadyRunningError(pid) from error
+            return False
+        # Between the two calls the one before may have ended, and removed it.
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Remove the file, then let go of it; may be called twice."""
+        if self._fd is not None:
+            try:
+                os.unlink(self.path)
+            except OSError as error:
+                print(f"{self.path}: can't be removed: {error.strerror}", file=sys.stderr)
+            os.close(self._fd)
+            self._fd = None
+
+    def is_locked(self) -> bool:
+        """Whether a process holds it."""
+        return self._fd is not None or holder(self.path) is not None
+
+    def i_am_locking(self) -> bool:
+        """Whether this process holds it."""
+        return self._fd is not None
+
+    def break_lock(self) -> None:
+        """Refused: the lock ends with its process and needs no breaking."""
+        raise lockfile.NotMyLock(f"{self.path} is locked as long as its process lives")
+
+
+def stop(path: str) -> int | None:
+    """
+    Stop the holder of the pidfile *path* with SIGTERM and wait until it has ended.
+
+    Returns its process id; None if nothing ran. Raises :exc:`ForbiddenError`,
+    and :exc:`ProcessError` where it is still there after :data:`STOP_S`.
+    """
+    pid = holder(path)
+    if pid is None:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return pid  # it ended this moment
+    try:
+        # Asked again with the pidfd in hand: from here on it is this process or none.
+        if holder(path) == pid:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        if not waiting.poll(STOP_S * 1000):
+            raise ProcessError(f"pid {pid} is still there {STOP_S:g} s after SIGTERM: kill -KILL {pid} ends it")
+    except PermissionError as error:
+        raise ForbiddenError(f"pid {pid} belongs to another user: no permission to stop it") from error
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+    return pid
+
+
+# --- Asking the running one, over a socket beside its pidfile
+
+
+def _socket_of(pidfile: str) -> tuple[int, str]:
+    """The directory, open, and the address of the socket beside *pidfile*; through /proc, as an address has 107 bytes."""
+    directory, name = os.path.split(os.path.abspath(pidfile))
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return fd, f"/proc/self/fd/{fd}/{name.removesuffix('.pid')}.sock"
+
+
+def ask(pidfile: str, question: str) -> str:
+    """
+    What the running one with *pidfile* answers to *question*.
+
+    Raises :exc:`ForbiddenError` where it is not this user's, and
+    :exc:`ProcessError` where no answer came.
+    """
+    try:
+        directory, address = _socket_of(pidfile)
+        try:
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.settimeout(ANSWER_S)
+                asking.connect(address)
+                asking.sendall(question.encode() + b"\n")
+                answer = b""
+                while part := asking.recv(65536):
+                    answer += part
+        finally:
+            os.close(directory)
+    except PermissionError as error:
+        raise ForbiddenError("only its own user and root may ask how it does") from error
+    except OSError as error:
+        raise ProcessError(f"it does not answer: {_why(error)}") from error
+    if not answer:
+        raise ProcessError("it does not answer: it closed the connection")
+    return answer.decode()
+
+
+class Control:
+    """
+    What the running one hears: signals to stop, and questions how it does.
+
+    A context manager, entered by the main thread before any other is started.
+    :meth:`stop` may be called from any thread.
+    """
+
+    def __init__(self, pidfile: str, *, hangup_stops: bool) -> None:
+        self._pidfile = pidfile
+        self._hangup = self._stop_signal if hangup_stops else signal.SIG_IGN
+        self._stopping = False
+
+    def __enter__(self) -> "Control":
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._listener = self._listening()
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop_signal)
+        signal.signal(signal.SIGINT, self._stop_signal)
+        signal.signal(signal.SIGHUP, self._hangup)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        directory, address = _socket_of(self._pidfile)
+        try:
+            os.unlink(address)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(directory)
+        self._listener.close()
+
+    def stop(self) -> None:
+        """Let :meth:`serve` end."""
+        self._stopping = True
+        try:
+            self._waker.send(b"\0")
+        except BlockingIOError:
+            pass  # so many wake-ups wait that one more changes nothing
+
+    def serve(
+        self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], None] | None = None
+    ) -> None:
+        """
+        Answer questions by *answer* until stopped; call *tick* every *every_s*, if given.
+
+        Sleeps without an end otherwise.
+        """
+        waiting = select.poll()
+        waiting.register(self._wake, select.POLLIN)
+        waiting.register(self._listener, select.POLLIN)
+        while not self._stopping:
+            if tick is not None:
+                tick()
+            for fd, _ in waiting.poll(None if every_s is None else every_s * 1000):
+                if fd == self._wake.fileno():
+                    self._wake.recv(4096)
+                else:
+                    self._answer_one(answer)
+
+    def _stop_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _listening(self) -> socket.socket:
+        directory, address = _socket_of(self._pidfile)
+        listener = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)
+        try:
+            # One that a crash left: the pidfile's lock says that it is nobody's.
+            if os.path.lexists(address):
+                os.unlink(address)
+            listener.bind(address)
+        except OSError as error:
+            listener.close()
+            raise ProcessError(f"{self._pidfile}: no socket can be made beside it: {_why(error)}") from error
+        finally:
+            os.umask(before)
+            os.close(directory)
+        listener.listen(8)
+        listener.setblocking(False)
+        return listener
+
+    def _answer_one(self, answer: Callable[[str], str]) -> None:
+        try:
+            asked, _ = self._listener.accept()
+        except OSError:
+            return  # who asked has gone
+        with asked:
+            asked.settimeout(ASKED_S)
+            try:
+                question = asked.recv(64).decode(errors="replace").strip()
+                asked.sendall(answer(question).encode())
+            except OSError:
+                return  # who asked has gone, or does not read
+
+
+# --- Detaching
+
+
+def daemonize(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int]) -> int:
+    """
+    Run *work* in a daemon that holds *pidfile*, and return once it is ready or has failed.
+
+    *work* gets the function to call when it is ready, and returns the daemon's
+    exit status. Returns the caller's exit status: in the caller 0 or 1, with
+    the reason on stderr; in the daemon, where this returns too, that of *work*.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        return _daemon(pidfile, working_directory, work, writing)
+    os.close(writing)
+    with open(reading, "rb") as from_daemon:
+        said = from_daemon.read().decode(errors="replace").strip()
+    os.waitpid(child, 0)
+    ready, _, rest = said.partition(" ")
+    if ready == READY.decode():
+        print(f"power: counting, pid {rest}")
+        return 0
+    print(f"power: {said or 'the daemon ended before it was counting: its log says why'}", file=sys.stderr)
+    return 1
+
+
+def _daemon(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int], writing: int) -> int:
+    import daemon  # not needed to stop or ask one
+
+    told = False
+
+    def tell(message: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writing, message)
+            os.close(writing)
+
+    # No signal_map: Control sets what is heard. No core dump: a password would stand in it.
+    context = daemon.DaemonContext(
+        working_directory=working_directory,
+        umask=0o027,
+        detach_process=True,
+        files_preserve=[writing],
+        pidfile=pidfile,
+        signal_map={},
+    )
+    try:
+        with context:
+            return work(lambda: tell(READY + b" %d" % os.getpid()))
+    except (PowerError, daemon.daemon.DaemonError) as error:
+        tell(str(error).encode())
+        return 1
+    except BaseException as error:
+        tell(f"ended by a bug: {type(error).__name__}: {error}".encode())
+        raise
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
