@@ -1,0 +1,18 @@
+#!/bin/sh
+# make_venv.sh PYTHON DIR REQUIREMENTS: a virtual environment with what REQUIREMENTS name, or one line that says what is missing.
+set -eu
+python=$1 dir=$2 requirements=$3
+
+fail() { echo "power: $1" >&2; exit 1; }
+
+command -v "$python" > /dev/null || fail "$python is missing: sudo apt install python3 python3-venv"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$("$python" --version) is too old, 3.11 or newer is needed: make PYTHON=/path/to/a/newer/python3"
+"$python" -c 'import ensurepip, venv' 2> /dev/null || fail "Python's venv is missing: sudo apt install python3-venv"
+
+echo "power: making $dir for $("$python" --version), this takes a minute"
+rm -rf "$dir"
+"$python" -m venv "$dir" || fail "$dir can't be made: may this user write here?"
+"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location -r "$requirements" ||
+    fail "pip could not install what $requirements names (see above): is there a network?"
+touch "$dir/.made"
