@@ -17,6 +17,8 @@ from powermeter.errors import ForbiddenError, PowerError, ProcessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from powermeter.settings import Settings
 
 #: Resolved, as src may be reached by a link.
@@ -116,8 +118,8 @@ def _settings(args: argparse.Namespace, simulate: Simulate) -> "Settings":
     path = args.settings or settings.find(TOP, SOURCE)
     if path is None and simulate is None:
         raise ProcessError(f"no settings.py: cp {TOP}/settings.py.example {TOP}/settings.py, or try --simulate")
-    simulated = None if simulate is None else "all" if args.settings else "file"
-    read = settings.read(path or os.path.join(TOP, "settings.py.example"), simulated=simulated)
+    invented_for: "Literal['file', 'all', None]" = None if simulate is None else "all" if args.settings else "file"
+    read = settings.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
     _require({module: name for w in read.writers if w.type in LIBRARIES for module, name in [LIBRARIES[w.type]]})

@@ -170,7 +170,7 @@ class Delivery:
     def _deliver_next(self, writer: Writer) -> float | None:
         """Deliver one batch, if one is due; return how long to pause then, in s: None until there are news."""
         try:
-            pulses = self.cursor.read(self._read_limit(writer.pace))
+            pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(writer.pace))
             more = len(pulses) >= self._read_limit(writer.pace)
             if writer.pace.period_ns:
                 whole = whole_periods(pulses, writer.pace.period_ns, self._settled_ns(), more=more)

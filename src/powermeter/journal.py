@@ -18,6 +18,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple
@@ -67,18 +68,19 @@ CACHE_KIB = 256
 
 
 class Row(NamedTuple):
-    """A pulse as it is kept: its meter's number, its count, its time (UTC, ns), its interval (ns)."""
+    """A pulse as it is kept: its meter and the meter's running count with it, its time (UTC, ns), its interval (ns)."""
 
     meter: int
-    count: int
+    number: int
     time_ns: int
     interval_ns: int | None
 
 
-class MeterRecord(NamedTuple):
-    """What the journal knows of a meter: its number, the count of its last pulse, its constant in force."""
+@dataclass(frozen=True, slots=True)
+class MeterRecord:
+    """What the journal knows of a meter: its key, the count of its last pulse, its constant in force."""
 
-    meter: int
+    key: int
     count: int
     constant: Constant
 
@@ -187,7 +189,7 @@ class Journal:
         steps = []
         for row in rows:
             if row.time_ns < last_times.get(row.meter, row.time_ns):
-                steps.append((row.meter, row.count))
+                steps.append((row.meter, row.number))
             last_times[row.meter] = row.time_ns
         with _transaction(self._connection):
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", rows)
@@ -230,7 +232,7 @@ def _constants(connection: sqlite3.Connection, meter: int) -> list[Constant]:
 
 
 class Position(NamedTuple):
-    """How far a writer is: by meter's number the count it has; and its *place*, which only the writer can read."""
+    """How far a writer is: by meter's key the count it has; and its *place*, which only the writer can read."""
 
     counts: dict[int, int]
     place: str
@@ -288,7 +290,7 @@ class Cursor:
         """Move past *delivered*; durable with the recorder's next commit."""
         counts = dict(self.position.counts)
         for pulse in delivered:
-            counts[self._meters[pulse.meter][0]] = pulse.count
+            counts[self._meters[pulse.meter][0]] = pulse.number
         self.position = Position(counts, place)
 
     def commit(self) -> None:
@@ -358,12 +360,12 @@ class Reader:
         row = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (meter,)).fetchone()
         if row is None:
             return 0, 0.0
-        (number,) = row
-        constants = _constants(self._connection, number)
+        (key,) = row
+        constants = _constants(self._connection, key)
         pulses, kwh = 0, 0.0
-        for first, last in self._runs(number):
-            low = self._before(number, first, last, from_ns)
-            high = self._before(number, first, last, to_ns)
+        for first, last in self._runs(key):
+            low = self._before(key, first, last, from_ns)
+            high = self._before(key, first, last, to_ns)
             if high > low:
                 pulses += high - low
                 kwh += _register(constants, high) - _register(constants, low)
@@ -386,7 +388,7 @@ class Reader:
         return waiting, min(oldest, default=None)
 
     def _time_of(self, meter: int, count: int) -> int | None:
-        """The time (UTC, ns) of a pulse by its meter's number; None if the journal does not have it."""
+        """The time (UTC, ns) of a pulse by its meter's key; None if the journal does not have it."""
         row = self._connection.execute(
             "SELECT time_ns FROM pulses WHERE meter = ? AND count = ?", (meter, count)
         ).fetchone()

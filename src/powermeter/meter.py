@@ -21,14 +21,14 @@ class Pulse(NamedTuple):
     """
     One counted pulse, as every writer gets it.
 
-    *time_ns* is UTC, in ns since 1970; *watts* the mean power since the
+    *number* is the meter's running count with it; *time_ns* UTC, in ns since 1970; *watts* the mean power since the
     meter's previous pulse, None if that is not known; *watt_hours* the energy
     of this pulse; *register_kwh* the running energy with this pulse.
     """
 
     # Not a dataclass: a tuple is made in a third of the time, once a pulse and writer.
     meter: str
-    count: int
+    number: int
     time_ns: int
     watts: float | None
     watt_hours: float

@@ -205,7 +205,7 @@ class Monitor:
     def _meter_status(self, watched: WatchedMeter, uncommitted: list[Row]) -> Status:
         meter = watched.meter
         midnight_ns = _local_midnight_ns()
-        fresh = sum(row.meter == watched.number and row.time_ns >= midnight_ns for row in list(uncommitted))
+        fresh = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in list(uncommitted))
         try:
             pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
         except sqlite3.Error:
@@ -223,6 +223,7 @@ class Monitor:
         }
 
     def _writer_status(self, delivery: Delivery, uncommitted: list[Row]) -> Status:
+        waiting: int | None
         try:
             waiting, oldest_ns = self._reader.waiting(delivery.cursor.position)
         except sqlite3.Error:
@@ -245,9 +246,11 @@ FAR_NS = 2**63 - 1
 
 
 def _watched(kept: Journal, settings: MeterSettings) -> WatchedMeter:
-    number, count, constant = kept.meter(settings.name, settings.impulses_per_kwh)
+    known = kept.meter(settings.name, settings.impulses_per_kwh)
     hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
-    return WatchedMeter(Meter(settings.name, constant, hold_off, count), number, settings.silence_minutes)
+    return WatchedMeter(
+        Meter(settings.name, known.constant, hold_off, known.count), known.key, settings.silence_minutes
+    )
 
 
 def _join(thread: threading.Thread, seconds: float) -> None:

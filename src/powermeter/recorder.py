@@ -26,13 +26,13 @@ Edge = tuple[int, int]
 
 
 class WatchedMeter:
-    """A meter with what the recorder needs to know of it: its number in the journal and its limit of silence."""
+    """A meter with what the recorder needs to know of it: its key in the journal and its limit of silence."""
 
-    __slots__ = ("meter", "number", "silence_ns", "silent")
+    __slots__ = ("key", "meter", "silence_ns", "silent")
 
-    def __init__(self, meter: Meter, number: int, silence_minutes: float | None) -> None:
+    def __init__(self, meter: Meter, key: int, silence_minutes: float | None) -> None:
         self.meter = meter
-        self.number = number
+        self.key = key
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
         self.silent = False
 
@@ -114,7 +114,7 @@ class Recorder:
         watched = self.meters[index]
         meter = watched.meter
         if meter.edge(at_ns):
-            self.uncommitted.append(Row(watched.number, meter.count, at_ns + wall_ns, meter.interval_ns))
+            self.uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
 
     def _patience_s(self) -> float | None:
         """How long to wait for an edge before something else is due; None: for ever."""

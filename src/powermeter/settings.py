@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -290,6 +290,11 @@ def show(found: Any, *, secret: bool = False) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+def _place(where: str, name: str) -> str:
+    """The key *name* of *where*, a dict's place in the file, as the user would write it."""
+    return f'{where}["{name}"]' if where else name
+
+
 class _Reading:
     """One reading of a settings file: its values on the way in, the mistakes on the way out."""
 
@@ -300,20 +305,19 @@ class _Reading:
     def mistake(self, where: str, found: str, allowed: str) -> None:
         self.mistakes.append(f"{where}: found {found}, allowed: {allowed}")
 
-    def unknown(self, names: list[str], known: list[str], where: Callable[[str], str]) -> None:
-        for name in names:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
-                k for k in known if k.lower() == name.lower()
-            ]
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            self.mistakes.append(f"{where(name)}: unknown, {hint}")
+    def unknown(self, where: str, found: Values, known: Iterable[str]) -> None:
+        known = sorted(known)
+        for name in [name for name in found if name not in known]:
+            near = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            self.mistakes.append(f"{_place(where, name)}: unknown, {hint}")
 
     def keys(self, where: str, found: Values, schema: dict[str, Key]) -> Values:
         """The values of *schema* in *found*, defaults filled in; a mistaken one is left out."""
         values: Values = {}
         for name, key in schema.items():
             value = found.get(name, key.default)
-            place = f'{where}["{name}"]' if where else name
+            place = _place(where, name)
             if value is REQUIRED:
                 self.mistake(place, "nothing", self._allowed(key))
                 continue
@@ -368,8 +372,7 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
     as_root = os.geteuid() == 0
     found = _executed(path, as_root=as_root)
     reading = _Reading(found)
-    known = [*TOP, *DICTS]
-    reading.unknown([name for name in found if name not in known], known, str)
+    reading.unknown("", found, [*TOP, *DICTS])
     top = reading.keys("", found, TOP)
     data_dir = top.get("DATA_DIR") or default_data_dir(as_root=as_root)
     if simulated:
@@ -470,7 +473,7 @@ def _meters(reading: _Reading) -> list[tuple[str, Values]]:
         return []
     meters = []
     for where, name, entry in reading.entries("METERS", {"house": {"pin": 18, "impulses_per_kwh": 1000}}):
-        reading.unknown([k for k in entry if k not in METER], list(METER), lambda key, where=where: f'{where}["{key}"]')
+        reading.unknown(where, entry, METER)
         meters.append((name, reading.keys(where, entry, METER)))
     return meters
 
@@ -485,8 +488,7 @@ def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSett
         if "type" not in common:
             continue
         schema = WRITER_TYPES[common["type"]]
-        known = [*WRITER_COMMON, *schema]
-        reading.unknown([k for k in entry if k not in known], known, lambda key, where=where: f'{where}["{key}"]')
+        reading.unknown(where, entry, {**WRITER_COMMON, **schema})
         if not common.get("enabled"):
             continue
         options = reading.keys(where, entry, schema)
@@ -550,9 +552,9 @@ def _listed(pins: frozenset[int]) -> str:
 def _warnings(path: str, found: Values, writers: list[WriterSettings]) -> list[str]:
     warnings = []
     entries = found.get("WRITERS", {}).values()
-    if any(entry.get(key) for entry in entries for key in ("password", "token")):
-        if os.stat(path).st_mode & stat.S_IROTH:
-            warnings.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
+    secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
+    if secrets and os.stat(path).st_mode & stat.S_IROTH:
+        warnings.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
     for writer in writers:
         if writer.type == "librato" and writer.options["hostname"] == "metrics-api.librato.com":
             warnings.append(
