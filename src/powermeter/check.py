@@ -1,5 +1,6 @@
 """``--check``: the pins and every writer tried, nothing started."""
 
+import functools
 from collections.abc import Callable
 
 from powermeter.boards import open_board
@@ -14,10 +15,9 @@ def check(settings: Settings, running: int | None) -> int:
 
     *running* is the process id of the program that has the pins, None without one.
     """
-    parts: list[tuple[str, Callable[[], str]]] = [("pins", lambda: _pins(settings, running))]
-    for writer in settings.writers:
-        parts.append((f"writer {writer.name}", lambda writer=writer: _writer(writer)))  # type: ignore[misc]
-    return max([_said(name, try_it) for name, try_it in parts])
+    pins = _said("pins", lambda: _pins(settings, running))
+    writers = [_said(f"writer {writer.name}", functools.partial(_writer, writer)) for writer in settings.writers]
+    return max([pins, *writers])
 
 
 def _said(name: str, try_it: Callable[[], str]) -> int:
@@ -34,7 +34,7 @@ def _pins(settings: Settings, running: int | None) -> str:
         return f"in use by the running one, pid {running}, and so not tried"
     board = open_board(settings)
     try:
-        board.watch(lambda edge: None)
+        board.watch(lambda _edge: None)
     finally:
         board.close()
     return ", ".join(f"{meter.name} on {meter.pin}" for meter in settings.meters)

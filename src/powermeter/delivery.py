@@ -147,7 +147,7 @@ class Delivery:
         while not self._stopping.is_set():
             try:
                 return self._open_writer()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a bug in a writer: the others go on, this one tries again
                 self._stopping.wait(self._failed_by_bug(error))
         return None
 
@@ -186,7 +186,7 @@ class Delivery:
             except DeliveryError as error:
                 return self._failed(error, batch, writer.pace)
             self._took(batch, receipt)
-        except Exception as error:  # a bug in a writer, or the journal's disk: the others go on, this one tries again
+        except Exception as error:  # noqa: BLE001 - as above; or the journal's disk
             return self._failed_by_bug(error)
         more = more or receipt.taken < len(pulses)
         self._succeeded(State.WAITING if more else State.OK)

@@ -9,6 +9,7 @@ a process that came to the number later.
 Light to import: ``--status`` and ``--kill`` need no more than this.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -81,7 +82,7 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
         super().__init__(path)
         self._fd: int | None = None
 
-    def acquire(self, timeout: float | None = None) -> None:
+    def acquire(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the library's signature
         """Lock the file and write the process id. Raises :exc:`AlreadyRunningError`; never waits."""
         while self._fd is None:
             try:
@@ -178,7 +179,8 @@ def stop(path: str) -> int | None:
 
 
 def _socket_of(pidfile: str) -> tuple[int, str]:
-    """The directory, open, and the address of the socket beside *pidfile*; through /proc, as an address has 107 bytes."""
+    """The directory, open, and the address in it of the socket beside *pidfile*."""
+    # Through /proc, as an address has 107 bytes at most and a path may be longer.
     directory, name = os.path.split(os.path.abspath(pidfile))
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return fd, f"/proc/self/fd/{fd}/{name.removesuffix('.pid')}.sock"
@@ -206,7 +208,7 @@ def ask(pidfile: str, question: str) -> str:
     except PermissionError as error:
         raise ForbiddenError("only its own user and root may ask how it does") from error
     except OSError as error:
-        raise ProcessError(f"it does not answer: {_why(error)}") from error
+        raise ProcessError(f"it does not answer, it may be stopped: {_why(error)}") from error
     if not answer:
         raise ProcessError("it does not answer: it closed the connection")
     return answer.decode()
@@ -251,10 +253,9 @@ class Control:
     def stop(self) -> None:
         """Let :meth:`serve` end."""
         self._stopping = True
-        try:
+        # Where so many wake-ups wait that the pipe is full, one more changes nothing.
+        with contextlib.suppress(BlockingIOError):
             self._waker.send(b"\0")
-        except BlockingIOError:
-            pass  # so many wake-ups wait that one more changes nothing
 
     def serve(
         self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], None] | None = None
@@ -276,7 +277,7 @@ class Control:
                 else:
                     self._answer_one(answer)
 
-    def _stop_signal(self, number: int, frame: FrameType | None) -> None:
+    def _stop_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
 
     def _listening(self) -> socket.socket:

@@ -183,6 +183,8 @@ def absolute_path(found: Any) -> str:
     raise ValueError("a path that begins with / or ~")
 
 
+#: Librato's own host. It no longer resolves; the default tells where the API came from.
+LIBRATO_HOST = "metrics-api.librato.com"
 #: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
 MOST_TAGS = 49
 _FILE_PATH = text(r"[^\0]*[^\0/]", "the path of a file")
@@ -221,7 +223,7 @@ WRITER_TYPES: dict[str, dict[str, Key]] = {
         "user": Key(REQUIRED, _ASCII),
         "token": Key(REQUIRED, _ASCII, secret=True),
         "metric": Key("power", _NAME_1_255),
-        "hostname": Key("metrics-api.librato.com", _HOST_AND_PORT),
+        "hostname": Key(LIBRATO_HOST, _HOST_AND_PORT),
         "protocol": Key("https", choice("https", "http")),
         "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
         "source": Key(None, optional(_SOURCE)),
@@ -444,7 +446,7 @@ def _executed(path: str, *, as_root: bool) -> Values:
         raise
     except SyntaxError as error:
         raise SettingsError(path, [f"line {error.lineno}: not Python: {error.msg}"]) from None
-    except BaseException as error:  # SystemExit too: a settings file may not end the program
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: a settings file may not end the program
         # The type alone: a password without quotes would stand in the text of a NameError.
         line = _line_in(error, path)
         hint = " (text needs quotes)" if isinstance(error, NameError) else ""
@@ -555,10 +557,10 @@ def _warnings(path: str, found: Values, writers: list[WriterSettings]) -> list[s
     secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
     if secrets and os.stat(path).st_mode & stat.S_IROTH:
         warnings.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
-    for writer in writers:
-        if writer.type == "librato" and writer.options["hostname"] == "metrics-api.librato.com":
-            warnings.append(
-                f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, '
-                "nothing answers at metrics-api.librato.com: name another host or disable it"
-            )
+    warnings += [
+        f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, nothing answers at {LIBRATO_HOST}: '
+        "name another host or disable it"
+        for writer in writers
+        if writer.type == "librato" and writer.options["hostname"] == LIBRATO_HOST
+    ]
     return warnings

@@ -24,10 +24,9 @@ def text(status: Status) -> str:
     for name, writer in status["writers"].items():
         refused = f"; {writer['refused']:,} pulses refused" if writer["refused"] else ""
         lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}")
-    if status["journal"]["failing"]:
-        lines.append(
-            f"journal: failing: {status['journal']['failing']}; {status['journal']['uncommitted']:,} pulses kept in memory"
-        )
+    journal = status["journal"]
+    if journal["failing"]:
+        lines.append(f"journal: failing: {journal['failing']}; {journal['uncommitted']:,} pulses kept in memory")
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,6 @@ library's thread.
 import functools
 import importlib
 import time
-from collections.abc import Callable
 from types import ModuleType
 
 from powermeter.boards import EdgeCallback
@@ -17,7 +16,7 @@ from powermeter.errors import BoardError
 from powermeter.lamps import Lamp
 from powermeter.settings import Settings
 
-#: What to do where the library is missing. PyPI has wheels of lgpio for Python 3.11 alone, Debian has packages for each of its own.
+#: What to do where the library is missing. PyPI has wheels of its lgpio for Python 3.11 alone (lgpio 0.2.2.0).
 INSTALL = (
     "on a Raspberry Pi: pip install rpi-lgpio; or, where pip finds no wheel: apt install python3-rpi-lgpio and a "
     "virtual environment made with --system-site-packages; elsewhere: --simulate"
@@ -43,7 +42,7 @@ class RPiGPIOBoard:
                 gpio.setup(pin, gpio.IN, pull_up_down=gpio.PUD_OFF)
             for pin in self._outputs.values():
                 gpio.setup(pin, gpio.OUT, initial=gpio.LOW)
-        except Exception as error:  # which ones is the library's secret: rpi-lgpio raises lgpio's
+        except Exception as error:
             self.close()
             raise BoardError(f"RPi.GPIO: the pins can't be set up: {_text(error)}; {INSTALL}") from error
 
@@ -80,9 +79,9 @@ class RPiGPIOBoard:
             self._gpio.cleanup([*self._inputs, *self._outputs.values()])
 
 
-def _stamp(edge: EdgeCallback, index: int, channel: int, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
+def _stamp(edge: EdgeCallback, index: int, _channel: int) -> None:
     """What the library calls for an edge: a clock reading and a queue, nothing that can fail or wait."""
-    edge((index, monotonic_ns()))
+    edge((index, time.monotonic_ns()))
 
 
 def _imported() -> ModuleType:
@@ -90,7 +89,7 @@ def _imported() -> ModuleType:
         return importlib.import_module("RPi.GPIO")
     except ImportError as error:
         raise BoardError(f"the library RPi.GPIO is missing: {INSTALL}") from error
-    except Exception as error:  # a RuntimeError off a Pi, lgpio's own where the chip is closed to the user
+    except Exception as error:
         raise BoardError(f"RPi.GPIO does not work here: {_text(error)}; {INSTALL}") from error
 
 

@@ -62,8 +62,8 @@ def _day(chance: random.Random) -> list[Step]:
         uses.append((at_s, at_s + chance.uniform(90, 240), 2000.0))
     at_s = 17.5 * 3600 + chance.uniform(0, 3600)
     uses.append((at_s, at_s + 600, 2400.0))  # the oven heats up, then its thermostat switches
-    for turn in range(int(chance.uniform(8, 20))):
-        uses.append((at_s + 600 + 150 * turn, at_s + 660 + 150 * turn, 2400.0))
+    turns = range(int(chance.uniform(8, 20)))
+    uses += [(at_s + 600 + 150 * turn, at_s + 660 + 150 * turn, 2400.0) for turn in turns]
     edges = sorted({edge for start, end, _ in uses for edge in (start, end)})
     return [
         (end - start, sum(watts for begins, ends, watts in uses if begins <= start < ends))

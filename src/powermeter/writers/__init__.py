@@ -60,7 +60,7 @@ class Writer(Protocol):
 
     pace: Pace
 
-    def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
+    def deliver(self, pulses: Sequence[Pulse], place: str, /) -> Receipt:
         """
         Take *pulses*, in order; return once they are safe there.
 
@@ -99,12 +99,12 @@ LIBRARIES = {"librato": ("librato", "librato-metrics"), "influxdb": ("influxdb",
 
 
 def one_line(text: str, *secrets: str) -> str:
-    """
+    r"""
     The beginning of what a service answered, fit for a line of the log.
 
     *secrets* are blotted out: a service may well say what it was sent.
 
-    >>> one_line("unknown token\\n  hunter2", "hunter2")
+    >>> one_line("unknown token\n  hunter2", "hunter2")
     'unknown token ***'
     """
     for secret in secrets:

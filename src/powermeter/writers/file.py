@@ -99,11 +99,11 @@ class FileWriter:
 
 
 def csv_line(pulse: Pulse) -> bytes:
-    """
+    r"""
     The line of *pulse*; numbers read back to the same value.
 
     >>> csv_line(Pulse("house", 1, 1795418000123456789, 1000.0, 1.0, 0.001))
-    b'2026-11-23T07:13:20.123456789Z,house,1000.0,1.0,0.001\\n'
+    b'2026-11-23T07:13:20.123456789Z,house,1000.0,1.0,0.001\n'
     """
     seconds, ns = divmod(pulse.time_ns, NS_PER_S)
     t = time.gmtime(seconds)

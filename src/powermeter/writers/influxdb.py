@@ -82,20 +82,18 @@ class InfluxdbWriter:
             host, port, database=database, ssl=ssl, verify_ssl=verify_ssl, timeout=timeout, retries=1
         )
         self._adapter = _Adapter(_authorization(username, password, token))
-        # The session is reached into, as 5.2.3 does not take one.
-        session = self._client._session
+        session = self._client._session  # noqa: SLF001 - 5.2.3 does not take one of ours
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
         session.trust_env = False  # no netrc, no proxies
         session.max_redirects = 0
 
-    def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
+    def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Write *pulses* in one request."""
         series = self._series
         lines = [
-            f"{series},meter={p.meter} energy={p.watt_hours!r},register={p.register_kwh!r} {p.time_ns}"
-            if p.watts is None
-            else f"{series},meter={p.meter} energy={p.watt_hours!r},power={p.watts!r},register={p.register_kwh!r} {p.time_ns}"
+            f"{series},meter={p.meter} energy={p.watt_hours!r},"
+            f"{'' if p.watts is None else f'power={p.watts!r},'}register={p.register_kwh!r} {p.time_ns}"
             for p in pulses
         ]
         try:

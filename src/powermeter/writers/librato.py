@@ -82,7 +82,7 @@ class LibratoWriter:
         self._connection = _Connection(user, token, hostname=hostname, base_path=base_path, protocol=protocol)
         self._connection.timeout = TIMEOUT_S
 
-    def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
+    def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Send the periods of *pulses*, as many as one POST may hold."""
         queue = Queue(self._connection)
         taken = gauges = 0

@@ -1,0 +1,154 @@
+"""
+What the command line asks for: each command takes the parsed arguments and returns an exit status.
+
+What a command needs is imported inside it, so that asking and stopping stay
+light, and so that nothing heavy is there before the fork.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+from powermeter.errors import ForbiddenError, ProcessError
+
+TYPE_CHECKING = False  # typing itself is half the time of --help
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from powermeter.settings import Settings
+
+#: Resolved, as src may be reached by a link.
+SOURCE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+TOP = os.path.dirname(SOURCE)
+
+#: The exit statuses of --status (LSB, "Init Script Actions").
+RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
+
+#: --simulate: watts, True for a household's day, None for the real pins.
+Simulate = float | bool | None
+
+
+def require(modules: Mapping[str, str]) -> None:
+    """Raise :exc:`ProcessError` if one of *modules* (module: its name on PyPI) is missing."""
+    missing = sorted(name for module, name in modules.items() if importlib.util.find_spec(module) is None)
+    if missing:
+        raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
+
+
+def _settings(args: argparse.Namespace, simulate: Simulate) -> "Settings":
+    """The settings for a run, checked, with their warnings said."""
+    from powermeter import settings
+    from powermeter.writers import LIBRARIES
+
+    path = args.settings or settings.find(TOP, SOURCE)
+    if path is None and simulate is None:
+        raise ProcessError(f"no settings.py: cp {TOP}/settings.py.example {TOP}/settings.py, or try --simulate")
+    invented_for: Literal["file", "all", None] = None if simulate is None else "all" if args.settings else "file"
+    read = settings.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
+    if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
+        raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
+    require({module: name for w in read.writers if w.type in LIBRARIES for module, name in [LIBRARIES[w.type]]})
+    for warning in read.warnings:
+        print(f"power: {warning}", file=sys.stderr)
+    return read
+
+
+def _pidfile(args: argparse.Namespace) -> str:
+    if args.pidfile:
+        return str(args.pidfile)
+    if os.geteuid() == 0:
+        return "/run/power.pid"
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(os.environ["XDG_RUNTIME_DIR"], "power.pid")
+    from powermeter import settings
+
+    path = args.settings or settings.find(TOP, SOURCE)
+    return os.path.join(settings.data_dir_of(path) if path else settings.default_data_dir(as_root=False), "power.pid")
+
+
+def daemon(args: argparse.Namespace) -> int:
+    """Start a daemon; return once it counts or has failed."""
+    return _start(args, args.simulate)
+
+
+def _start(args: argparse.Namespace, simulate: Simulate) -> int:
+    from powermeter import journal, process, run
+
+    settings = _settings(args, simulate)
+    journal.prepare_dir(settings.data_dir)
+    pidfile = process.PidFile(_pidfile(args))
+
+    def work(ready: Callable[[], None]) -> int:
+        return run.run(settings, pidfile.path, simulate=simulate, verbose=args.verbose, as_daemon=True, ready=ready)
+
+    return process.daemonize(pidfile, settings.data_dir, work)
+
+
+def foreground(args: argparse.Namespace) -> int:
+    """Count in the foreground until a signal."""
+    from powermeter import journal, process, run
+
+    settings = _settings(args, args.simulate)
+    journal.prepare_dir(settings.data_dir)
+    if sys.stdout.isatty():
+        require({"rich": "rich"})
+    with process.PidFile(_pidfile(args)) as pidfile:
+        return run.run(settings, pidfile.path, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
+
+
+def kill(args: argparse.Namespace) -> int:
+    """Stop the running one, if there is one."""
+    from powermeter import process
+
+    pid = process.stop(_pidfile(args))
+    print("power: not running" if pid is None else f"power: stopped, pid {pid}")
+    return 0
+
+
+def restart(args: argparse.Namespace) -> int:
+    """Stop the running one, if there is one, and start a daemon with the same load."""
+    import json
+
+    from powermeter import process
+
+    path = _pidfile(args)
+    running = json.loads(process.ask(path, "json")) if process.holder(path) is not None else {"simulate": None}
+    simulate = running["simulate"]
+    _settings(args, simulate)  # mistakes are found before anything is stopped
+    kill(args)
+    return _start(args, simulate)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print how the running one does."""
+    from powermeter import process
+
+    path = _pidfile(args)
+    pid = process.holder(path)
+    if pid is None:
+        left = os.path.lexists(path)
+        if args.json:
+            print('{"running": false}')
+        else:
+            print(f"power: not running, but {path} was left" if left else "power: not running")
+        return DEAD if left else NOT_RUNNING
+    try:
+        print(process.ask(path, "json" if args.json else "text"), end="")
+    except ForbiddenError as error:
+        print(f"power: running, pid {pid}; {error}", file=sys.stderr)
+    except ProcessError as error:
+        print(f"power: pid {pid} holds {path}, but {error}", file=sys.stderr)
+        return UNKNOWN
+    return RUNNING
+
+
+def check(args: argparse.Namespace) -> int:
+    """Try the pins and every writer."""
+    from powermeter import check as checking
+    from powermeter import process
+
+    settings = _settings(args, None)
+    print(f"settings: ok, {settings.path}")
+    return checking.check(settings, process.holder(_pidfile(args)))
