@@ -1,0 +1,102 @@
+"""Servers and helpers that several tests share."""
+
+import itertools
+import time
+
+import hypothesis
+import pytest
+from http_server import Answering, http_answer
+from influxd import Influxd, influxd_path
+from librato_server import LibratoServer
+
+from powermeter.meter import NS_PER_S, Constant, Pulse
+from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
+from powermeter.writers import open_writer
+
+# No deadline: a busy machine is no defect. No database: the tree may belong to another user.
+hypothesis.settings.register_profile("power", deadline=None, database=None)
+hypothesis.settings.load_profile("power")
+
+#: 2026-11-23T07:13:20.123456789Z, as ns.
+START_NS = 1_795_418_000_123_456_789
+
+
+@pytest.fixture(scope="session")
+def influxd(tmp_path_factory):
+    """A real InfluxDB, one for all tests; each has a database of its own, see influx_db."""
+    if not influxd_path().exists():
+        pytest.fail("run: make influxdb", pytrace=False)
+    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
+        yield server
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def influx_db(influxd):
+    """The name of a database that is new, on influxd."""
+    name = f"power{next(_numbers)}"
+    influxd.query(f"CREATE DATABASE {name}")
+    yield name
+    influxd.query(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def librato_server():
+    """A server with the documented rules of the Librato API."""
+    with LibratoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def answering():
+    """A server that answers as its script says; at first 204, InfluxDB's success."""
+    with Answering(http_answer(204)) as server:
+        yield server
+
+
+@pytest.fixture
+def until():
+    """Waits until a condition holds, and fails the test if that takes unreasonably long."""
+
+    def wait(condition, seconds=60):
+        end_s = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end_s, "what was waited for did not come"
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture
+def pulses():
+    """Makes pulses as the journal gives them: spacings, and so powers, differ; number 1 has no power."""
+
+    def make(count, meter="house", *, first=1, start_ns=START_NS, spacing_ns=3 * NS_PER_S + 456_789_012):
+        constant = Constant(impulses_per_kwh=800)
+        made = []
+        time_ns = start_ns
+        for number in range(first, first + count):
+            interval_ns = spacing_ns + number * 7_919_017 % (spacing_ns // 7 + 1)
+            time_ns += interval_ns
+            watts = None if number == 1 else constant.mean_watts(1, interval_ns / NS_PER_S)
+            made.append(Pulse(meter, number, time_ns, watts, constant.watt_hours, constant.register_at(number)))
+        return made
+
+    return make
+
+
+@pytest.fixture
+def writer_of():
+    """Opens a writer of a type, with the defaults of the settings for what is not given; closes it after the test."""
+    opened = []
+
+    def open_one(kind, **options):
+        defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
+        opened.append(open_writer(WriterSettings(kind, kind, {**defaults, **options})))
+        return opened[-1]
+
+    yield open_one
+    for writer in opened:
+        writer.close()
