@@ -1,0 +1,136 @@
+"""The program by its command line, for tests: real processes, with all that they write in one directory."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from powermeter import process
+from powermeter.errors import PowerError
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+#: The most that anything here may take, in s. Only a failing test waits that long.
+PATIENCE_S = 60
+
+
+def wait_until(condition, timeout=PATIENCE_S):
+    """Ask *condition* again and again; return its first true answer."""
+    end_s = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < end_s, f"still not so after {timeout} s"
+        time.sleep(0.02)
+    return answer
+
+
+class Program:
+    """
+    ``power.py`` with its settings, pidfile and DATA_DIR in *directory*; a context manager.
+
+    *settings* is the text of settings.py after DATA_DIR; *env* is added to the
+    environment. At the end whatever still runs is killed, by its pid.
+    """
+
+    def __init__(self, directory, settings="", *, env=None, python=sys.executable, script=SOURCE / "power.py"):
+        self.directory = Path(directory)
+        self.data_dir = self.directory / "data"
+        self.pidfile = self.directory / "power.pid"
+        self.settings = self.directory / "settings.py"
+        #: What a foreground program prints.
+        self.out = self.directory / "foreground.out"
+        self.err = self.directory / "foreground.err"
+        self.env = {key: value for key, value in os.environ.items() if key != "POWER_SETTINGS"} | (env or {})
+        self.start_of_line = [str(python), str(script)]
+        self._foregrounds = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.set(settings)
+
+    def set(self, settings):
+        """Write settings.py anew."""
+        self.settings.write_text(f"DATA_DIR = {str(self.data_dir)!r}\n{settings}\n")
+        self.settings.chmod(0o600)
+
+    def line(self, *args):
+        """The command line of *args*; with our pidfile and settings, unless others stand there."""
+        own = {"--settings": str(self.settings), "--pidfile": str(self.pidfile)}
+        added = [word for option, path in own.items() if option not in args for word in (option, path)]
+        return [*self.start_of_line, *added, *args]
+
+    def run(self, *args, cwd=None):
+        """Run *args* to its end. No command may show a traceback."""
+        done = subprocess.run(
+            self.line(*args),
+            cwd=cwd or self.directory,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    def start(self, *args):
+        """Start a daemon and return its pid."""
+        done = self.run(*args)
+        assert done.returncode == 0, done.stderr
+        return self.pid
+
+    def foreground(self, *args):
+        """Start in the foreground and return the Popen once it counts; what it prints goes to *out* and *err*."""
+        with self.out.open("ab") as out, self.err.open("ab") as err:
+            line = self.line("--nodaemon", *args)
+            popen = subprocess.Popen(
+                line, cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+        self._foregrounds.append(popen)
+        wait_until(lambda: popen.poll() is not None or self.run("--status").returncode == 0)
+        assert popen.returncode is None, self.err.read_text()
+        return popen
+
+    def status(self):
+        """What ``--status --json`` tells."""
+        return json.loads(self.run("--status", "--json").stdout)
+
+    @property
+    def pid(self):
+        """The pid of the running one by the lock of its pidfile, None without one."""
+        return process.holder(str(self.pidfile))
+
+    def end(self):
+        """Kill whatever still runs, and wait until it has ended; may be called twice."""
+        for popen in self._foregrounds:
+            popen.kill()
+            popen.wait()
+        for path in self.directory.rglob("*"):
+            if path.suffix == ".pid" or path.name == "lock":
+                # What stands there in place of a pidfile may be anything: such a one has no holder.
+                with contextlib.suppress(PowerError):
+                    if pid := process.holder(str(path)):
+                        kill(pid)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.end()
+        if kind is None:
+            for path in [*self.directory.rglob("*.log"), *self.directory.rglob("foreground.*")]:
+                assert "Traceback" not in path.read_text(), f"{path}:\n{path.read_text()}"
+
+
+def kill(pid):
+    """SIGKILL *pid* and wait until it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            assert select.select([pidfd], [], [], PATIENCE_S)[0], f"pid {pid} survives SIGKILL"
+        finally:
+            os.close(pidfd)

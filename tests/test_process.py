@@ -1,0 +1,890 @@
+"""One process of many: starting, stopping, asking and signals; real processes, by the command line."""
+
+import contextlib
+import os
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import lockfile
+import pytest
+from program import PATIENCE_S, SOURCE, Program, kill, wait_until
+
+import power
+from powermeter import commands
+from powermeter.errors import ProcessError
+from powermeter.process import STOP_S, PidFile, holder
+
+#: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
+#: without privileges: under root by a child that gives its own up, else by the user of the tests.
+AS_ROOT = os.geteuid() == 0
+NOBODY = 65534
+
+#: A command of the program, after the lines that a test puts before it.
+COMMAND = """
+import sys
+sys.path.insert(0, {source!r})
+import power
+{before}
+sys.exit(power.main(sys.argv[1:]))
+"""
+
+#: Imported first: once the privileges are gone, the source and Python itself may not be readable any more.
+UNPRIVILEGED = f"""
+import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run, powermeter.settings
+power.parser()
+os.setgroups([])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+"""
+
+#: RPi.GPIO as far as the program uses it, with no flash ever.
+STANDIN = """
+BOARD, BCM, IN, OUT, PUD_OFF, FALLING, LOW, HIGH = range(8)
+def setwarnings(on): pass
+def setmode(mode): pass
+def setup(pin, direction, pull_up_down=None, initial=None): pass
+def add_event_detect(pin, edge, callback=None): pass
+def remove_event_detect(pin): pass
+def output(pin, level): pass
+def cleanup(pins): pass
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    with Program(tmp_path) as program:
+        yield program
+
+
+def with_library(directory, text, **more):
+    """A program whose RPi.GPIO is *text*."""
+    library = directory / "library" / "RPi"
+    library.mkdir(parents=True)
+    (library / "__init__.py").touch()
+    (library / "GPIO.py").write_text(text)
+    return Program(directory, env={"PYTHONPATH": str(library.parent)}, **more)
+
+
+def patched(program, before, *args):
+    """Run a command of *program* after the lines *before*."""
+    code = COMMAND.format(source=str(SOURCE), before=before)
+    line = [sys.executable, "-c", code, *program.line(*args)[2:]]
+    done = subprocess.run(line, capture_output=True, text=True, env=program.env, timeout=PATIENCE_S, check=False)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def unprivileged(program, *args):
+    """Run a command of *program* as a user whom the modes of files bind."""
+    return patched(program, UNPRIVILEGED if AS_ROOT else "", *args)
+
+
+@contextlib.contextmanager
+def deaf_holder(pidfile):
+    """A process that holds *pidfile* as the program would, and hears nothing."""
+    code = (
+        f"import signal, sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+        "from powermeter.process import PidFile\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "with PidFile(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    line = [sys.executable, "-c", code, str(pidfile)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as deaf:
+        try:
+            assert deaf.stdout.readline() == "held\n"
+            yield deaf
+        finally:
+            deaf.kill()
+
+
+@pytest.fixture
+def bystander():
+    """A process that is none of the program's; it must live on."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        yield bystander
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def has_ended(pidfd):
+    """Whether the process of *pidfd* has ended, now."""
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def one_line(text):
+    """Whether *text* is one line of the program's, as a message to people is."""
+    return re.fullmatch(r"power: [^\n]+\n", text) is not None
+
+
+# --- Starting
+
+
+def test_start_returns_once_counting(program):
+    """A start returns 0 only when the daemon counts: a status right after it is 0, and its pid was printed."""
+    done = program.run("--simulate", "3000")
+    asked = program.run("--status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert asked.returncode == 0
+    assert done.stdout == f"power: counting, pid {program.pid}\n"
+    assert f"running, pid {program.pid}" in asked.stdout
+    assert program.pidfile.read_text() == f"{program.pid}\n"
+
+
+def test_daemon_is_detached(program):
+    """A daemon is nobody's child here, can't get a terminal, stands in its DATA_DIR, and reads and writes nothing."""
+    pid = program.start("--simulate", "3000")
+    proc = Path(f"/proc/{pid}")
+    status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
+    assert int(status["PPid"]) != os.getpid()
+    assert os.getsid(pid) not in (os.getsid(0), pid)
+    assert status["Umask"] == "0027"
+    assert (proc / "cwd").resolve() == program.data_dir / "simulated"
+    assert [str((proc / "fd" / fd).readlink()) for fd in "012"] == ["/dev/null"] * 3
+
+
+def test_files_are_closed_to_others(program):
+    """What a daemon writes is not for others to read, but for its pidfile and its lock, which hold a pid."""
+    program.start("--simulate", "3000")
+    data_dir = program.data_dir / "simulated"
+    files = [path for path in data_dir.iterdir() if path.name != "lock"]
+    assert {path.name for path in files} >= {"journal.db", "power.log"}
+    assert [path for path in [data_dir, *files] if path.stat().st_mode & stat.S_IRWXO] == []
+    assert stat.S_IMODE(program.pidfile.stat().st_mode) == 0o644
+
+
+def test_data_dir_is_closed_to_others(program):
+    """DATA_DIR is closed to others also where a simulated run made it first: the real journal will stand in it."""
+    program.start("--simulate", "3000")
+    assert stat.S_IMODE(program.data_dir.stat().st_mode) & stat.S_IRWXO == 0
+
+
+def test_starting_twice(program):
+    """A second start, as a daemon or not, is refused with the pid of the first, which goes on."""
+    pid = program.start("--simulate", "3000")
+    for way in ([], ["--nodaemon"]):
+        done = program.run("--simulate", "3000", *way)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"power: already running, pid {pid}\n")
+    assert program.status()["pid"] == pid
+
+
+def test_twenty_starts_at_once(program):
+    """Of 20 starts at once one wins; every other is told so, with the winner's pid."""
+    line = program.line("--simulate", "3000")
+    starts = [
+        subprocess.Popen(line, env=program.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(20)
+    ]
+    said = sorted((*start.communicate(timeout=PATIENCE_S), start.returncode) for start in starts)
+    pid = program.status()["pid"]
+    lost = ("", f"power: already running, pid {pid}\n", 1)
+    assert said == [lost] * 19 + [(f"power: counting, pid {pid}\n", "", 0)]
+
+
+def test_two_pidfiles_on_one_data_dir(program):
+    """Another pidfile does not get a second program to the same DATA_DIR; the first one still answers."""
+    pid = program.start("--simulate", "3000")
+    other = program.directory / "other.pid"
+    done = program.run("--simulate", "3000", "--pidfile", str(other))
+    assert (done.returncode, done.stderr) == (1, f"power: already running, pid {pid}\n")
+    assert not other.exists()
+    assert program.status()["pid"] == pid
+
+
+def test_two_programs_side_by_side(tmp_path):
+    """Two programs with a pidfile and a DATA_DIR each run beside each other, and each answers for itself."""
+    with Program(tmp_path / "one") as one, Program(tmp_path / "two") as two:
+        pids = [each.start("--simulate", "3000") for each in (one, two)]
+        assert [each.status()["pid"] for each in (one, two)] == pids
+        assert one.run("--kill").returncode == 0
+        assert two.status()["pid"] == pids[1]
+
+
+def test_pidfiles_of_like_names_side_by_side(tmp_path):
+    """Two programs whose pidfiles differ in their ending alone don't take each other's place to be asked at."""
+    with Program(tmp_path / "one") as one, Program(tmp_path / "two") as two:
+        one.pidfile, two.pidfile = tmp_path / "power.pid", tmp_path / "power"
+        try:
+            pids = [each.start("--simulate", "3000") for each in (one, two)]
+            assert [each.status()["pid"] for each in (one, two)] == pids
+        finally:
+            for pidfile in (one.pidfile, two.pidfile):
+                kill(holder(str(pidfile)))
+
+
+# --- Pidfiles of all kinds
+
+CONTENTS = {
+    "empty": b"",
+    "garbage": b"not a pid\n",
+    "negative": b"-1\n",
+    "of the kernel": b"1\n",
+    "huge": b"9" * 1_000_000,
+    "binary": random.Random(1).randbytes(4096),
+}
+
+
+def assert_blocks_nothing(program, content):
+    """A pidfile with *content* that nobody holds: dead, nothing to kill, and no hindrance."""
+    program.pidfile.write_bytes(content)
+    asked = program.run("--status")
+    assert (asked.returncode, asked.stdout) == (1, f"power: not running, but {program.pidfile} was left\n")
+    stopped = program.run("--kill")
+    assert (stopped.returncode, stopped.stdout) == (0, "power: not running\n")
+    program.start("--simulate", "3000")
+    assert program.pidfile.read_text() == f"{program.pid}\n"
+    assert program.run("--status").returncode == 0
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_pidfile_that_was_left(program, content):
+    """A pidfile that nobody holds counts for nothing, whatever stands in it."""
+    assert_blocks_nothing(program, content)
+
+
+def test_stale_pidfile(program):
+    """A pidfile with the number of a process that has ended counts for nothing."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    assert_blocks_nothing(program, b"%d\n" % ended.pid)
+
+
+def test_foreign_pidfile(program, bystander):
+    """A pidfile with the number of a living process that is not ours counts for nothing, and that process lives on."""
+    assert_blocks_nothing(program, b"%d\n" % bystander.pid)
+    assert program.run("--kill").returncode == 0
+
+
+def test_number_in_the_file_of_the_running_one(program, bystander):
+    """Whatever number is written into the running one's pidfile, the running one is asked and stopped."""
+    pid = program.start("--simulate", "3000")
+    program.pidfile.write_bytes(b"%d\n" % bystander.pid)
+    assert program.status()["pid"] == pid
+    assert program.run("--kill").stdout == f"power: stopped, pid {pid}\n"
+
+
+def make_link(path):
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("make", [make_link, Path.mkdir, os.mkfifo], ids=["link", "directory", "fifo"])
+def test_no_pidfile(program, make):
+    """Where a link, a directory or a FIFO stands in place of a pidfile, a start says so in one line, and leaves it."""
+    make(program.pidfile)
+    before = program.pidfile.lstat()
+    done = program.run("--simulate", "3000")
+    assert done.returncode == 1
+    assert one_line(done.stderr)
+    assert str(program.pidfile) in done.stderr
+    assert program.pidfile.lstat() == before
+    assert sorted(path.name for path in program.directory.iterdir()) == ["data", "power.pid", "settings.py"]
+    for command in ("--kill", "--status"):
+        done = program.run(command)
+        assert done.returncode in (0, 1)
+        assert one_line(done.stdout + done.stderr)
+
+
+def test_pidfile_where_no_directory_is(program):
+    """A pidfile in a directory that does not exist is refused in one line with its path."""
+    program.pidfile = program.directory / "nowhere" / "power.pid"
+    done = program.run("--simulate", "3000")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"power: {program.pidfile}: can't be written: No such file or directory: name another with --pidfile\n"
+    )
+
+
+def test_pidfile_goes_with_its_program(program):
+    """After a stop neither the pidfile nor the socket beside it is left."""
+    program.start("--simulate", "3000")
+    assert program.run("--kill").returncode == 0
+    assert sorted(path.name for path in program.directory.iterdir()) == ["data", "settings.py"]
+
+
+# --- Stopping
+
+
+def test_kill_waits_for_the_end(program):
+    """--kill returns 0 once the daemon has ended, and says which; a second one finds nothing, and that is 0 too."""
+    pid = program.start("--simulate", "3000")
+    pidfd = os.pidfd_open(pid)
+    try:
+        done = program.run("--kill")
+        assert has_ended(pidfd)
+    finally:
+        os.close(pidfd)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"power: stopped, pid {pid}\n", "")
+    again = program.run("--kill")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "power: not running\n", "")
+
+
+def test_kill_of_a_foreground_program(program):
+    """--kill stops a program in the foreground too, which ends with 0."""
+    popen = program.foreground("--simulate", "3000")
+    done = program.run("--kill")
+    assert (done.returncode, done.stdout) == (0, f"power: stopped, pid {popen.pid}\n")
+    assert popen.wait(PATIENCE_S) == 0
+
+
+#: A stop that is patient for less than its 15 s.
+SHORT_PATIENCE = "import powermeter.process; powermeter.process.STOP_S = 1.0"
+
+
+def test_kill_of_a_stopped_daemon(program):
+    """A daemon stopped by SIGSTOP is still there after the patience of --kill: exit 1, and said. Continued, it ends."""
+    pid = program.start("--simulate", "3000")
+    os.kill(pid, signal.SIGSTOP)
+    done = patched(program, SHORT_PATIENCE, "--kill")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"power: pid {pid} is still there 1 s after SIGTERM: kill -KILL {pid} ends it\n"
+    assert program.pid == pid
+    os.kill(pid, signal.SIGCONT)
+    assert program.run("--kill").returncode == 0
+    assert program.pid is None
+
+
+def test_kill_of_a_deaf_process(program):
+    """A process that holds the lock and ignores SIGTERM: --kill is 1 and says so, and --status is 4."""
+    with deaf_holder(program.pidfile) as deaf:
+        asked = program.run("--status")
+        assert asked.returncode == 4
+        assert asked.stderr.startswith(f"power: pid {deaf.pid} holds {program.pidfile}, but it does not answer")
+        done = patched(program, SHORT_PATIENCE, "--kill")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"power: pid {deaf.pid} is still there 1 s after SIGTERM: kill -KILL {deaf.pid} ends it\n"
+        )
+        assert deaf.poll() is None
+
+
+def test_patience_of_a_stop():
+    """A stop waits for 15 s, more than the 10 that the program gives itself."""
+    assert STOP_S == 15
+
+
+def test_unreadable_pidfile():
+    """A pidfile that the user may not read: --kill and --status say so in one line, exit 4."""
+    with readable_to_all() as directory, Program(directory) as program:
+        program.pidfile.touch(mode=0)
+        for command in ("--kill", "--status"):
+            done = unprivileged(program, command)
+            assert (done.returncode, done.stdout) == (4, "")
+            assert done.stderr == f"power: {program.pidfile}: the pidfile can't be read: Permission denied\n"
+
+
+@contextlib.contextmanager
+def readable_to_all():
+    """A directory that other users reach too, as tmp_path is its user's alone."""
+    with tempfile.TemporaryDirectory(prefix="power-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_daemon_of_another_user():
+    """Another user's daemon can't be stopped or restarted: exit 4, in one line. It is seen to run, and goes on."""
+    if not AS_ROOT:
+        return  # a daemon of another user can be had by root alone; the test above covers the rest of exit 4
+    with readable_to_all() as directory, Program(directory) as program:
+        pid = program.start("--simulate", "3000")
+        program.settings.chmod(0o644)
+        stopped = unprivileged(program, "--kill")
+        assert (stopped.returncode, stopped.stdout) == (4, "")
+        assert stopped.stderr == f"power: pid {pid} belongs to another user: no permission to stop it\n"
+        restarted = unprivileged(program, "--restart")
+        assert (restarted.returncode, restarted.stdout) == (4, "")
+        assert restarted.stderr == "power: only its own user and root may ask how it does\n"
+        asked = unprivileged(program, "--status")
+        assert (asked.returncode, asked.stdout) == (0, "")
+        assert asked.stderr == f"power: running, pid {pid}; only its own user and root may ask how it does\n"
+        assert program.status()["pid"] == pid
+
+
+# --- A start that fails
+
+
+def assert_failed(program, done, reason):
+    """A start failed for *reason*, in one line, and left nothing that runs or blocks."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr)
+    assert reason in done.stderr
+    asked = program.run("--status")
+    assert (asked.returncode, asked.stdout) == (3, "power: not running\n")
+
+
+def test_log_that_cannot_be_written(tmp_path):
+    """A log that can't be written is found after the fork; the caller gets exit 1 and the reason."""
+    missing = tmp_path / "nowhere" / "power.log"
+    with Program(tmp_path, f"LOG_FILE = {str(missing)!r}") as program:
+        done = program.run("--simulate", "3000", "--settings", str(program.settings))
+        assert_failed(program, done, f"{missing}: the log can't be written: No such file or directory")
+
+
+def test_journal_that_is_none(program):
+    """A journal that is none is found after the fork; the caller gets exit 1 and the reason, the log too."""
+    journal = program.data_dir / "simulated" / "journal.db"
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(b"no journal" * 1000)
+    done = program.run("--simulate", "3000")
+    assert_failed(program, done, f"{journal}: the journal can't be opened: ")
+    assert f"{journal}: the journal can't be opened: " in (journal.parent / "power.log").read_text()
+    assert journal.read_bytes() == b"no journal" * 1000
+
+
+def test_data_dir_below_a_file(program):
+    """A DATA_DIR that can't be made fails the start with its path."""
+    program.data_dir.write_text("a file")
+    done = program.run("--simulate", "3000")
+    assert_failed(program, done, f"{program.data_dir / 'simulated'}: DATA_DIR can't be made: Not a directory")
+
+
+def test_data_dir_that_cannot_be_written():
+    """A DATA_DIR that the user may not write fails the start with its path and what to do."""
+    with readable_to_all() as directory, Program(directory) as program:
+        program.settings.chmod(0o644)
+        data_dir = program.data_dir / "simulated"
+        data_dir.mkdir(parents=True)
+        for path in (data_dir, program.data_dir):
+            path.chmod(0o555)
+        try:
+            done = unprivileged(program, "--simulate", "3000")
+        finally:
+            for path in (program.data_dir, data_dir):
+                path.chmod(0o755)
+        assert_failed(program, done, f"{data_dir}: DATA_DIR can't be written by this user")
+
+
+def test_lock_of_data_dir_that_is_no_file(program):
+    """Whatever stands in place of DATA_DIR's lock is found after the fork, and the pidfile is taken back."""
+    (program.data_dir / "simulated" / "lock").mkdir(parents=True)
+    assert_failed(program, program.run("--simulate", "3000"), "lock: can't be written: Is a directory")
+
+
+def test_daemon_killed_before_it_counts(tmp_path):
+    """A daemon that is killed after the fork, before it counts, is a failed start, in one line; the next one works."""
+    with with_library(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n") as program:
+        done = program.run()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert one_line(done.stderr)
+        assert "ended before it was counting" in done.stderr
+        assert program.run("--status").returncode == 1
+        (tmp_path / "library" / "RPi" / "GPIO.py").write_text(STANDIN)
+        program.start()
+
+
+def test_missing_library_of_pins(tmp_path):
+    """A library of pins that can't be imported is found after the fork; the caller learns what to do, in one line."""
+    with with_library(tmp_path, "raise ImportError('no such library')\n") as program:
+        assert_failed(program, program.run(), "the library RPi.GPIO is missing")
+
+
+def test_start_after_sigkill(program):
+    """A SIGKILLed daemon leaves its pidfile: --status is 1, --kill has nothing to do, and a start works."""
+    kill(program.start("--simulate", "3000"))
+    asked = program.run("--status")
+    assert (asked.returncode, asked.stdout) == (1, f"power: not running, but {program.pidfile} was left\n")
+    assert program.run("--status", "--json").stdout == '{"running": false}\n'
+    assert program.run("--kill").stdout == "power: not running\n"
+    program.start("--simulate", "3000")
+    assert program.status()["running"] is True
+
+
+# --- Restarting
+
+
+@pytest.mark.parametrize(("simulate", "kept"), [(["3000"], 3000), ([], True)], ids=["constant load", "household"])
+def test_restart_keeps_simulate(program, simulate, kept):
+    """--restart ends the running one and starts another with the same simulated load."""
+    before = program.start("--simulate", *simulate)
+    done = program.run("--restart")
+    assert done.returncode == 0
+    assert done.stdout == f"power: stopped, pid {before}\npower: counting, pid {program.pid}\n"
+    now = program.status()
+    assert now["pid"] == program.pid != before
+    assert now["simulate"] == kept
+    assert type(now["simulate"]) is type(kept if kept is True else 1.0)
+
+
+def test_restart_of_a_foreground_program(program):
+    """--restart ends a program in the foreground and starts a daemon in its place, as simulated as that was."""
+    popen = program.foreground("--simulate", "3000")
+    assert program.run("--restart").returncode == 0
+    assert popen.wait(PATIENCE_S) == 0
+    assert program.status()["simulate"] == 3000
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["nothing there", "pidfile left"])
+def test_restart_where_nothing_ran(tmp_path, left):
+    """--restart starts a daemon where nothing ran, with the real pins."""
+    with with_library(tmp_path, STANDIN) as program:
+        if left:
+            program.pidfile.write_text("1\n")
+        done = program.run("--restart")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"power: not running\npower: counting, pid {program.pid}\n"
+        assert program.status()["simulate"] is None
+
+
+def test_restart_with_wrong_settings(program):
+    """--restart with a mistake in the new settings stops nothing."""
+    pid = program.start("--simulate", "3000")
+    program.set("COMMIT_INTERVAL = 0")
+    done = program.run("--restart")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "COMMIT_INTERVAL: found 0" in done.stderr
+    assert program.status()["pid"] == pid
+
+
+# --- Asking
+
+
+def test_status_codes(program):
+    """--status: 3 where nothing ran, 0 while it runs, 1 where a killed one left its pidfile; 3 again after a stop."""
+    asked = [program.run("--status")]
+    pid = program.start("--simulate", "3000")
+    asked.append(program.run("--status"))
+    kill(pid)
+    asked.append(program.run("--status"))
+    program.start("--simulate", "3000")
+    program.run("--kill")
+    asked.append(program.run("--status"))
+    assert [done.returncode for done in asked] == [3, 0, 1, 3]
+    assert [done.stderr for done in asked] == [""] * 4
+    assert asked[0].stdout == asked[3].stdout == "power: not running\n"
+
+
+def test_status_of_the_running_one(tmp_path):
+    """--status tells of every meter and writer; --json the same for programs."""
+    meters = 'METERS = {"house": {"pin": 18, "impulses_per_kwh": 1000}, "pump": {"pin": 22, "impulses_per_kwh": 800}}'
+    with Program(tmp_path, meters) as program:
+        pid = program.start("--simulate", "20000")
+        wait_until(lambda: min(meter["pulses"] for meter in program.status()["meters"].values()) >= 2)
+        now, text = program.status(), program.run("--status").stdout
+        assert (now["running"], now["pid"], now["simulate"]) == (True, pid, 20000)
+        assert set(now["meters"]) == {"house", "pump"}
+        assert now["writers"]["file"]["state"] in ("ok", "waiting")
+        for name in now["meters"]:
+            assert re.search(
+                rf"^meter {name}: [\d,]+ W; today [\d,]+ pulses, .* kWh; register .* rejected$", text, re.MULTILINE
+            )
+        assert re.search(r"^writer file: (ok|waiting); ", text, re.MULTILINE)
+        assert f"running, pid {pid}, for " in text
+        assert "simulated 20000 W" in text
+
+
+def test_status_json_where_nothing_runs(program):
+    """--status --json is JSON and 3 where nothing runs."""
+    done = program.run("--status", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (3, '{"running": false}\n', "")
+
+
+def test_status_of_a_stopped_daemon(program):
+    """A daemon that is stopped by SIGSTOP does not answer: --status gives up, says so, exit 4; continued, 0 again."""
+    pid = program.start("--simulate", "3000")
+    os.kill(pid, signal.SIGSTOP)
+    for json in ([], ["--json"]):
+        done = program.run("--status", *json)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert one_line(done.stderr)
+        assert f"pid {pid} holds {program.pidfile}, but it does not answer" in done.stderr
+    os.kill(pid, signal.SIGCONT)
+    assert program.run("--status").returncode == 0
+
+
+def test_who_asks_and_goes(program):
+    """Those who connect and ask nothing, or go away before the answer, don't keep the next one from its own."""
+    program.start("--simulate", "3000")
+    address = str(program.pidfile.with_suffix(".sock"))
+    relative = os.path.relpath(address)
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as gone:
+        for asking in (silent, gone):
+            asking.connect(min(address, relative, key=len))
+        gone.sendall(b"json\n")
+        gone.close()
+        assert program.run("--status").returncode == 0
+
+
+# --- Usage
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--kill", "--simulate"],
+        ["--status", "--simulate", "3000"],
+        ["--restart", "--simulate"],
+        ["--check", "--simulate"],
+        ["--json"],
+        ["--kill", "--json"],
+        ["--kill", "--status"],
+        ["--nodaemon", "--restart"],
+        ["--unknown"],
+        ["word"],
+        ["--simulate", "nonsense"],
+        ["--simulate", "0"],
+        ["--simulate", "-5"],
+        ["--simulate", "nan"],
+        ["--simulate", "inf"],
+        ["--pidfile"],
+        ["--settings"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(program, args):
+    """Options that don't go together, or that there are not, are exit 2 with the usage, and nothing is started."""
+    done = program.run(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: power.py ")
+    assert [path.name for path in program.directory.iterdir()] == ["settings.py"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("--help", "usage: power.py "), ("-h", "usage: "), ("--version", "power ")]
+)
+def test_help_and_version(program, option, said):
+    """--help and --version say what they should and are 0."""
+    done = program.run(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said)
+
+
+def copy_of_the_program(directory):
+    """The program's files alone, in *directory*, without any settings.py; its power.py."""
+    shutil.copytree(SOURCE, directory / "src", ignore=shutil.ignore_patterns("__pycache__", "settings.py"))
+    shutil.copytree(SOURCE / "powermeter", directory / "src" / "powermeter", dirs_exist_ok=True)
+    shutil.copy(SOURCE.parent / "settings.py.example", directory)
+    return directory / "src" / "power.py"
+
+
+def test_no_settings(tmp_path):
+    """Without a settings.py a start says in one line to copy the example, exit 1, and starts nothing."""
+    script = copy_of_the_program(tmp_path / "top")
+    env = {key: value for key, value in os.environ.items() if key != "POWER_SETTINGS"}
+    for way in ([], ["--nodaemon"], ["--check"]):
+        line = [sys.executable, str(script), "--pidfile", str(tmp_path / "power.pid"), *way]
+        done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=PATIENCE_S, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"power: no settings.py: cp {tmp_path}/top/settings.py.example {tmp_path}/top/settings.py, "
+            "or try --simulate\n"
+        )
+    assert not (tmp_path / "power.pid").exists()
+
+
+def test_settings_that_are_not_there(program):
+    """A settings.py that is named and is not there is one line with its path, exit 1."""
+    missing = program.directory / "missing.py"
+    done = program.run("--settings", str(missing), "--simulate")
+    assert (done.returncode, done.stderr) == (1, f"power: {missing}: can't be read: No such file or directory\n")
+
+
+@pytest.mark.parametrize("args", [[], ["--nodaemon"], ["--status"], ["--kill"]], ids=" ".join)
+def test_missing_requirements(program, args):
+    """Where the requirements are missing, one line names them and how to install them, exit 1."""
+    program.start_of_line[1:1] = ["-E", "-S"]
+    done = program.run(*args)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr)
+    assert "missing: lockfile, python-daemon: " in done.stderr
+    assert f"-m pip install -r {SOURCE.parent}/requirements.txt" in done.stderr
+
+
+# --- From anywhere
+
+
+def test_relative_pidfile(program):
+    """A relative --pidfile is taken from the caller's directory, wherever the daemon stands then."""
+    here, there = program.directory / "here", program.directory / "there"
+    here.mkdir()
+    there.mkdir()
+    assert program.run("--simulate", "3000", "--pidfile", "mine.pid", cwd=here).returncode == 0
+    assert (here / "mine.pid").exists()
+    assert program.run("--status", "--pidfile", "mine.pid", cwd=there).returncode == 3
+    assert program.run("--status", "--pidfile", "../here/mine.pid", cwd=there).returncode == 0
+    assert program.run("--kill", "--pidfile", "mine.pid", cwd=here).returncode == 0
+    assert list(here.iterdir()) == []
+
+
+def test_relative_settings(program):
+    """A relative --settings is taken from the caller's directory."""
+    done = program.run("--simulate", "3000", "--settings", "settings.py", cwd=program.directory)
+    assert done.returncode == 0
+    assert program.status()["running"] is True
+
+
+def test_long_pidfile_directory(program):
+    """A pidfile may stand deeper than the address of a socket may be long (107 bytes)."""
+    directory = program.directory / ("d" * 120) / ("e" * 120)
+    directory.mkdir(parents=True)
+    program.pidfile = directory / "power.pid"
+    pid = program.start("--simulate", "3000")
+    assert program.status()["pid"] == pid
+    assert program.run("--kill").returncode == 0
+    assert list(directory.iterdir()) == []
+
+
+def test_from_any_directory_by_a_linked_source(tmp_path):
+    """It works from any directory, by a link to src, and from a directory that is gone meanwhile."""
+    (tmp_path / "link").symlink_to(SOURCE)
+    with Program(tmp_path / "one", script=tmp_path / "link" / "power.py") as program:
+        assert program.run("--simulate", "3000", cwd="/").returncode == 0
+        assert program.run("--status", cwd="/").returncode == 0
+        assert program.run("--kill", cwd="/").returncode == 0
+
+
+def test_executable_by_itself(program):
+    """src/power.py is executable, with the python3 that stands first on the path."""
+    program.start_of_line = [str(SOURCE / "power.py")]
+    program.env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{program.env['PATH']}"
+    done = program.run("--status")
+    assert (done.returncode, done.stdout) == (3, "power: not running\n")
+
+
+def test_many_open_files_allowed(program):
+    """A daemon starts where the limit of open files is low, as where it is high, and holds none of its caller's."""
+    reading, writing = os.pipe()
+    try:
+        os.set_inheritable(writing, True)
+        line = program.line("--simulate", "3000")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for most in sorted({64, soft, hard}):
+            code = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {hard})); "
+            before = [sys.executable, "-c", code + "os.execv(sys.argv[1], sys.argv[1:])"]
+            subprocess.run(
+                [*before, *line],
+                env=program.env,
+                pass_fds=[writing],
+                capture_output=True,
+                timeout=PATIENCE_S,
+                check=True,
+            )
+            own = {(Path(f"/proc/{program.pid}/fd") / fd).readlink() for fd in os.listdir(f"/proc/{program.pid}/fd")}
+            assert Path(f"/proc/self/fd/{writing}").readlink() not in own
+            assert program.run("--kill").returncode == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+# --- Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_signals_end_the_foreground(program, number):
+    """SIGTERM, SIGINT and SIGHUP end a program in the foreground cleanly: exit 0, log lines alone, nothing left."""
+    popen = program.foreground("--simulate", "3000")
+    popen.send_signal(number)
+    assert popen.wait(PATIENCE_S) == 0
+    assert program.out.read_text() == ""
+    assert program.err.read_text().endswith("INFO stopped\n")
+    assert program.run("--status").returncode == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_signals_end_the_daemon(program, number):
+    """SIGTERM and SIGINT end a daemon cleanly; its log says so and nothing is left."""
+    pid = program.start("--simulate", "3000")
+    os.kill(pid, number)
+    wait_until(lambda: program.pid is None)
+    assert (program.data_dir / "simulated" / "power.log").read_text().endswith("INFO stopped\n")
+    assert program.run("--status").returncode == 3
+
+
+def test_hangup_leaves_the_daemon(program):
+    """SIGHUP, which comes when a terminal closes, does not end a daemon."""
+    pid = program.start("--simulate", "3000")
+    os.kill(pid, signal.SIGHUP)
+    assert program.status()["pid"] == pid
+    os.kill(pid, signal.SIGHUP)
+    assert program.status()["pid"] == pid
+
+
+def test_two_interrupts(tmp_path):
+    """A second Ctrl-C while it ends changes nothing: a hung server costs its patience, and the exit is 0."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        writers = f'{{"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1"}}}}'
+        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {writers}") as program:
+            popen = program.foreground("--simulate", "20000")
+            hung.accept()[0].detach()  # a batch was sent; it gets no answer
+            popen.send_signal(signal.SIGINT)
+            wait_until(lambda: "stopping" in program.err.read_text())
+            popen.send_signal(signal.SIGINT)
+            assert popen.wait(PATIENCE_S) == 0
+            assert "influxdb: did not end in 5 s: what waits stays in the journal" in program.err.read_text()
+
+
+def test_stop_keeps_every_pulse(program):
+    """What was counted until SIGTERM is in the file when the daemon has ended, each pulse once and in order."""
+    program.start("--simulate", "20000")
+    wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 10)
+    assert program.run("--kill").returncode == 0
+    lines = (program.data_dir / "simulated" / "power.csv").read_text().splitlines()[1:]
+    registers = [float(line.rsplit(",", 1)[1]) for line in lines]
+    assert registers == [number / 1000 for number in range(1, len(lines) + 1)]
+    assert len(lines) >= 10
+    program.start("--simulate", "3000")
+    assert program.status()["meters"]["house"]["pulses"] >= len(lines)
+
+
+# --- The rules of the pidfile's place, in this process: the real places are not for tests to touch
+
+
+def default_pidfile(*args):
+    return commands._pidfile(power.parser().parse_args(args))
+
+
+def test_default_pidfile_of_root(monkeypatch):
+    """Root's pidfile is /run/power.pid, whatever else is set."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert default_pidfile() == "/run/power.pid"
+
+
+def test_default_pidfile_of_a_user(monkeypatch, tmp_path):
+    """A user's pidfile is in $XDG_RUNTIME_DIR, else in DATA_DIR; an unset or empty variable is none."""
+    settings = tmp_path / "settings.py"
+    settings.write_text(f"DATA_DIR = {str(tmp_path / 'data')!r}\nCOMMIT_INTERVAL = 'a mistake'\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert default_pidfile("--settings", str(settings)) == "/run/user/1000/power.pid"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    assert default_pidfile("--settings", str(settings)) == str(tmp_path / "data" / "power.pid")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("POWER_SETTINGS", str(settings))
+    assert default_pidfile() == str(tmp_path / "data" / "power.pid")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings.write_text("")
+    assert default_pidfile() == str(tmp_path / "home" / ".local" / "state" / "power" / "power.pid")
+
+
+def test_named_pidfile(monkeypatch, tmp_path):
+    """A --pidfile stands above every rule, and is absolute from the caller's directory on."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    assert default_pidfile("--pidfile", "some/x.pid") == str(tmp_path / "some" / "x.pid")
+
+
+def test_lock_is_not_broken(tmp_path):
+    """python-daemon can't break the lock, and sees it as locked only while its process lives."""
+    path = tmp_path / "power.pid"
+    with deaf_holder(path):
+        pidfile = PidFile(str(path))
+        assert pidfile.is_locked()
+        assert not pidfile.i_am_locking()
+        with pytest.raises(lockfile.NotMyLock):
+            pidfile.break_lock()
+        with pytest.raises(ProcessError, match="already running, pid"):
+            pidfile.acquire()
+    assert not pidfile.is_locked()
+    with pidfile:
+        assert pidfile.i_am_locking()
+    pidfile.release()
+    assert not path.exists()
