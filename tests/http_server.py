@@ -170,7 +170,7 @@ class Answering:
 
 def _read(reader):
     first = reader.readline().split()
-    if len(first) != 3:
+    if len(first) != 3 or not first[2].startswith(b"HTTP/1."):  # the end, or no HTTP, as TLS is
         return None
     headers = http.client.parse_headers(reader)
     headers = {name.lower(): value for name, value in headers.items()}

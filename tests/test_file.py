@@ -1,0 +1,434 @@
+import csv
+import datetime as dt
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powermeter.errors import UnreachableError
+from powermeter.meter import NS_PER_S, Pulse
+from powermeter.writers.file import HEADER, FileWriter, csv_line
+
+SRC = Path(__file__).parent.parent / "src"
+START_NS = 1_795_418_000_123_456_789
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the file is to be, alone in its directory."""
+    return tmp_path / "data" / "power.csv"
+
+
+@pytest.fixture
+def writer(path):
+    """A writer to it."""
+    writer = FileWriter(str(path))
+    yield writer
+    writer.close()
+
+
+def deliver(writer, pulses, place=""):
+    """Deliver as the delivery does, with a place made durable when asked for; return the last place."""
+    for _ in range(4):
+        receipt = writer.deliver(pulses, place)
+        place, pulses = receipt.place, pulses[receipt.taken :]
+        if not pulses:
+            return place
+    raise AssertionError("the writer takes nothing")
+
+
+def expected(pulses):
+    """The whole file of *pulses*."""
+    return HEADER + b"".join(csv_line(pulse) for pulse in pulses)
+
+
+# --- What is written
+
+
+def test_numbers_and_times_read_back(writer, path, pulses):
+    """Every number reads back to the same float, every time to the same ns; no power is an empty field."""
+    sent = pulses(100)
+    sent[5] = sent[5]._replace(time_ns=sent[5].time_ns // NS_PER_S * NS_PER_S + 7)
+    deliver(writer, sent)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 100
+    for row, pulse in zip(rows, sent, strict=True):
+        whole, ns = row["time"].rstrip("Z").split(".")
+        assert len(ns) == 9
+        seconds = dt.datetime.fromisoformat(whole + "+00:00").timestamp()
+        assert int(seconds) * NS_PER_S + int(ns) == pulse.time_ns
+        assert row["meter"] == pulse.meter
+        assert (float(row["power_w"]) if row["power_w"] else None) == pulse.watts
+        assert (float(row["energy_wh"]), float(row["register_kwh"])) == (pulse.watt_hours, pulse.register_kwh)
+    assert rows[0]["power_w"] == ""
+
+
+def test_the_line_of_the_promise(writer, path, pulses):
+    """The header and a line are as documented, to the byte."""
+    pulse = pulses(1)[0]._replace(time_ns=1795418000000000042, watts=1000.0, watt_hours=1.0, register_kwh=0.001)
+    deliver(writer, [pulse])
+    assert path.read_text() == (
+        "time,meter,power_w,energy_wh,register_kwh\n2026-11-23T07:13:20.000000042Z,house,1000.0,1.0,0.001\n"
+    )
+
+
+def test_one_header(path, pulses):
+    """The header stands once, over several batches and openings of the file."""
+    sent, place = pulses(30), ""
+    for start in range(0, 30, 5):
+        writer = FileWriter(str(path))
+        place = deliver(writer, sent[start : start + 5], place)
+        writer.close()
+    assert path.read_bytes() == expected(sent)
+
+
+def test_others_may_not_read_it(writer, path, pulses):
+    """When someone is at home stands in the file: it is closed to others."""
+    deliver(writer, pulses(1))
+    assert path.stat().st_mode & 0o007 == 0
+    assert path.parent.stat().st_mode & 0o007 == 0
+
+
+# --- Rotated, deleted, emptied
+
+
+def test_rotated_by_a_rename(writer, path, pulses):
+    """After a rename the lines go on in a new file with its header, and the old one is left as it was."""
+    sent = pulses(30)
+    place = deliver(writer, sent[:10])
+    old = path.rename(path.with_suffix(".csv.1"))
+    place = deliver(writer, sent[10:20], place)
+    place = deliver(writer, sent[20:], place)
+    assert old.read_bytes() == expected(sent[:10])
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_rotated_with_create(writer, path, pulses):
+    """An empty file put in the place of the renamed one, as logrotate's create does, gets its header."""
+    sent = pulses(20)
+    place = deliver(writer, sent[:10])
+    old = path.rename(path.with_suffix(".csv.1"))
+    path.touch()
+    deliver(writer, sent[10:], place)
+    assert old.read_bytes() == expected(sent[:10])
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_rotated_while_not_running(path, pulses):
+    """A rotation between two runs is noticed by the place."""
+    sent = pulses(20)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:10])
+    first.close()
+    old = path.rename(path.with_suffix(".csv.1"))
+    deliver(second, sent[10:], place)
+    second.close()
+    assert old.read_bytes() == expected(sent[:10])
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_rotated_between_asking_for_the_place_and_the_lines(writer, path, pulses):
+    """A rotation before the first line of a new file makes another new one, each with its header."""
+    sent = pulses(10)
+    receipt = writer.deliver(sent, "")
+    assert receipt.taken == 0
+    old = path.rename(path.with_suffix(".csv.1"))
+    deliver(writer, sent, receipt.place)
+    assert old.read_bytes() == HEADER
+    assert path.read_bytes() == expected(sent)
+
+
+def test_deleted(writer, path, pulses):
+    """A file that was deleted is made again with its header, its directory too."""
+    sent = pulses(20)
+    place = deliver(writer, sent[:5])
+    path.unlink()
+    place = deliver(writer, sent[5:10], place)
+    assert path.read_bytes() == expected(sent[5:10])
+    shutil.rmtree(path.parent)
+    deliver(writer, sent[10:], place)
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_emptied(writer, path, pulses):
+    """A file that was emptied gets its header again."""
+    sent = pulses(20)
+    place = deliver(writer, sent[:10])
+    os.truncate(path, 0)
+    deliver(writer, sent[10:], place)
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_what_others_append_stays(writer, path, pulses):
+    """A line that someone else appended stays, and ends before ours begin."""
+    sent = pulses(20)
+    place = deliver(writer, sent[:10])
+    with path.open("ab") as file:
+        file.write(b"# a note without an end")
+    deliver(writer, sent[10:], place)
+    assert path.read_bytes() == expected(sent[:10]) + b"# a note without an end\n" + expected(sent[10:])[len(HEADER) :]
+
+
+def test_what_others_had_there_stays(path, pulses):
+    """A file that was there before is written on, nothing of it is lost."""
+    path.parent.mkdir()
+    path.write_bytes(b"an older file")
+    writer = FileWriter(str(path))
+    deliver(writer, pulses(3))
+    writer.close()
+    assert path.read_bytes() == b"an older file\n" + expected(pulses(3))[len(HEADER) :]
+
+
+# --- What can't be written
+
+
+def in_the_way(path, kind):
+    """Put something in the way of *path*; return the path to write to and how to take it away."""
+    path.parent.mkdir()
+    if kind == "a directory":
+        path.mkdir()
+        return path, path.rmdir
+    if kind == "below a file":
+        path.touch()
+        return path / "power.csv", path.unlink
+    os.mkfifo(path)
+    return path, path.unlink
+
+
+@pytest.mark.parametrize("kind", ["a directory", "below a file", "a pipe"])
+def test_in_the_way(path, pulses, kind):
+    """What stands in the way fails with the path and in words; once it is gone, the lines come."""
+    path, take_away = in_the_way(path, kind)
+    writer = FileWriter(str(path))
+    with pytest.raises(UnreachableError, match=str(path)):
+        deliver(writer, pulses(3))
+    take_away()
+    deliver(writer, pulses(3))
+    writer.close()
+    assert path.read_bytes() == expected(pulses(3))
+
+
+@pytest.mark.parametrize("kind", ["a directory", "below a file", "a pipe"])
+def test_check_sees_what_is_in_the_way(path, kind):
+    """A check fails where a delivery would."""
+    path, _ = in_the_way(path, kind)
+    writer = FileWriter(str(path))
+    with pytest.raises(UnreachableError, match=str(path.parent)):
+        writer.check()
+
+
+def test_check_leaves_nothing(writer, path, pulses):
+    """A check makes neither file nor directory, and changes no file."""
+    assert writer.check() == str(path)
+    assert not path.parent.exists()
+    deliver(writer, pulses(3))
+    before = path.stat()
+    writer.check()
+    assert path.stat() == before
+
+
+def test_full_device(path, pulses):
+    """A full device fails in words."""
+    path.parent.mkdir()
+    path.symlink_to("/dev/full")
+    writer = FileWriter(str(path))
+    with pytest.raises(UnreachableError, match="No space left"):
+        deliver(writer, pulses(3))
+    writer.close()
+
+
+#: Delivers the pulses in batches of 4; a limit of size, as a full disk, stands until a delivery failed.
+WITH_A_LIMIT = """
+import resource, sys
+from powermeter.errors import UnreachableError
+from powermeter.meter import Pulse
+from powermeter.writers.file import FileWriter
+
+path, limit, restarts = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "restart"
+pulses = [Pulse("house", n, 1795418000123456789 + n * 10**9, 1000.5, 1.0, n / 1000) for n in range(1, 21)]
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+writer, place, failures = FileWriter(path), "", 0
+while pulses:
+    try:
+        receipt = writer.deliver(pulses[:4], place)
+    except UnreachableError as error:
+        assert path in str(error) and "File too large" in str(error), error
+        failures += 1
+        if failures == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        if restarts:
+            writer.close()
+            writer = FileWriter(path)
+    else:
+        place, pulses = receipt.place, pulses[receipt.taken:]
+assert failures == 3, failures
+"""
+
+
+@pytest.mark.parametrize("restart", ["restart", "same"])
+@pytest.mark.parametrize("limit", [0, 1, 20, len(HEADER), len(HEADER) + 1, 150, 300, 330])
+def test_full_disk(path, pulses, limit, restart):
+    """A disk that gets full anywhere, in the header too, leaves nothing torn: with room again each line stands once."""
+    command = [sys.executable, "-c", WITH_A_LIMIT, str(path), str(limit), restart]
+    environment = {"PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    some = pulses(1)[0]._replace(watts=1000.5, watt_hours=1.0)
+    sent = [some._replace(time_ns=1795418000123456789 + n * NS_PER_S, register_kwh=n / 1000) for n in range(1, 21)]
+    assert path.read_bytes() == expected(sent)
+
+
+def test_full_disk_leaves_whole_lines(path, tmp_path):
+    """While the disk is full the file ends with a whole line, for those who read it."""
+    script = WITH_A_LIMIT.replace("failures += 1", "sys.exit(7)")
+    command = [sys.executable, "-c", script, str(path), "500", "same"]
+    environment = {"PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr
+    content = path.read_bytes()
+    assert content.startswith(HEADER)
+    assert content.endswith(b"\n")
+
+
+# --- After a crash
+
+
+def each_line_once(directory, pulses):
+    """Assert that the files of *directory*, the older names being the older files, hold each pulse once, in order."""
+    lines = []
+    for file in sorted(directory.iterdir(), reverse=True):
+        content = file.read_bytes()
+        assert content.startswith(HEADER)
+        assert content.endswith(b"\n")
+        lines += content[len(HEADER) :].splitlines(keepends=True)
+    assert lines == [csv_line(pulse) for pulse in pulses]
+
+
+def crashed(noted, written, cut, *, nuls, rotation):
+    """
+    A crash while the pulses from *noted* to *written* were written, and a second run that delivers all.
+
+    The file keeps all but *cut* bytes of what was not noted, with *nuls* instead of them where it only
+    got longer. *rotation*: after the crash it is renamed, and an empty one put there with "create".
+    """
+    pulses = [
+        Pulse("house", n, START_NS + n * 3_000_000_007, 1000 / n if n > 1 else None, 1.25, n / 800)
+        for n in range(1, 13)
+    ]
+    directory = Path(tempfile.mkdtemp(prefix="power-"))
+    try:
+        path = directory / "power.csv"
+        first, second = FileWriter(str(path)), FileWriter(str(path))
+        place = deliver(first, pulses[:noted]) if noted else first.deliver(pulses, "").place
+        noted_size = path.stat().st_size
+        deliver(first, pulses[noted:written], place)
+        first.close()
+        size = path.stat().st_size
+        os.truncate(path, max(noted_size, size - cut))
+        if nuls:
+            os.truncate(path, size)
+        if rotation:
+            path.rename(directory / "power.csv.1")
+        if rotation == "create":
+            path.touch()
+        # What comes again may be more than what came, as pulses went on.
+        deliver(second, pulses[noted:], place)
+        second.close()
+        each_line_once(directory, pulses)
+    finally:
+        shutil.rmtree(directory)
+
+
+@settings(max_examples=200)
+@given(
+    noted=st.integers(0, 5),
+    more=st.integers(1, 5),
+    cut=st.integers(0, 400),
+    rotation=st.sampled_from([None, "rename", "create"]),
+)
+def test_crash_anywhere(noted, more, cut, rotation):
+    """Whatever part of a batch a crash left in the file, rotated or not, each line stands there once and whole."""
+    crashed(noted, noted + more, cut, nuls=False, rotation=rotation)
+
+
+@settings(max_examples=200)
+@given(
+    noted=st.integers(0, 5),
+    more=st.integers(1, 5),
+    cut=st.integers(0, 400),
+    rotation=st.sampled_from([None, "rename", "create"]),
+)
+def test_power_cut_anywhere(noted, more, cut, rotation):
+    """The same where NULs stand for what the file system had no time to write."""
+    crashed(noted, noted + more, cut, nuls=True, rotation=rotation)
+
+
+def test_crash_in_a_block(path, pulses):
+    """NULs after whole lines, as a power cut leaves where one block was written and the next not, are cut off."""
+    sent = pulses(200)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:20])
+    deliver(first, sent[20:], place)
+    first.close()
+    size = path.stat().st_size
+    os.truncate(path, 4096)
+    os.truncate(path, size)
+    deliver(second, sent[20:], place)
+    second.close()
+    assert path.read_bytes() == expected(sent)
+
+
+@pytest.mark.parametrize("kept", range(0, len(HEADER), 5))
+def test_crash_in_the_header(path, pulses, kept):
+    """A header that a crash tore is whole in the end."""
+    path.parent.mkdir()
+    path.write_bytes(HEADER[:kept])
+    writer = FileWriter(str(path))
+    deliver(writer, pulses(3))
+    writer.close()
+    assert path.read_bytes() == expected(pulses(3))
+
+
+@pytest.mark.parametrize("gone", ["emptied", "deleted"])
+def test_crash_after_the_file_was_emptied(path, pulses, gone):
+    """In a file that was emptied, or deleted, lines that were written before a crash, but not noted, stand once too."""
+    sent = pulses(20)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:10])
+    if gone == "emptied":
+        os.truncate(path, 0)
+    else:
+        path.unlink()
+    receipt = first.deliver(sent[10:], place)
+    if not receipt.taken:
+        place = receipt.place
+        first.deliver(sent[10:], place)
+    first.close()
+    # The crash: the place of the last receipt was not noted.
+    deliver(second, sent[10:], place)
+    second.close()
+    assert path.read_bytes() == expected(sent[10:])
+
+
+def test_crash_and_what_others_appended(path, pulses):
+    """What someone else appended after a crash stays, behind our lines that it left."""
+    sent = pulses(20)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:10])
+    deliver(first, sent[10:15], place)
+    first.close()
+    with path.open("ab") as file:
+        file.write(b"# a note\n")
+    deliver(second, sent[10:], place)
+    second.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert lines.count(b"# a note\n") == 1
+    assert [line for line in lines if line != b"# a note\n"] == expected(sent).splitlines(keepends=True)
