@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 .PHONY: run test test-3.13 check bench lock clean help
 
 run: venv/.made
-	exec venv/bin/python src/power.py --nodaemon --simulate
+	venv/bin/python src/power.py --nodaemon --simulate
 
 test: .venv-test/.made influxdb
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)

@@ -13,6 +13,6 @@ command -v "$python" > /dev/null || fail "$python is missing: sudo apt install p
 echo "power: making $dir for $("$python" --version), this takes a minute"
 rm -rf "$dir"
 "$python" -m venv "$dir" || fail "$dir can't be made: may this user write here?"
-"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location -r "$requirements" ||
+"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -r "$requirements" ||
     fail "pip could not install what $requirements names (see above): is there a network?"
 touch "$dir/.made"

@@ -94,6 +94,7 @@ def foreground(args: argparse.Namespace) -> int:
     journal.prepare_dir(settings.data_dir)
     if sys.stdout.isatty():
         require({"rich": "rich"})
+    os.umask(process.UMASK)
     with process.PidFile(_pidfile(args)) as pidfile:
         return run.run(settings, pidfile.path, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
 

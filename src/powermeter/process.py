@@ -38,6 +38,9 @@ STOP_S = 15.0
 ANSWER_S = 2.0
 ASKED_S = 1.0
 
+#: What the program makes is its user's to write and its group's to read.
+UMASK = 0o027
+
 #: What the daemon writes to its caller once it counts.
 READY = b"ready"
 
@@ -356,7 +359,7 @@ def _daemon(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[
     # No signal_map: Control sets what is heard. No core dump: a password would stand in it.
     context = daemon.DaemonContext(
         working_directory=working_directory,
-        umask=0o027,
+        umask=UMASK,
         detach_process=True,
         files_preserve=[writing],
         pidfile=pidfile,

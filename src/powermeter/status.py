@@ -45,7 +45,7 @@ def line(status: Status) -> str:
 
 
 def _watts(meter: Status) -> str:
-    return "power not known yet" if meter["watts"] is None else f"{meter['watts']:,.0f} W"
+    return "power not known before two flashes" if meter["watts"] is None else f"{meter['watts']:,.0f} W"
 
 
 def _state(writer: Status) -> str:

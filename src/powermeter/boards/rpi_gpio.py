@@ -32,16 +32,18 @@ class RPiGPIOBoard:
         self._outputs = {
             lamp: pin for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin)) if pin is not None
         }
+        self._taken: list[int] = []
         self._watched: list[int] = []
-        self._open = True
         try:
             gpio.setwarnings(False)  # a program that was killed leaves its pins set up, that is no news
             gpio.setmode(gpio.BOARD if settings.pin_numbering == "BOARD" else gpio.BCM)
             for pin in self._inputs:
                 # No pull: the circuit has its own, and a second one would shift its levels.
                 gpio.setup(pin, gpio.IN, pull_up_down=gpio.PUD_OFF)
+                self._taken.append(pin)
             for pin in self._outputs.values():
                 gpio.setup(pin, gpio.OUT, initial=gpio.LOW)
+                self._taken.append(pin)
         except Exception as error:
             self.close()
             raise BoardError(f"RPi.GPIO: the pins can't be set up: {_text(error)}; {INSTALL}") from error
@@ -68,15 +70,16 @@ class RPiGPIOBoard:
     def light(self, lamp: Lamp, lit: bool) -> None:
         """Set the lamp's pin."""
         pin = self._outputs.get(lamp)
-        if pin is not None and self._open:
+        if pin in self._taken:
             self._gpio.output(pin, self._gpio.HIGH if lit else self._gpio.LOW)
 
     def close(self) -> None:
         """Give the pins back as inputs."""
-        if self._open:
-            self._open = False
-            self.unwatch()
-            self._gpio.cleanup([*self._inputs, *self._outputs.values()])
+        self.unwatch()
+        # Never all of them: a cleanup() without pins takes those of others.
+        if self._taken:
+            self._gpio.cleanup(self._taken)
+            self._taken = []
 
 
 def _stamp(edge: EdgeCallback, index: int, _channel: int) -> None:
