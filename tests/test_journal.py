@@ -1,0 +1,616 @@
+"""Laws of the journal, on real files."""
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from program import PATIENCE_S, SOURCE
+
+from powermeter.errors import JournalError
+from powermeter.journal import Journal, Row, prepare_dir
+from powermeter.meter import NS_PER_S, Constant, Pulse
+
+#: 2026-11-23T07:13:20Z, as ns.
+START_NS = 1_795_418_000 * NS_PER_S
+
+#: Times as a wrong clock may give them: any, near each other, so that they step back, stand still and repeat.
+times = st.integers(START_NS - 50, START_NS + 50)
+
+
+@contextlib.contextmanager
+def new_journal():
+    """A new journal; for laws, of which each example needs its own."""
+    with tempfile.TemporaryDirectory() as directory, Journal(os.path.join(directory, "journal.db")) as journal:
+        yield journal
+
+
+def rows_of(meter, times_ns, first=1):
+    """Rows of *meter* at *times_ns*; the first without an interval."""
+    return [
+        Row(meter, number, time_ns, None if number == 1 else number * 1000)
+        for number, time_ns in enumerate(times_ns, first)
+    ]
+
+
+def pulse_of(name, row, impulses_per_kwh=1000):
+    """The pulse that *row* is read as, under a constant that never changed."""
+    constant = Constant(impulses_per_kwh)
+    watts = None if row.interval_ns is None else constant.mean_watts(1, row.interval_ns / NS_PER_S)
+    return Pulse(name, row.number, row.time_ns, watts, constant.watt_hours, constant.register_at(row.number))
+
+
+def read_all(cursor, limit=1000):
+    """All pulses after *cursor*, read and moved past *limit* at a time."""
+    pulses = []
+    while batch := cursor.read(limit):
+        assert len(batch) <= limit
+        cursor.advance(batch, "")
+        pulses += batch
+    return pulses
+
+
+@contextlib.contextmanager
+def from_the_beginning(journal):
+    """The cursor of the writer "reader"; it stands before the first pulse where it was made before the meters."""
+    with contextlib.closing(journal.cursor("reader")) as cursor:
+        yield cursor
+
+
+def counts(path):
+    """The counts of the pulses in the file *path*, by meter's key, read by SQLite alone."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = connection.execute("SELECT meter, count FROM pulses ORDER BY meter, count").fetchall()
+    return {meter: [count for _, count in group] for meter, group in itertools.groupby(rows, lambda row: row[0])}
+
+
+# --- Pulses
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-(2**63), 2**63 - 1), st.none() | st.integers(1, 2**63 - 1)), min_size=1, max_size=40
+    )
+)
+@settings(max_examples=50)
+def test_append_reads_back(labels):
+    """Pulses read back as they were appended, in the order of their count whatever their times are."""
+    with new_journal() as journal:
+        journal.cursor("reader").close()
+        meter = journal.meter("house", 1000).key
+        rows = [Row(meter, number, time_ns, interval) for number, (time_ns, interval) in enumerate(labels, 1)]
+        journal.append(rows)
+        with from_the_beginning(journal) as cursor:
+            assert cursor.read(1000) == [pulse_of("house", row) for row in rows]
+
+
+def test_order_is_the_count(tmp_path):
+    """The clock set back in the middle changes no order and loses no pulse."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        journal.cursor("reader").close()
+        key = journal.meter("house", 1000).key
+        times_ns = [START_NS, START_NS + 10, START_NS - NS_PER_S, START_NS - NS_PER_S, START_NS + 20]
+        journal.append(rows_of(key, times_ns))
+        with from_the_beginning(journal) as cursor:
+            pulses = read_all(cursor, limit=2)
+        assert [pulse.number for pulse in pulses] == [1, 2, 3, 4, 5]
+        assert [pulse.time_ns for pulse in pulses] == times_ns
+
+
+@given(st.lists(st.lists(times, max_size=25), min_size=2, max_size=4), st.integers(1, 60))
+@settings(max_examples=60)
+def test_meters_merge(times_of_meters, limit):
+    """Whatever the batches, each pulse of each meter is read once and in its meter's order; clocks that go merge."""
+    with new_journal() as journal:
+        journal.cursor("reader").close()
+        names = [f"meter{index}" for index in range(len(times_of_meters))]
+        keys = [journal.meter(name, 1000).key for name in names]
+        rows = {name: rows_of(key, ns) for name, key, ns in zip(names, keys, times_of_meters, strict=True)}
+        journal.append([row for meter_rows in rows.values() for row in meter_rows])
+        with from_the_beginning(journal) as cursor:
+            pulses = read_all(cursor, limit)
+        for name in names:
+            assert [pulse for pulse in pulses if pulse.meter == name] == [pulse_of(name, row) for row in rows[name]]
+        assert len(pulses) == sum(map(len, times_of_meters))
+        if all(ns == sorted(ns) for ns in times_of_meters):
+            assert [pulse.time_ns for pulse in pulses] == sorted(itertools.chain(*times_of_meters))
+
+
+def test_earlier_meter_goes_first(tmp_path):
+    """Of two meters the earlier pulse is read first, also over the end of a batch."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        journal.cursor("reader").close()
+        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        journal.append(rows_of(house, [START_NS + n for n in (0, 30, 40)]))
+        journal.append(rows_of(pump, [START_NS + n for n in (10, 20, 50)]))
+        with from_the_beginning(journal) as cursor:
+            assert [pulse.time_ns - START_NS for pulse in read_all(cursor, limit=2)] == [0, 10, 20, 30, 40, 50]
+
+
+def test_append_is_whole_or_nothing(tmp_path):
+    """An append of which one row can't be kept keeps none, and the next one works."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        key = journal.meter("house", 1000).key
+        journal.append(rows_of(key, [START_NS]))
+        with pytest.raises(sqlite3.IntegrityError):
+            journal.append([Row(key, 2, START_NS + 1, 5), Row(key, 1, START_NS, None)])
+        assert counts(path) == {key: [1]}
+        journal.append([Row(key, 2, START_NS + 1, 5)])
+    assert counts(path) == {key: [1, 2]}
+
+
+# --- Constants
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([100, 800, 1000, 1600, 3200.5]), st.integers(0, 5), st.booleans()), max_size=12)
+)
+@settings(max_examples=60)
+def test_constants(changes):
+    """Through any changes of the constant a pulse keeps its energy; the register is their sum and never goes back."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "journal.db")
+        journal = Journal(path)
+        try:
+            journal.cursor("reader").close()
+            journal.meter("house", 1000)
+            impulses, count = [], 0
+            for constant, pulses, reopen in changes:
+                if reopen:
+                    journal.close()
+                    journal = Journal(path)
+                known = journal.meter("house", constant)
+                assert known.count == count
+                assert known.constant.impulses_per_kwh == constant
+                assert known.constant.register_at(count) == pytest.approx(sum(1 / n for n in impulses), abs=1e-9)
+                journal.append(rows_of(known.key, [START_NS + count + n for n in range(1, pulses + 1)], count + 1))
+                impulses += [constant] * pulses
+                count += pulses
+            with from_the_beginning(journal) as cursor:
+                pulses = cursor.read(1000)
+            assert [pulse.watt_hours for pulse in pulses] == [1000 / n for n in impulses]
+            sums = itertools.accumulate(1 / n for n in impulses)
+            assert [pulse.register_kwh for pulse in pulses] == pytest.approx(list(sums), abs=1e-9)
+            assert all(one.register_kwh < next_one.register_kwh for one, next_one in itertools.pairwise(pulses))
+        finally:
+            journal.close()
+
+
+def test_constant_changed_and_back(tmp_path):
+    """A constant changed by mistake and back, with no pulse between, leaves the register as exact as before."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        known = journal.meter("house", 1000)
+        journal.append(rows_of(known.key, [START_NS, START_NS + 1, START_NS + 2]))
+    for constant in (3200, 1000):
+        with Journal(path) as journal:
+            known = journal.meter("house", constant)
+            assert known.constant.register_at(known.count) == 0.003
+    assert known.constant.register_at(1003) == pytest.approx(1.003)
+
+
+def test_watts_follow_the_constant_at_the_count(tmp_path):
+    """The power of a past pulse is by the constant that was in force then."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        journal.cursor("reader").close()
+        for number, constant in ((1, 1000), (2, 1000), (3, 500)):
+            key = journal.meter("house", constant).key
+            journal.append([Row(key, number, START_NS + number, 3_600_000_000)])
+        with from_the_beginning(journal) as cursor:
+            assert [pulse.watts for pulse in cursor.read(9)] == [1000, 1000, 2000]
+
+
+# --- Spans of time
+
+
+@given(
+    st.lists(st.tuples(times, st.sampled_from(["go on", "commit", "reopen", "other constant"])), max_size=40),
+    st.lists(st.tuples(times, times), min_size=1, max_size=10),
+)
+@settings(max_examples=100)
+def test_span_equals_counting(history, spans):
+    """A span has the pulses, and their energy, that counting one by one gives; however the clock was set back."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "journal.db")
+        journal = Journal(path)
+        try:
+            key, constant, rows, kept = journal.meter("house", 1000).key, 1000, [], []
+            for number, (time_ns, then) in enumerate(history, 1):
+                rows.append(Row(key, number, time_ns, 7))
+                kept.append((time_ns, constant))
+                if then != "go on":
+                    journal.append(rows)
+                    rows = []
+                if then == "reopen":
+                    journal.close()
+                    journal = Journal(path)
+                    journal.meter("house", constant)
+                elif then == "other constant":
+                    constant = 2600 - constant
+                    journal.meter("house", constant)
+            journal.append(rows)
+            with contextlib.closing(journal.reader()) as reader:
+                for from_ns, to_ns in spans:
+                    counted = [1 / constant for time_ns, constant in kept if from_ns <= time_ns < to_ns]
+                    pulses, kwh = reader.span("house", from_ns, to_ns)
+                    assert pulses == len(counted)
+                    assert kwh == pytest.approx(sum(counted), abs=1e-9)
+        finally:
+            journal.close()
+
+
+def test_span_of_an_unknown_meter(tmp_path):
+    """A meter that the journal does not know, or that has no pulse, has no energy."""
+    with Journal(str(tmp_path / "journal.db")) as journal, contextlib.closing(journal.reader()) as reader:
+        journal.meter("pump", 1000)
+        assert reader.span("house", 0, 2**63 - 1) == (0, 0.0)
+        assert reader.span("pump", 0, 2**63 - 1) == (0, 0.0)
+
+
+def test_span_seeks(tmp_path):
+    """A span among 100,000 pulses takes SQLite hardly more steps than one among 1,000: it seeks, it scans nothing."""
+    steps = {}
+    for size in (1_000, 100_000):
+        with Journal(str(tmp_path / f"{size}.db")) as journal, contextlib.closing(journal.reader()) as reader:
+            key = journal.meter("house", 1000).key
+            journal.append(rows_of(key, range(START_NS, START_NS + size)))
+            taken = itertools.count()
+            reader._connection.set_progress_handler(lambda taken=taken: next(taken) and None, 1)
+            assert reader.span("house", START_NS + size // 3, START_NS + size // 2)[0] == size // 2 - size // 3
+            steps[size] = next(taken)
+    # The bisection of 100 times as many pulses takes log2(100) = 7 more questions at each end.
+    assert steps[100_000] < 3 * steps[1_000]
+    assert steps[100_000] < 2_000
+
+
+def test_waiting_seeks(tmp_path):
+    """How many pulses wait, and since when, is told without counting them."""
+    with (
+        Journal(str(tmp_path / "journal.db")) as journal,
+        contextlib.closing(journal.reader()) as reader,
+        contextlib.closing(journal.cursor("reader")) as cursor,
+    ):
+        assert reader.waiting(cursor.position) == (0, None)
+        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        journal.append(rows_of(house, range(START_NS + 5, START_NS + 50_005)))
+        journal.append(rows_of(pump, range(START_NS, START_NS + 10)))
+        taken = itertools.count()
+        reader._connection.set_progress_handler(lambda: next(taken) and None, 1)
+        assert reader.waiting(cursor.position) == (50_010, START_NS)
+        assert next(taken) < 1_000
+
+
+# --- Cursors
+
+
+def test_new_writer_starts_at_now(tmp_path):
+    """A writer that is new gets the pulses from then on; of a meter without one, all."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        journal.append(rows_of(house, [START_NS, START_NS + 1]))
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            assert cursor.read(9) == []
+            journal.append([Row(house, 3, START_NS + 2, 7), Row(pump, 1, START_NS + 3, None)])
+            assert [(pulse.meter, pulse.number) for pulse in cursor.read(9)] == [("house", 3), ("pump", 1)]
+
+
+def test_writer_that_comes_back(tmp_path):
+    """A writer that comes back goes on where it stopped, however long it was away, and whoever came meanwhile."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        key = journal.meter("house", 1000).key
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            journal.append(rows_of(key, [START_NS, START_NS + 1]))
+            cursor.advance(cursor.read(1), "here")
+            cursor.commit()
+    with Journal(path) as journal, contextlib.closing(journal.cursor("influxdb")) as other:
+        journal.meter("house", 1000)
+        journal.append([Row(key, 3, START_NS + 2, 7)])
+        assert [pulse.number for pulse in other.read(9)] == [3]
+    with Journal(path) as journal, contextlib.closing(journal.cursor("file")) as cursor:
+        assert cursor.position.place == "here"
+        assert [pulse.number for pulse in cursor.read(9)] == [2, 3]
+
+
+def test_new_meter_for_an_old_writer(tmp_path):
+    """An old writer gets a meter that is new from its first pulse on."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        house = journal.meter("house", 1000).key
+        journal.append(rows_of(house, [START_NS]))
+        journal.cursor("file").close()
+    with Journal(path) as journal:
+        pump = journal.meter("pump", 800).key
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            journal.append(rows_of(pump, [START_NS + 5, START_NS + 6]))
+            assert [(pulse.meter, pulse.number) for pulse in cursor.read(9)] == [("pump", 1), ("pump", 2)]
+
+
+def durable_position(path, writer):
+    """The cursor of *writer* as a program that opens the journal now would find it."""
+    with Journal(path) as journal, contextlib.closing(journal.cursor(writer)) as cursor:
+        return cursor.position
+
+
+def test_cursors_ride_along(tmp_path):
+    """A cursor's move costs no write: it is durable with the next append, or by commit(), and not before."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        key = journal.meter("house", 1000).key
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            journal.append(rows_of(key, [START_NS, START_NS + 1]))
+            cursor.advance(cursor.read(1), "first")
+            assert cursor.moved
+            assert durable_position(path, "file") == ({key: 0}, "")
+            journal.append([Row(key, 3, START_NS + 2, 7)])
+            assert not cursor.moved
+            assert durable_position(path, "file") == ({key: 1}, "first")
+            cursor.advance(cursor.read(2), "second")
+            assert durable_position(path, "file") == ({key: 1}, "first")
+            cursor.commit()
+            assert not cursor.moved
+            assert durable_position(path, "file") == ({key: 3}, "second")
+
+
+def test_cursors_move_beside_the_recorder(tmp_path):
+    """Two writers' threads, beside a recorder that appends, get each pulse once, and their cursors are kept."""
+    path = str(tmp_path / "journal.db")
+    size, read = 400, {"one": [], "two": []}
+
+    def deliver(cursor):
+        while len(read[cursor.writer]) < size:
+            batch = cursor.read(7)
+            read[cursor.writer] += [pulse.number for pulse in batch]
+            cursor.advance(batch, str(len(read[cursor.writer])))
+            if len(batch) == 7:
+                cursor.commit()
+
+    with Journal(path) as journal, contextlib.ExitStack() as stack:
+        key = journal.meter("house", 1000).key
+        cursors = [stack.enter_context(contextlib.closing(journal.cursor(writer))) for writer in read]
+        threads = [threading.Thread(target=deliver, args=(cursor,)) for cursor in cursors]
+        for thread in threads:
+            thread.start()
+        for first in range(1, size + 1, 5):
+            journal.append(rows_of(key, range(START_NS, START_NS + 5), first))
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        journal.append([Row(key, size + 1, START_NS, 7)])
+    for writer, numbers in read.items():
+        assert numbers == list(range(1, size + 1))
+        assert durable_position(path, writer) == ({key: size}, str(size))
+
+
+def test_place_alone_moves(tmp_path):
+    """The writer's place is kept as it is, text of any kind, also where no pulse was taken."""
+    path = str(tmp_path / "journal.db")
+    place = 'file 1:2 "☀"\n'
+    with Journal(path) as journal, contextlib.closing(journal.cursor("file")) as cursor:
+        journal.meter("house", 1000)
+        cursor.advance([], place)
+        cursor.commit()
+    assert durable_position(path, "file").place == place
+
+
+def test_append_that_fails_leaves_cursors_moved(tmp_path):
+    """A move that should have gone with an append that failed goes with the next one."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        key = journal.meter("house", 1000).key
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            journal.append(rows_of(key, [START_NS]))
+            cursor.advance(cursor.read(1), "moved")
+            with pytest.raises(sqlite3.IntegrityError):
+                journal.append(rows_of(key, [START_NS]))
+            assert cursor.moved
+            assert durable_position(path, "file") == ({key: 0}, "")
+            journal.append([Row(key, 2, START_NS + 1, 7)])
+            assert durable_position(path, "file") == ({key: 1}, "moved")
+
+
+# --- Crashes
+
+APPENDING = """
+import contextlib, itertools, sys
+sys.path.insert(0, {source!r})
+from powermeter.journal import Journal, Row
+with Journal(sys.argv[1]) as journal, contextlib.closing(journal.cursor("file")) as cursor:
+    known = journal.meter("house", 1000)
+    for first in itertools.count(known.count + 1, 7):
+        journal.append([Row(known.key, number, number, 5) for number in range(first, first + 7)])
+        cursor.advance([], str(first + 6))
+        print(first + 6, flush=True)
+"""
+
+
+def test_sigkill_loses_nothing_committed(tmp_path):
+    """A program killed at any moment loses no committed pulse, keeps no half append, and its journal is sound."""
+    path = tmp_path / "journal.db"
+    chance = random.Random(1)
+    for _ in range(12):
+        line = [sys.executable, "-c", APPENDING.format(source=str(SOURCE)), str(path)]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as appending:
+            told = [appending.stdout.readline() for _ in range(chance.randrange(2, 40))]
+            appending.kill()
+            told += [line for line in appending.stdout if line.endswith("\n")]
+            assert appending.wait(PATIENCE_S) == -signal.SIGKILL
+        ((_, kept),) = counts(path).items()
+        assert kept == list(range(1, len(kept) + 1))
+        assert len(kept) % 7 == 0
+        assert len(kept) >= int(told[-1])
+        with Journal(str(path)) as journal:
+            assert journal.meter("house", 1000).count == len(kept)
+        # The place that was set after an append is kept with the one that follows it.
+        assert durable_position(str(path), "file").place == str(len(kept) - 7)
+
+
+class Cut:
+    """A journal that was copied while it was open, and what each commit had made of it."""
+
+    def __init__(self, directory, *, checkpointed):
+        self.database = directory / "copy.db"
+        #: After each commit: the pulses by meter, and the place of the cursor.
+        self.states = [({}, None), ({}, "")]
+        with Journal(str(directory / "journal.db")) as journal:
+            house, pump = journal.meter("house", 1000).key, journal.meter("pump", 800).key
+            counts = {house: 0, pump: 0}
+            with contextlib.closing(journal.cursor("file")) as cursor:
+                chance = random.Random(2)
+                for commit in range(25):
+                    rows = []
+                    for _ in range(chance.randrange(1, 60)):
+                        key = chance.choice([house, pump])
+                        counts[key] += 1
+                        rows.append(Row(key, counts[key], START_NS + chance.randrange(10**12), 9))
+                    cursor.advance([], str(commit))
+                    journal.append(rows)
+                    self.states.append(({key: count for key, count in counts.items() if count}, str(commit)))
+                    if checkpointed and commit == 12:
+                        journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                        del self.states[:-1]
+                for suffix in ("", "-wal"):
+                    shutil.copy(f"{journal.path}{suffix}", f"{self.database}{suffix}")
+        self.wal = Path(f"{self.database}-wal").read_bytes()
+
+    def opened(self, wal):
+        """The state that the journal opens with, if its log is *wal*."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "journal.db")
+            shutil.copy(self.database, path)
+            Path(f"{path}-wal").write_bytes(wal)
+            Journal(path).close()
+            kept = counts(path)
+            assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in kept.values())
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                place = connection.execute("SELECT place FROM writers WHERE name = 'file'").fetchone()
+            return {meter: len(numbers) for meter, numbers in kept.items()}, place and place[0]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["all in the log", "half in the database"])
+def cut(request, tmp_path_factory):
+    return Cut(tmp_path_factory.mktemp("cut"), checkpointed=request.param)
+
+
+@given(st.floats(0, 1))
+@example(0.0)
+@example(1.0)
+@settings(max_examples=60)
+def test_journal_cut_anywhere(cut, at):
+    """A journal whose log is cut off at any byte opens with a prefix: all up to some commit, and nothing after it."""
+    end = round(at * len(cut.wal))
+    state = cut.opened(cut.wal[:end])
+    assert state in cut.states
+    assert state == cut.states[-1] or end < len(cut.wal)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+@settings(max_examples=40)
+def test_journal_spoilt_anywhere(cut, at, change):
+    """A journal with a spoilt byte in its log opens with a prefix too."""
+    wal = bytearray(cut.wal)
+    wal[int(at * len(wal))] ^= change
+    assert cut.opened(bytes(wal)) in cut.states
+
+
+# --- What is no journal
+
+
+def assert_no_journal(path, said):
+    """*path* is refused in one line that names it."""
+    with pytest.raises(JournalError, match=said) as raised:
+        Journal(str(path))
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_file_that_is_no_journal(tmp_path):
+    """A file of another kind is refused, and left as it is."""
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"time,meter,power_w\n" * 1000)
+    assert_no_journal(path, "can't be opened: file is not a database")
+    assert path.read_bytes() == b"time,meter,power_w\n" * 1000
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_database_that_is_no_journal(tmp_path, version):
+    """A database of another program or of another version is refused with what to do, and left as it is."""
+    path = tmp_path / "journal.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE pulses (something)")
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+    before = path.read_bytes()
+    assert_no_journal(path, rf"not a journal of this version of power \(version {version}\): move it away")
+    assert path.read_bytes() == before
+
+
+def test_directory_that_is_no_journal(tmp_path):
+    """A directory in place of the journal is refused, and so is a journal in no directory."""
+    assert_no_journal(tmp_path, "can't be opened: unable to open database file")
+    assert_no_journal(tmp_path / "nowhere" / "journal.db", "can't be opened: unable to open database file")
+
+
+def test_empty_file_becomes_a_journal(tmp_path):
+    """An empty file, as a crash in the first moment leaves it, becomes a journal."""
+    path = tmp_path / "journal.db"
+    path.touch()
+    with Journal(str(path)) as journal:
+        assert journal.meter("house", 1000).count == 0
+
+
+def test_close_twice(tmp_path):
+    """A journal, a cursor and a reader may be closed twice."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        for part in (journal.cursor("file"), journal.reader(), journal):
+            part.close()
+            part.close()
+
+
+def test_prepare_dir(tmp_path):
+    """The journal's directory is made, closed to others, with those above it; where that can't be, it is said."""
+    directory = tmp_path / "some" / "where"
+    prepare_dir(str(directory))
+    prepare_dir(str(directory))
+    assert directory.stat().st_mode & 0o777 == 0o750
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match="file/data: DATA_DIR can't be made: Not a directory"):
+        prepare_dir(str(tmp_path / "file" / "data"))
+
+
+# --- Size
+
+
+@pytest.mark.parametrize("meters", [1, 2])
+def test_bytes_a_pulse(tmp_path, meters):
+    """200,000 pulses, appended as they come, take at most 30 bytes each."""
+    path = tmp_path / "journal.db"
+    size = 200_000
+    chance = random.Random(3)
+    with Journal(str(path)) as journal:
+        # Speed alone: what is written does not depend on when it is synced.
+        journal._connection.execute("PRAGMA synchronous = OFF")
+        keys = [journal.meter(f"meter{index}", 1000).key for index in range(meters)]
+        at_ns = START_NS
+        rows = []
+        for number in range(1, size // meters + 1):
+            at_ns += chance.randrange(NS_PER_S, 16 * NS_PER_S)
+            rows += [Row(key, number, at_ns + index, 8 * NS_PER_S + number) for index, key in enumerate(keys)]
+            if len(rows) >= 20:
+                journal.append(rows)
+                rows = []
+        journal.append(rows)
+    assert sum(map(len, counts(path).values())) == size
+    assert path.stat().st_size / size <= 30

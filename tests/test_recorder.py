@@ -1,0 +1,343 @@
+"""The recorder on its thread, over a real journal: edges to pulses, commits, a disk that fails, silence."""
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+
+from program import PATIENCE_S, wait_until
+
+from powermeter.journal import Journal
+from powermeter.meter import NS_PER_S, Meter, hold_off_ns
+from powermeter.recorder import Recorder, WatchedMeter
+
+#: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
+HOLD_OFF_NS = hold_off_ns(1000, 24000)
+
+#: A commit interval that no test waits for.
+NEVER_S = 3600
+
+
+class DiskFullJournal(Journal):
+    """A journal whose disk can be full: SQLite itself fails, as the file may not grow."""
+
+    def __init__(self, path, *, full):
+        super().__init__(path)
+        self.full = full
+        self.tries = 0
+
+    def append(self, rows):
+        self.tries += 1
+        self._connection.execute(f"PRAGMA max_page_count = {1 if self.full else 2**30}")
+        super().append(rows)
+
+
+class Recording:
+    """
+    A recorder that runs over the journal in *directory*, and what it called; a context manager that stops it.
+
+    *meters*: the names, each with its limit of silence in minutes; *waiting*:
+    edges that are there before it runs; *full*: whether the disk is, at first.
+    """
+
+    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), full=False):
+        self.path = str(directory / "journal.db")
+        self.journal = DiskFullJournal(self.path, full=full)
+        watched = []
+        for name, silence_minutes in (meters or {"house": None}).items():
+            known = self.journal.meter(name, 1000)
+            meter = Meter(name, known.constant, HOLD_OFF_NS, known.count)
+            watched.append(WatchedMeter(meter, known.key, silence_minutes))
+        self.pulses, self.commits, self.states = (threading.Semaphore(0) for _ in range(3))
+        self.threads = set()
+        self.recorder = Recorder(
+            self.journal,
+            watched,
+            commit_interval_s,
+            on_pulses=self._noting(self.pulses),
+            on_commit=self._noting(self.commits),
+            on_state=self._noting(self.states),
+        )
+        self.thread = threading.Thread(target=self.recorder.run)
+        for edge in waiting:
+            self.recorder.edges.put(edge)
+
+    def _noting(self, called):
+        def note():
+            self.threads.add(threading.current_thread())
+            called.release()
+
+        return note
+
+    @property
+    def meter(self):
+        return self.recorder.meters[0].meter
+
+    def kept(self, name="house"):
+        """The journal's pulses of *name*: count, time, interval; by a connection of its own."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(
+                "SELECT count, time_ns, interval_ns FROM pulses NATURAL JOIN meters WHERE name = ? ORDER BY count",
+                (name,),
+            ).fetchall()
+
+    def stop(self):
+        self.recorder.stop()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.stop()
+        self.journal.close()
+
+
+def seen(called, times=1):
+    """Wait until *called* was released *times* more."""
+    for _ in range(times):
+        assert called.acquire(timeout=PATIENCE_S)
+
+
+def in_a_row(count, index=0, spacing_ns=NS_PER_S):
+    """Edges that came one after another until now."""
+    now_ns = time.monotonic_ns()
+    return [(index, now_ns - (count - n) * spacing_ns) for n in range(1, count + 1)]
+
+
+def test_commit_comes_by_itself(tmp_path):
+    """A pulse is committed, and told so, with no further edge and no stop; each of a later interval too."""
+    with Recording(tmp_path, 0.05) as recording:
+        for number in (1, 2, 3):
+            recording.recorder.edges.put((0, number * NS_PER_S))
+            seen(recording.commits)
+            assert [count for count, _, _ in recording.kept()] == list(range(1, number + 1))
+            assert recording.recorder.uncommitted == []
+
+
+def test_one_commit_an_interval(tmp_path):
+    """After a commit the next one waits for the interval: till then pulses are counted, told and in memory."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        recording.recorder.edges.put((0, 1 * NS_PER_S))
+        seen(recording.pulses)
+        seen(recording.commits)
+        for number in (2, 3):
+            recording.recorder.edges.put((0, number * NS_PER_S))
+            seen(recording.pulses)
+        assert [row.number for row in recording.recorder.uncommitted] == [2, 3]
+        assert recording.meter.count == 3
+        assert [count for count, _, _ in recording.kept()] == [1]
+        recording.stop()
+        seen(recording.commits)
+        assert [count for count, _, _ in recording.kept()] == [1, 2, 3]
+        assert recording.threads == {recording.thread}
+
+
+def test_first_pulse_has_no_interval(tmp_path):
+    """The first pulse after a start has no interval, the others the exact one; the count goes on after a restart."""
+    edges = [(0, at_ns) for at_ns in (5_000_000_001, 6_000_000_002, 9_000_000_004)]
+    for _ in range(2):
+        with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
+            pass
+    assert [(count, interval) for count, _, interval in recording.kept()] == [
+        (1, None),
+        (2, 1_000_000_001),
+        (3, 3_000_000_002),
+        (4, None),
+        (5, 1_000_000_001),
+        (6, 3_000_000_002),
+    ]
+
+
+def test_time_is_the_edges_own(tmp_path):
+    """A pulse's time is the wall clock's at its edge, not when it was taken."""
+    late_ns = 3600 * NS_PER_S
+    before_ns = time.time_ns()
+    edge = (0, time.monotonic_ns() - late_ns)
+    after_ns = time.time_ns()
+    with Recording(tmp_path, NEVER_S, waiting=[edge]) as recording:
+        pass
+    ((_, time_ns, _),) = recording.kept()
+    # A second: how far the two clocks may drift apart while this test runs.
+    assert before_ns - NS_PER_S <= time_ns + late_ns <= after_ns + NS_PER_S
+
+
+def test_bounce_is_rejected_and_counted(tmp_path):
+    """Edges within the hold-off are counted as rejected and make no pulse; one at its end does."""
+    ms = NS_PER_S // 1000
+    flash = [0, 1, 2 * ms, HOLD_OFF_NS - 1]
+    edges = [(0, NS_PER_S + at_ns) for at_ns in [*flash, HOLD_OFF_NS, *(HOLD_OFF_NS + n for n in flash[1:])]]
+    with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
+        pass
+    assert [(count, interval) for count, _, interval in recording.kept()] == [(1, None), (2, HOLD_OFF_NS)]
+    assert recording.meter.rejected == 6
+    assert recording.meter.count == 2
+
+
+def test_bounce_alone_wakes_nobody(tmp_path):
+    """Rejected edges are told to nobody: they make no flash of L1 and no commit."""
+    with Recording(tmp_path, 0.05) as recording:
+        recording.recorder.edges.put((0, NS_PER_S))
+        seen(recording.pulses)
+        seen(recording.commits)
+        for at_ns in range(1, 21):
+            recording.recorder.edges.put((0, NS_PER_S + at_ns))
+        wait_until(lambda: recording.meter.rejected == 20)
+        recording.stop()
+        assert not recording.pulses.acquire(blocking=False)
+        assert not recording.commits.acquire(blocking=False)
+
+
+def test_stop_drains(tmp_path):
+    """A stop takes every edge that was put before it, and commits; those after it are not taken."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        for edge in in_a_row(500):
+            recording.recorder.edges.put(edge)
+        recording.stop()
+        recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
+    assert [count for count, _, _ in recording.kept()] == list(range(1, 501))
+    assert recording.recorder.uncommitted == []
+
+
+def test_stop_without_a_pulse(tmp_path):
+    """Where nothing came, a stop commits nothing."""
+    with Recording(tmp_path, 0.05) as recording:
+        pass
+    assert recording.kept() == []
+    assert recording.journal.tries == 0
+
+
+def test_stall(tmp_path):
+    """1,000 edges that a stalled library hands over at once, with their own stamps, are all pulses, exactly spaced."""
+    spacings = [HOLD_OFF_NS + n * 1_000_003 for n in range(1000)]
+    at_ns, edges = time.monotonic_ns() - sum(spacings), []
+    for spacing_ns in spacings:
+        at_ns += spacing_ns
+        edges.append((0, at_ns))
+    with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
+        pass
+    kept = recording.kept()
+    assert [interval for _, _, interval in kept] == [None, *spacings[1:]]
+    assert [kept[n][1] - kept[n - 1][1] for n in range(1, 1000)] == spacings[1:]
+    assert recording.meter.rejected == 0
+
+
+def test_edges_from_several_threads(tmp_path):
+    """Edges that several threads put at the same time are all counted, for their own meter each."""
+    names = {f"meter{index}": None for index in range(6)}
+    together = threading.Barrier(len(names))
+    with Recording(tmp_path, 0.02, meters=names) as recording:
+
+        def put(index):
+            together.wait()
+            for edge in in_a_row(400 + index, index):
+                recording.recorder.edges.put(edge)
+
+        threads = [threading.Thread(target=put, args=(index,)) for index in range(len(names))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    for index, name in enumerate(names):
+        kept = recording.kept(name)
+        assert [count for count, _, _ in kept] == list(range(1, 401 + index))
+        assert [interval for _, _, interval in kept] == [None] + [NS_PER_S] * (399 + index)
+
+
+# --- A disk that fails
+
+
+def test_full_disk(tmp_path, caplog):
+    """While the disk is full pulses are counted and kept in memory, said once; all are written when it has room."""
+    caplog.set_level(logging.INFO)
+    with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
+        seen(recording.states)
+        assert recording.recorder.failing == "database or disk is full"
+        tries = recording.journal.tries
+        wait_until(lambda: recording.journal.tries > tries + 3)
+        assert recording.kept() == []
+        assert not recording.commits.acquire(blocking=False)
+        recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
+        wait_until(lambda: len(recording.recorder.uncommitted) == 1001)
+        recording.journal.full = False
+        seen(recording.commits)
+        seen(recording.states)
+        assert recording.recorder.failing is None
+        assert recording.recorder.uncommitted == []
+        assert [count for count, _, _ in recording.kept()] == list(range(1, 1002))
+    assert not recording.states.acquire(blocking=False)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if "journal" in record.getMessage()]
+    assert said == [
+        ("ERROR", "journal: database or disk is full: counting goes on, pulses are kept in memory"),
+        ("INFO", "journal: written again, 1001 pulses were kept in memory"),
+    ]
+
+
+def test_stop_on_a_full_disk(tmp_path):
+    """A stop on a full disk ends, says that it is failing, and tells by what it holds how many pulses are lost."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
+        recording.stop()
+        assert recording.recorder.failing == "database or disk is full"
+        assert len(recording.recorder.uncommitted) == 1000
+        assert recording.kept() == []
+
+
+def test_full_disk_that_has_room_at_the_stop(tmp_path):
+    """What was kept in memory is written by the last commit of a stop, if the disk has room again."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
+        seen(recording.states)
+        recording.journal.full = False
+        recording.stop()
+        assert recording.recorder.failing is None
+    assert len(recording.kept()) == 1000
+
+
+# --- Silence
+
+
+#: A tenth of a second, in minutes.
+SOON = 0.1 / 60
+
+
+def test_silence(tmp_path, caplog):
+    """A meter without a flash for longer than it may be is silent, said once; the next flash ends that, said too."""
+    caplog.set_level(logging.INFO)
+    with Recording(tmp_path, NEVER_S, meters={"house": SOON}) as recording:
+        seen(recording.states)
+        assert recording.recorder.silent
+        # Ahead of the clock, so that a busy machine does not let it be silent again at once.
+        recording.recorder.edges.put((0, time.monotonic_ns() + NEVER_S * NS_PER_S))
+        seen(recording.states)
+        assert not recording.recorder.silent
+    assert not recording.states.acquire(blocking=False)
+    assert [record.getMessage() for record in caplog.records] == [
+        "house: no flash for 0.00166667 minutes",
+        "house: flashes again",
+    ]
+
+
+def test_silence_after_a_flash(tmp_path):
+    """A meter that has flashed gets silent too, with no edge that would wake the recorder."""
+    with Recording(tmp_path, NEVER_S, meters={"house": SOON}, waiting=in_a_row(1)) as recording:
+        seen(recording.commits)
+        seen(recording.states)
+        assert recording.recorder.silent
+
+
+def test_no_limit_of_silence(tmp_path):
+    """A meter without a limit is never silent, whatever the time since its last flash."""
+    with Recording(tmp_path, 0.02, waiting=[(0, time.monotonic_ns() - 10**6 * NS_PER_S)]) as recording:
+        seen(recording.commits)
+        assert not recording.recorder.silent
+    assert not recording.states.acquire(blocking=False)
+
+
+def test_silence_of_one_meter(tmp_path):
+    """One silent meter of three makes the input silent, whatever the others do and may."""
+    with Recording(tmp_path, NEVER_S, meters={"house": 60, "pump": SOON, "car": None}) as recording:
+        seen(recording.states)
+        assert [watched.silent for watched in recording.recorder.meters] == [False, True, False]
+        assert recording.recorder.silent
