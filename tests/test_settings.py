@@ -1,0 +1,786 @@
+"""The settings: the example, every kind of mistake with its message, and no secret in anything said."""
+
+import os
+import runpy
+
+import pytest
+from program import SOURCE, Program
+
+from powermeter import settings
+from powermeter.errors import PowerError, SettingsError
+
+EXAMPLE = SOURCE.parent / "settings.py.example"
+
+#: The defaults that are promised to users.
+PROMISED = {
+    "GPIO_LIBRARY": "auto",
+    "GPIO_CHIP": None,
+    "PIN_NUMBERING": "BOARD",
+    "METERS": {
+        "house": {
+            "pin": 18,
+            "impulses_per_kwh": 1000,
+            "min_flash_ms": None,
+            "silence_minutes": None,
+            "max_watts": 24000,
+        },
+    },
+    "L1_PIN": 12,
+    "L2_PIN": 16,
+    "DATA_DIR": None,
+    "COMMIT_INTERVAL": 5,
+    "CLOCK_WAIT": 600,
+    "KEEP_DAYS": 400,
+    "LOG_FILE": None,
+    "WRITERS": {
+        "file": {"type": "file", "path": "power.csv"},
+        "librato": {
+            "type": "librato",
+            "enabled": False,
+            "user": "",
+            "token": "",
+            "metric": "power",
+            "hostname": "metrics-api.librato.com",
+            "protocol": "https",
+            "base_path": "/v1/",
+            "source": None,
+            "tags": None,
+            "period": 60,
+        },
+        "influxdb": {
+            "type": "influxdb",
+            "enabled": False,
+            "host": "localhost",
+            "port": 8086,
+            "username": None,
+            "password": None,
+            "token": None,
+            "database": "power",
+            "retention_policy": None,
+            "ssl": False,
+            "verify_ssl": True,
+            "measurement": "electricity_power",
+            "tags": {},
+            "timeout": 10,
+            "batch_size": 5000,
+            "update_period": 10,
+        },
+    },
+}
+
+#: A Librato and an InfluxDB entry in which all that must be given is.
+LIBRATO = '"type": "librato", "user": "me", "token": "hunter2secret", "hostname": "10.0.0.5:8080"'
+INFLUXDB = '"type": "influxdb", "username": "me", "password": "hunter2secret"'
+SECRET = "hunter2secret"
+PORT_0 = f'WRITERS = {{"w": {{{INFLUXDB}, "port": 0}}}}'
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes a settings.py with *text*, for its user alone, and reads it."""
+
+    def read(text, *, mode=0o600, **options):
+        path = tmp_path / "settings.py"
+        path.write_text(text)
+        path.chmod(mode)
+        return settings.read(str(path), **options)
+
+    return read
+
+
+def mistakes_in(read, text):
+    with pytest.raises(SettingsError) as error:
+        read(text)
+    return error.value.mistakes
+
+
+def meter(entry="", pin="18", impulses="1000"):
+    return f'METERS = {{"house": {{"pin": {pin}, "impulses_per_kwh": {impulses}, {entry}}}}}'
+
+
+def writer(entry):
+    return f'WRITERS = {{"w": {{{entry}}}}}'
+
+
+def file_at(path):
+    return f"WRITERS = {{'f': {{'type': 'file', 'path': {path!r}}}}}"
+
+
+# --- The defaults
+
+
+def test_the_example_has_the_promised_values():
+    """settings.py.example holds every promised setting with its promised default, and no other."""
+    found = {name: value for name, value in runpy.run_path(str(EXAMPLE)).items() if not name.startswith("_")}
+    assert found == PROMISED
+
+
+def test_the_example_can_be_read():
+    """The example, copied as it is, is without a mistake and without a warning, and only its file is written."""
+    found = settings.read(str(EXAMPLE))
+    assert found.warnings == ()
+    assert [(w.name, w.type) for w in found.writers] == [("file", "file")]
+    assert found.meters == (
+        settings.MeterSettings(
+            name="house", pin=18, impulses_per_kwh=1000, min_flash_ms=None, silence_minutes=None, max_watts=24000
+        ),
+    )
+
+
+def test_what_is_left_out_keeps_the_value_of_the_example(read, tmp_path):
+    """An empty settings.py means the same as the example."""
+    empty, example = read(""), settings.read(str(EXAMPLE))
+    for name in settings.Settings.__slots__:
+        if name != "path":
+            assert getattr(empty, name) == getattr(example, name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("file", {}),
+        ("librato", {"user": "me", "token": "t", "hostname": "h"}),
+        ("influxdb", {}),
+    ],
+)
+def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, given):
+    """In a writer's entry, too, what is left out keeps the example's value."""
+    found = read(f"WRITERS = {{'mine': { ({'type': name} | given)!r}}}").writers[0]
+    promised = {
+        key: value for key, value in (PROMISED["WRITERS"][name] | given).items() if key not in ("type", "enabled")
+    }
+    if name == "file":
+        promised["path"] = os.path.join(settings.default_data_dir(as_root=os.geteuid() == 0), "power.csv")
+    assert found == settings.WriterSettings("mine", name, promised)
+
+
+def test_a_file_with_everything_set(read, tmp_path):
+    """Every setting is taken as it is given."""
+    (tmp_path / "ca.pem").touch()
+    found = read(f"""
+import os                                    # a module, and names of one's own in lower case, are no settings
+host = "10.0.0.7"
+_UNUSED = 1
+GPIO_LIBRARY, GPIO_CHIP, PIN_NUMBERING, L1_PIN, L2_PIN = "RPi.GPIO", "/dev/gpiochip4", "BCM", None, 5
+METERS = {{
+    "house": {{"pin": 24, "impulses_per_kwh": 800.0, "silence_minutes": 90, "max_watts": 11e3}},
+    "heat-pump_2": {{"pin": 25, "impulses_per_kwh": 3200}},
+}}
+DATA_DIR = "/srv/power"
+COMMIT_INTERVAL, CLOCK_WAIT, KEEP_DAYS, LOG_FILE = 0.5, 0, 30, "log/power.log"
+WRITERS = {{
+    "one": {{"type": "influxdb", "host": host, "token": "t", "ssl": True, "verify_ssl": "{tmp_path}/ca.pem"}},
+    "two": {{"type": "influxdb", "username": "u", "password": "p", "tags": {{"home": "yes"}}, "verify_ssl": False}},
+    "off": {{"type": "file", "enabled": False, "path": 3}},
+    "csv": {{"type": "file", "path": "~/a.csv"}},
+    "lib": {{{LIBRATO}, "tags": {{"Home": "Yes"}}, "period": 300, "source": "attic"}},
+}}
+""")
+    assert (found.gpio_library, found.gpio_chip, found.pin_numbering) == ("RPi.GPIO", "/dev/gpiochip4", "BCM")
+    assert [(m.name, m.pin, m.impulses_per_kwh, m.silence_minutes, m.max_watts) for m in found.meters] == [
+        ("house", 24, 800.0, 90, 11e3),
+        ("heat-pump_2", 25, 3200, None, 24000),
+    ]
+    assert (found.l1_pin, found.l2_pin) == (None, 5)
+    assert (found.data_dir, found.log_file) == ("/srv/power", "/srv/power/log/power.log")
+    assert (found.commit_interval_s, found.clock_wait_s, found.keep_days) == (0.5, 0, 30)
+    assert [w.name for w in found.writers] == ["one", "two", "csv", "lib"]
+    one, two, csv, lib = (w.options for w in found.writers)
+    assert (one["host"], one["token"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", "t", True, f"{tmp_path}/ca.pem")
+    assert (two["username"], two["password"], two["tags"], two["verify_ssl"]) == ("u", "p", {"home": "yes"}, False)
+    assert csv["path"] == os.path.expanduser("~/a.csv")
+    assert (lib["tags"], lib["period"], lib["source"]) == ({"home": "yes"}, 300, "attic")
+    assert found.warnings == ()
+
+
+# --- Mistakes
+
+LIBRATO_NAME = "1 to 255 characters of A-Z a-z 0-9 . : - _"
+HEADER = "3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40"
+PIN = "a whole number from 0 to 40"
+NO_GPIOD = "this version has no board for gpiod yet"
+NO_BOARD = "this version has no board yet"
+TAGS = '"meter" not among them, such as {"home": "yes"}'
+NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
+HOST = 'a host name or address alone, such as "192.168.1.5"'
+CA_FILE = "True, False or the path of a CA file that is there"
+ENTRY = "a dict, as in settings.py.example"
+KNOWN = (
+    "CLOCK_WAIT, COMMIT_INTERVAL, DATA_DIR, GPIO_CHIP, GPIO_LIBRARY, KEEP_DAYS, L1_PIN, L2_PIN, LOG_FILE, METERS, "
+    "PIN_NUMBERING, WRITERS"
+)
+
+#: The text of a settings.py, and each mistake that must be named.
+WRONG = [
+    # wrong types
+    ("COMMIT_INTERVAL = '5'", ["COMMIT_INTERVAL: found '5', allowed: a number from 0.1 to 3,600"]),
+    ("COMMIT_INTERVAL = True", ["COMMIT_INTERVAL: found True, allowed: a number from 0.1 to 3,600"]),
+    ("COMMIT_INTERVAL = None", ["COMMIT_INTERVAL: found None, allowed: a number from 0.1 to 3,600"]),
+    ("KEEP_DAYS = [400]", ["KEEP_DAYS: found a list of 1, allowed: a number from 1 to 36,500"]),
+    ("CLOCK_WAIT = 1j", ["CLOCK_WAIT: found a complex, allowed: a number from 0 to 86,400"]),
+    ("L1_PIN = '12'", ["L1_PIN: found '12', allowed: a whole number from 0 to 40, or None"]),
+    ("L2_PIN = 16.0", ["L2_PIN: found 16.0, allowed: a whole number from 0 to 40, or None"]),
+    ("L2_PIN = False", ["L2_PIN: found False, allowed: a whole number from 0 to 40, or None"]),
+    ("DATA_DIR = 3", ["DATA_DIR: found 3, allowed: a path that begins with / or ~, or None"]),
+    ("DATA_DIR = 'power'", ["DATA_DIR: found 'power', allowed: a path that begins with / or ~, or None"]),
+    ("DATA_DIR = ''", ["DATA_DIR: found '', allowed: a path that begins with / or ~, or None"]),
+    ("LOG_FILE = 'log/'", ["LOG_FILE: found 'log/', allowed: the path of a file, or None"]),
+    ("GPIO_CHIP = 0", ["GPIO_CHIP: found 0, allowed: a path that begins with / or ~, or None"]),
+    # out of range
+    ("COMMIT_INTERVAL = 0", ["COMMIT_INTERVAL: found 0, allowed: a number from 0.1 to 3,600"]),
+    ("KEEP_DAYS = 0.5", ["KEEP_DAYS: found 0.5, allowed: a number from 1 to 36,500"]),
+    ("KEEP_DAYS = 10 ** 5000", ["KEEP_DAYS: found a very large number, allowed: a number from 1 to 36,500"]),
+    ("CLOCK_WAIT = -1", ["CLOCK_WAIT: found -1, allowed: a number from 0 to 86,400"]),
+    (meter(impulses="0"), ['METERS["house"]["impulses_per_kwh"]: found 0, allowed: a number from 0.1 to 1,000,000']),
+    (meter('"max_watts": 0'), ['METERS["house"]["max_watts"]: found 0, allowed: a number from 1 to 100,000,000']),
+    # neither NaN nor infinity is a number to count with
+    ("COMMIT_INTERVAL = float('nan')", ["COMMIT_INTERVAL: found nan, allowed: a number from 0.1 to 3,600"]),
+    ("KEEP_DAYS = float('inf')", ["KEEP_DAYS: found inf, allowed: a number from 1 to 36,500"]),
+    (
+        meter('"max_watts": float("nan")'),
+        ['METERS["house"]["max_watts"]: found nan, allowed: a number from 1 to 100,000,000'],
+    ),
+    (
+        meter(impulses="float('-inf')"),
+        ['METERS["house"]["impulses_per_kwh"]: found -inf, allowed: a number from 0.1 to 1,000,000'],
+    ),
+    # words
+    ("GPIO_LIBRARY = 'lgpio'", ['GPIO_LIBRARY: found \'lgpio\', allowed: "auto" or "gpiod" or "RPi.GPIO"']),
+    ("PIN_NUMBERING = 'bcm'", ['PIN_NUMBERING: found \'bcm\', allowed: "BOARD" or "BCM"']),
+    # what only a later version can do
+    ("GPIO_LIBRARY = 'gpiod'", [f'GPIO_LIBRARY: found "gpiod", allowed: "auto" or "RPi.GPIO": {NO_GPIOD}']),
+    (
+        meter('"min_flash_ms": 2'),
+        [f'METERS["house"]["min_flash_ms"]: found 2, allowed: None: it needs gpiod, for which {NO_BOARD}'],
+    ),
+    # names
+    ("COMIT_INTERVAL = 5", ["COMIT_INTERVAL: unknown, did you mean COMMIT_INTERVAL?"]),
+    ("commit_interval = 5", ["commit_interval: unknown, did you mean COMMIT_INTERVAL?"]),
+    ("Meters = {}", ["Meters: unknown, did you mean METERS?"]),
+    ("XYZ = 5", [f"XYZ: unknown, known are {KNOWN}"]),
+    (meter('"imp_per_kwh": 1000'), ['METERS["house"]["imp_per_kwh"]: unknown, did you mean impulses_per_kwh?']),
+    (meter('"Max_Watts": 9000'), ['METERS["house"]["Max_Watts"]: unknown, did you mean max_watts?']),
+    (
+        writer(f'{LIBRATO}, "PERIOD": 60, "user_name": "me"'),
+        [
+            'WRITERS["w"]["PERIOD"]: unknown, did you mean period?',
+            'WRITERS["w"]["user_name"]: unknown, did you mean user?',
+        ],
+    ),
+    (writer('"type": "file", 7: 8'), ['WRITERS["w"]["7"]: unknown, known are enabled, path, type']),
+    # meters
+    ("METERS = {}", ["METERS: found a dict of 0, allowed: at least one meter"]),
+    ("METERS = None", ["METERS: found None, allowed: at least one meter"]),
+    ("METERS = [18]", ["METERS: found a list of 1, allowed: a dict of names to dicts, as in settings.py.example"]),
+    ("METERS = {'house': 18}", [f'METERS["house"]: found 18, allowed: {ENTRY}']),
+    (
+        "METERS = {'my house': {'pin': 18, 'impulses_per_kwh': 1}}",
+        [f"METERS[\"my house\"]: found 'my house', allowed: {NAME}"],
+    ),
+    ("METERS = {'': {'pin': 18, 'impulses_per_kwh': 1}}", [f"METERS[\"\"]: found '', allowed: {NAME}"]),
+    (
+        "METERS = {'" + "a" * 33 + "': {'pin': 18, 'impulses_per_kwh': 1}}",
+        [f"METERS[\"{'a' * 33}\"]: found '{'a' * 33}', allowed: {NAME}"],
+    ),
+    ("METERS = {1: {'pin': 18, 'impulses_per_kwh': 1}}", [f"METERS[1]: found 1, allowed: {NAME}"]),
+    (
+        "METERS = {'house': {}}",
+        [
+            f'METERS["house"]["pin"]: found nothing, allowed: {PIN}',
+            'METERS["house"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.1 to 1,000,000',
+        ],
+    ),
+    # pins
+    (meter(pin="True"), [f'METERS["house"]["pin"]: found True, allowed: {PIN}']),
+    (meter(pin="41"), [f'METERS["house"]["pin"]: found 41, allowed: {PIN}']),
+    (meter(pin="9"), [f'METERS["house"]["pin"]: found 9, allowed: a GPIO by its number on the header: {HEADER}']),
+    ("L1_PIN = 27", [f"L1_PIN: found 27, allowed: a GPIO by its number on the header: {HEADER}"]),
+    ("PIN_NUMBERING = 'BCM'; L2_PIN = 28", ["L2_PIN: found 28, allowed: a GPIO by its BCM number: 0 to 27"]),
+    ("L1_PIN = 16", ["L2_PIN: found 16, allowed: a pin of its own, L1_PIN has this one"]),
+    ("L2_PIN = 18", ['L2_PIN: found 18, allowed: a pin of its own, METERS["house"]["pin"] has this one']),
+    (
+        "METERS = {n: {'pin': 18, 'impulses_per_kwh': 1000} for n in ('a', 'b')}",
+        ['METERS["b"]["pin"]: found 18, allowed: a pin of its own, METERS["a"]["pin"] has this one'],
+    ),
+    # writers
+    ("WRITERS = 'file'", ["WRITERS: found 'file', allowed: a dict of names to dicts, as in settings.py.example"]),
+    ("WRITERS = {'w': None}", [f'WRITERS["w"]: found None, allowed: {ENTRY}']),
+    ("WRITERS = {'a b': {'type': 'file'}}", [f"WRITERS[\"a b\"]: found 'a b', allowed: {NAME}"]),
+    (writer('"path": "a.csv"'), ['WRITERS["w"]["type"]: found nothing, allowed: "file" or "librato" or "influxdb"']),
+    (
+        writer('"type": "mqtt"'),
+        ['WRITERS["w"]["type"]: found \'mqtt\', allowed: "file" or "librato" or "influxdb"'],
+    ),
+    (
+        writer('"type": ["file"]'),
+        ['WRITERS["w"]["type"]: found a list of 1, allowed: "file" or "librato" or "influxdb"'],
+    ),
+    (writer('"type": "file", "enabled": "no"'), ['WRITERS["w"]["enabled"]: found \'no\', allowed: True or False']),
+    (writer('"type": "file", "path": ""'), ['WRITERS["w"]["path"]: found \'\', allowed: the path of a file']),
+    (writer('"type": "file", "path": "logs/"'), ['WRITERS["w"]["path"]: found \'logs/\', allowed: the path of a file']),
+    (writer('"type": "file", "path": None'), ['WRITERS["w"]["path"]: found None, allowed: the path of a file']),
+    (
+        "DATA_DIR = '/srv'; WRITERS = {'a': {'type': 'file'}, 'b': {'type': 'file', 'path': 'x/../power.csv'}}",
+        ['WRITERS["b"]["path"]: found \'/srv/power.csv\', allowed: a file of its own, WRITERS["a"] has this one'],
+    ),
+    (
+        writer('"type": "librato"'),
+        [
+            'WRITERS["w"]["user"]: found nothing, allowed: text of visible ASCII characters, not empty',
+            'WRITERS["w"]["token"]: found nothing, allowed: text of visible ASCII characters, not empty',
+        ],
+    ),
+    (
+        writer('"type": "librato", "user": "", "token": ""'),
+        [
+            'WRITERS["w"]["user"]: found \'\', allowed: text of visible ASCII characters, not empty',
+            'WRITERS["w"]["token"]: found a str of 0, allowed: text of visible ASCII characters, not empty',
+        ],
+    ),
+    (
+        writer(f'{LIBRATO}, "metric": "my power"'),
+        [f'WRITERS["w"]["metric"]: found \'my power\', allowed: {LIBRATO_NAME}'],
+    ),
+    (writer(f'{LIBRATO}, "period": 0'), ['WRITERS["w"]["period"]: found 0, allowed: a whole number from 1 to 86,400']),
+    (
+        writer(f'{LIBRATO}, "period": 60.0'),
+        ['WRITERS["w"]["period"]: found 60.0, allowed: a whole number from 1 to 86,400'],
+    ),
+    (writer(f'{LIBRATO}, "protocol": "ftp"'), ['WRITERS["w"]["protocol"]: found \'ftp\', allowed: "https" or "http"']),
+    (
+        writer(f'{LIBRATO}, "base_path": "v1"'),
+        ['WRITERS["w"]["base_path"]: found \'v1\', allowed: a path that begins and ends with /, such as "/v1/"'],
+    ),
+    (
+        writer(f'{LIBRATO}, "tags": {{"meter": "x"}}'),
+        [f'WRITERS["w"]["tags"]: found a dict of 1, allowed: a dict of 0 to 49 names to texts, {TAGS}, or None'],
+    ),
+    (
+        writer('"type": "influxdb", "host": "http://localhost:8086"'),
+        [f'WRITERS["w"]["host"]: found \'http://localhost:8086\', allowed: {HOST}'],
+    ),
+    (
+        writer('"type": "influxdb", "port": "8086"'),
+        ['WRITERS["w"]["port"]: found \'8086\', allowed: a whole number from 1 to 65,535'],
+    ),
+    (writer('"type": "influxdb", "ssl": 1'), ['WRITERS["w"]["ssl"]: found 1, allowed: True or False']),
+    (
+        writer('"type": "influxdb", "verify_ssl": "/nowhere/ca.pem"'),
+        [f'WRITERS["w"]["verify_ssl"]: found \'/nowhere/ca.pem\', allowed: {CA_FILE}'],
+    ),
+    (
+        writer('"type": "influxdb", "verify_ssl": None'),
+        [f'WRITERS["w"]["verify_ssl"]: found None, allowed: {CA_FILE}'],
+    ),
+    (
+        writer('"type": "influxdb", "tags": {"room": 1}'),
+        [f'WRITERS["w"]["tags"]: found a dict of 1, allowed: a dict of 0 to 49 names to texts without \\, {TAGS}'],
+    ),
+    (
+        writer('"type": "influxdb", "timeout": None'),
+        ['WRITERS["w"]["timeout"]: found None, allowed: a number from 0.1 to 600'],
+    ),
+    (
+        writer('"type": "influxdb", "batch_size": 0'),
+        ['WRITERS["w"]["batch_size"]: found 0, allowed: a whole number from 1 to 50,000'],
+    ),
+    (
+        writer('"type": "influxdb", "username": "me", "token": "t", "password": "p"'),
+        ['WRITERS["w"]["token"]: found a token beside a username or password, allowed: one of the two'],
+    ),
+    (
+        writer('"type": "influxdb", "password": "p"'),
+        ['WRITERS["w"]["username"]: found None, allowed: text, as there is a password'],
+    ),
+    # all at once, each named
+    (
+        f"""
+L1_PIN = 99
+KEEP_DAY = 3
+METERS = {{"a": {{"pin": 18, "impulses_per_kwh": 0}}, "b": {{"pin": 18}}}}
+WRITERS = {{"x": {{"type": "files"}}, "y": {{{INFLUXDB}, "port": 0, "ssl": "yes", "hots": "h"}}}}
+""",
+        [
+            "KEEP_DAY: unknown, did you mean KEEP_DAYS?",
+            "L1_PIN: found 99, allowed: a whole number from 0 to 40, or None",
+            'METERS["a"]["impulses_per_kwh"]: found 0, allowed: a number from 0.1 to 1,000,000',
+            'METERS["b"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.1 to 1,000,000',
+            'WRITERS["x"]["type"]: found \'files\', allowed: "file" or "librato" or "influxdb"',
+            'WRITERS["y"]["hots"]: unknown, did you mean host?',
+            'WRITERS["y"]["port"]: found 0, allowed: a whole number from 1 to 65,535',
+            'WRITERS["y"]["ssl"]: found \'yes\', allowed: True or False',
+            'METERS["b"]["pin"]: found 18, allowed: a pin of its own, METERS["a"]["pin"] has this one',
+        ],
+    ),
+    (
+        writer('"type": "influxdb", "enabled": "yes", "port": 0'),
+        [
+            'WRITERS["w"]["enabled"]: found \'yes\', allowed: True or False',
+            'WRITERS["w"]["port"]: found 0, allowed: a whole number from 1 to 65,535',
+        ],
+    ),
+    # what Python itself does not take, or what goes wrong in it
+    ("KEEP_DAYS = 400 days", ["line 1: not Python: invalid syntax"]),
+    ("L1_PIN = 12\n  L2_PIN = 16", ["line 2: not Python: unexpected indent"]),
+    ("METERS = {", ["line 1: not Python: '{' was never closed"]),
+    ("\n\nGPIO_LIBRARY = auto", ["line 3: NameError while it was read (text needs quotes)"]),
+    ("import no_such_module", ["line 1: ModuleNotFoundError while it was read"]),
+    ("KEEP_DAYS = 1 / 0", ["line 1: ZeroDivisionError while it was read"]),
+    ("def days():\n    raise RuntimeError\n\nKEEP_DAYS = days()", ["line 2: RuntimeError while it was read"]),
+    ("import sys\nsys.exit(0)", ["line 2: SystemExit while it was read"]),
+    ("raise BaseException", ["line 1: BaseException while it was read"]),
+]
+
+
+@pytest.mark.parametrize(("text", "mistakes"), WRONG, ids=[text.strip()[:50] for text, _ in WRONG])
+def test_a_mistake_is_named_with_what_is_allowed(read, text, mistakes):
+    """Each mistake has one line: its key, what was found and what is allowed; nothing else is complained about."""
+    assert sorted(mistakes_in(read, text)) == sorted(mistakes)
+
+
+def test_a_null_byte_is_not_python(read):
+    """A file with a null byte, which a power cut may leave, is named as such in words without a None."""
+    (mistake,) = mistakes_in(read, "KEEP_DAYS = 400\n\0\0\0")
+    assert "null bytes" in mistake
+    assert "None" not in mistake
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    """A binary file is no Python, and said to be none."""
+    path = tmp_path / "settings.py"
+    path.write_bytes(b"\xff\xfe\xfa KEEP_DAYS")
+    with pytest.raises(SettingsError, match="not Python"):
+        settings.read(str(path))
+
+
+def test_a_long_value_is_cut(read):
+    """A mistake stays a line one can read, however long the value is."""
+    (mistake,) = mistakes_in(read, f"DATA_DIR = {'x' * 5000!r}")
+    assert len(mistake) < 200
+    assert "\n" not in mistake
+
+
+def test_a_value_with_a_newline_stays_on_its_line(read):
+    """A value or key with a newline in it does not break the message into lines."""
+    assert all("\n" not in mistake for mistake in mistakes_in(read, "GPIO_LIBRARY = 'a\\nb'"))
+    assert all("\n" not in mistake for mistake in mistakes_in(read, writer('"type": "file", "a\\nb": 1')))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "can't be read: No such file or directory"),
+        ("directory", "can't be read: Is a directory"),
+        ("link to itself", "can't be read: Too many levels of symbolic links"),
+        ("below a file", "can't be read: Not a directory"),
+        ("forbidden", "can't be read: Permission denied"),
+    ],
+)
+def test_a_file_that_cant_be_read(tmp_path, kind, reason):
+    """Where there is no file to read, the path and the system's reason are said."""
+    path = tmp_path / "settings.py"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "below a file":
+        path.touch()
+        path = path / "settings.py"
+    elif kind == "forbidden":
+        path.touch(mode=0)
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(65534 if kind == "forbidden" else 0)  # root may read everything
+    try:
+        with pytest.raises(SettingsError) as error:
+            settings.read(str(path))
+    finally:
+        if as_root:
+            os.seteuid(0)
+    assert str(error.value) == f"{path}: {reason}"
+
+
+def test_a_settings_error_is_what_a_caller_would_expect(read):
+    """A SettingsError is a PowerError and a ValueError, with a line for each mistake that begins with the path."""
+    with pytest.raises(ValueError, match="KEEP_DAYS") as error:
+        read("KEEP_DAYS = 0; CLOCK_WAIT = 'x'")
+    assert isinstance(error.value, PowerError)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    assert all("settings.py: " in line for line in lines)
+
+
+def test_a_disabled_writer_may_be_unfinished(read):
+    """What a disabled writer's keys hold is not checked, but their names are."""
+    assert read(writer('"type": "librato", "enabled": False, "user": 3, "period": -1')).writers == ()
+    assert mistakes_in(read, writer('"type": "librato", "enabled": False, "usr": 3')) == [
+        'WRITERS["w"]["usr"]: unknown, did you mean user?'
+    ]
+
+
+# --- Secrets
+
+#: Files with a password or token in all sorts of places, right and wrong ones.
+SECRETS = {
+    "good": writer(f'{INFLUXDB}, "host": "127.0.0.1", "port": 1'),
+    "good token": writer(f'"type": "influxdb", "token": "{SECRET}", "host": "127.0.0.1", "port": 1'),
+    "good librato": writer(LIBRATO.replace("10.0.0.5:8080", "127.0.0.1:1")),
+    "librato that ended": writer(LIBRATO.replace("10.0.0.5:8080", "metrics-api.librato.com") + ', "protocol": "htp"'),
+    "beside a mistake": writer(f'{INFLUXDB}, "port": 0'),
+    "token beside password": writer(f'{INFLUXDB}, "token": "{SECRET}"'),
+    "misspelled key": writer(f'"type": "influxdb", "pasword": "{SECRET}"'),
+    "wrong case": writer(f'"type": "influxdb", "PASSWORD": "{SECRET}"'),
+    "other type's key": writer(f'"type": "file", "password": "{SECRET}"'),
+    "top level": f'PASSWORD = "{SECRET}"\nINFLUXDB_TOKEN = "{SECRET}"\nWRITER = {{"password": "{SECRET}"}}',
+    "unquoted": writer(f'"type": "influxdb", "username": "me", "password": {SECRET}'),
+    "half quoted": writer(f'"type": "influxdb", "username": "me", "password": "{SECRET}'),
+    "not quoted, not a name": writer(f'"type": "influxdb", "username": "me", "password": 1{SECRET}!?'),
+    "typographic quotes": writer(f'"type": "influxdb", "password": “{SECRET}”'),
+    "comma forgotten": writer(f'"type": "influxdb", "password": "{SECRET}" ("x")'),
+    "in a list": writer(f'"type": "influxdb", "password": ["{SECRET}"]'),
+    "in a tuple": writer(f'"type": "influxdb", "username": "me", "password": ("{SECRET}",)'),
+    "bytes": writer(f'"type": "influxdb", "password": b"{SECRET}"'),
+    "with a newline": writer(f'"type": "influxdb", "password": "{SECRET}\\n"'),
+    "token with a space": writer(f'"type": "influxdb", "token": "Token {SECRET}"'),
+    "token not ASCII": writer(f'"type": "librato", "user": "me", "token": "{SECRET}é"'),
+    "list for a dict": f'WRITERS = {{"w": ["influxdb", "{SECRET}"]}}',
+    "set for a dict": f'WRITERS = {{"w": {{"{SECRET}"}}}}',
+    "list of writers": f'WRITERS = [{{"type": "influxdb", "password": "{SECRET}"}}]',
+    "a writer without a name": f'WRITERS = {{"type": "influxdb", "username": "me", "password": "{SECRET}"}}',
+    "no type": writer(f'"password": "{SECRET}"'),
+    "unknown type": writer(f'"type": "influx", "password": "{SECRET}"'),
+    "in the host's URL": writer(f'"type": "influxdb", "host": "http://me:{SECRET}@localhost"'),
+    "in the host's query": writer(f'"type": "influxdb", "host": "http://localhost/?u=me&p={SECRET}"'),
+    "in Librato's hostname": writer(f'"type": "librato", "user": "me", "token": "t", "hostname": "me:{SECRET}@h"'),
+    "in the type": writer(f'"type": "influxdb://me:{SECRET}@localhost"'),
+    "in the database": writer(f'"type": "influxdb", "database": {{"password": "{SECRET}"}}'),
+    "in tags": writer(f'"type": "influxdb", "tags": {{"password": "{SECRET}", "meter": "x"}}'),
+    "in an error of its own": f'raise ValueError("{SECRET}")',
+    "in an assertion": f'password = "{SECRET}"\nassert password == "", password',
+    "in a key that is missing": f'{{}}["{SECRET}"]',
+    "in sys.exit": f'import sys; sys.exit("{SECRET}")',
+    "with a backslash": writer(f'"type": "influxdb", "port": 0, "password": "{SECRET}\\w"'),
+    "not enabled": writer(f'"type": "influxdb", "enabled": False, "password": ["{SECRET}"], "port": "{SECRET}"'),
+}
+
+
+@pytest.mark.parametrize("place", SECRETS)
+@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+def test_no_secret_in_a_mistake_or_a_warning(read, place):
+    """Wherever a password stands, in its place or not, no mistake and no warning shows it."""
+    assert SECRET in SECRETS[place]
+    try:
+        said = "\n".join(read(SECRETS[place], mode=0o644).warnings)
+        assert "others may read it" in said
+    except SettingsError as error:
+        said = f"{error} {error!r} {error.mistakes}"
+    assert said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("place", SECRETS)
+def test_no_secret_on_the_terminal(tmp_path, place):
+    """Nor does the program show it, whatever Python itself has to say about the file."""
+    program = Program(tmp_path, SECRETS[place])
+    done = program.run("--check")
+    assert SECRET not in done.stdout + done.stderr
+    assert done.stdout + done.stderr
+
+
+# --- Who may read and write the file
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "warned"),
+    [
+        (writer(INFLUXDB), 0o644, True),
+        (writer(INFLUXDB), 0o600, False),
+        (writer(INFLUXDB), 0o640, False),
+        (writer(LIBRATO), 0o604, True),
+        (writer('"type": "influxdb", "enabled": False, "token": "t"'), 0o644, True),
+        (writer('"type": "influxdb"'), 0o644, False),
+        ("", 0o644, False),
+    ],
+)
+def test_a_password_that_others_may_read_is_warned_of(read, tmp_path, text, mode, warned):
+    """A file that others may read is warned of while a password or token stands in it, and only then."""
+    path = tmp_path / "settings.py"
+    line = f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}"
+    assert read(text, mode=mode).warnings == ((line,) if warned else ())
+
+
+def test_the_host_that_librato_left_is_warned_of(read):
+    """Librato's own host no longer answers: an enabled writer to it is warned of, by name."""
+    (warning,) = read(writer('"type": "librato", "user": "me", "token": "t"')).warnings
+    for words in ('WRITERS["w"]', "metrics-api.librato.com", "2026-01-31"):
+        assert words in warning
+
+
+@pytest.mark.parametrize("mode", [0o606, 0o660, 0o666, 0o602])
+def test_root_does_not_run_what_others_may_write(read, tmp_path, monkeypatch, mode):
+    """Root does not run a file that others may write, and runs nothing of it; another user does run it."""
+    ran = tmp_path / "ran"
+    text = f"open({str(ran)!r}, 'w').close()"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(SettingsError, match="others may write it, root does not run it: chmod go-w"):
+        read(text, mode=mode)
+    with pytest.raises(SettingsError, match="others may write it"):
+        settings.data_dir_of(str(tmp_path / "settings.py"))
+    assert not ran.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    read(text, mode=mode)
+    assert ran.exists()
+
+
+# --- Paths
+
+
+@pytest.mark.parametrize(
+    ("path", "placed"),
+    [
+        ("power.csv", "/srv/power/power.csv"),
+        ("out/a.csv", "/srv/power/out/a.csv"),
+        ("./a.csv", "/srv/power/a.csv"),
+        ("../a.csv", "/srv/a.csv"),
+        ("/mnt/a.csv", "/mnt/a.csv"),
+        ("~/a.csv", "/home/me/a.csv"),
+    ],
+)
+def test_where_a_file_is(read, monkeypatch, path, placed):
+    """A relative path starts at DATA_DIR, ~ is the user's home; the log file's likewise."""
+    monkeypatch.setenv("HOME", "/home/me")
+    log_file = path + ".log"
+    found = read(f"DATA_DIR, LOG_FILE = '/srv/power', {log_file!r}; {file_at(path)}")
+    assert found.writers[0].options["path"] == placed
+    assert found.log_file == placed + ".log"
+
+
+def test_where_the_data_are(read, monkeypatch):
+    """DATA_DIR may begin with ~; left out it is /var/lib/power for root, else in the user's home."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read("DATA_DIR = '~/power/'").data_dir == "/home/me/power"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert read("").data_dir == "/var/lib/power"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert read("").data_dir == "/home/me/.local/state/power"
+
+
+def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
+    """DATA_DIR alone can be asked for, mistakes elsewhere or not; a mistake in it is named."""
+    path = tmp_path / "settings.py"
+    path.write_text("DATA_DIR = '/srv/power'; KEEP_DAYS = 0")
+    path.chmod(0o600)
+    assert settings.data_dir_of(str(path)) == "/srv/power"
+    path.write_text("DATA_DIR = 'power'")
+    with pytest.raises(SettingsError, match="DATA_DIR: found 'power'"):
+        settings.data_dir_of(str(path))
+
+
+def test_which_file_is_found(tmp_path, monkeypatch):
+    """$POWER_SETTINGS comes first, then the directories in their order; without a file there is none."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.delenv("POWER_SETTINGS", raising=False)
+    assert settings.find(str(first), str(second)) is None
+    (second / "settings.py").touch()
+    assert settings.find(str(first), str(second)) == str(second / "settings.py")
+    (first / "settings.py").touch()
+    assert settings.find(str(first), str(second)) == str(first / "settings.py")
+    monkeypatch.setenv("POWER_SETTINGS", "mine.py")
+    monkeypatch.chdir(tmp_path)
+    assert settings.find(str(first), str(second)) == str(tmp_path / "mine.py")
+
+
+# --- Invented watts
+
+TWO = f"""
+DATA_DIR, LOG_FILE = "/srv/power", "/var/log/power.log"
+WRITERS = {{
+    "file": {{"type": "file"}},
+    "far": {{"type": "file", "path": "/mnt/far.csv"}},
+    "db": {{{INFLUXDB}}},
+}}
+"""
+
+
+def test_invented_watts_for_the_file_alone(read):
+    """Invented watts go to the writers of files alone, and every file stands inside DATA_DIR/simulated."""
+    found = read(TWO, simulated="file")
+    assert found.data_dir == "/srv/power/simulated"
+    assert {w.name: w.options["path"] for w in found.writers} == {
+        "file": "/srv/power/simulated/power.csv",
+        "far": "/srv/power/simulated/mnt/far.csv",
+    }
+    assert found.log_file == "/srv/power/simulated/var/log/power.log"
+
+
+@pytest.mark.parametrize("path", ["../power.csv", "../../a.csv", "x/../../power.csv", "~/../../a.csv"])
+def test_invented_watts_never_reach_a_real_file(read, path):
+    """No path leads invented watts out of DATA_DIR/simulated, where the real ones are."""
+    text = f"DATA_DIR, LOG_FILE = '/srv/power', {path!r}; {file_at(path + 'x')}"
+    found = read(text, simulated="file")
+    assert found.writers[0].options["path"].startswith("/srv/power/simulated/")
+    assert found.log_file.startswith("/srv/power/simulated/")
+
+
+def test_invented_watts_for_all(read):
+    """With settings of one's own named, invented watts go to all writers; their data stand apart still."""
+    found = read(TWO, simulated="all")
+    assert found.data_dir == "/srv/power/simulated"
+    assert [w.name for w in found.writers] == ["file", "far", "db"]
+    assert found.writers[0].options["path"] == "/srv/power/simulated/power.csv"
+
+
+def test_mistakes_of_a_writer_that_is_left_out_are_named(read):
+    """Also where only the file is written, the other writers' mistakes are said."""
+    with pytest.raises(SettingsError, match="port"):
+        read(writer(f'{INFLUXDB}, "port": 0'), simulated="file")
+
+
+# --- By the command line
+
+
+@pytest.mark.parametrize("args", [["--check"], ["--nodaemon"], ["--nodaemon", "--simulate"], [], ["--restart"]])
+def test_every_mistake_has_its_line_on_the_terminal(tmp_path, args):
+    """With wrong settings nothing starts: exit status 1, and a line on stderr for each mistake, whatever was asked."""
+    program = Program(tmp_path, f"KEEP_DAYS = 0\nKEEP_DAY = 1\nL1_PIN = True\n{PORT_0}")
+    done = program.run(*args)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"power: {program.settings}: {mistake}"
+        for mistake in (
+            "KEEP_DAY: unknown, did you mean KEEP_DAYS?",
+            "L1_PIN: found True, allowed: a whole number from 0 to 40, or None",
+            "KEEP_DAYS: found 0, allowed: a number from 1 to 36,500",
+            'WRITERS["w"]["port"]: found 0, allowed: a whole number from 1 to 65,535',
+        )
+    ]
+    assert done.stdout == ""
+    assert not program.data_dir.exists()
+    assert program.pid is None
+
+
+def test_no_settings_at_the_path_that_was_named(tmp_path):
+    """--settings with a path where nothing is: exit status 1, one line."""
+    done = Program(tmp_path).run("--check", "--settings", str(tmp_path / "none.py"))
+    assert done.returncode == 1
+    assert done.stderr == f"power: {tmp_path}/none.py: can't be read: No such file or directory\n"
+
+
+def test_a_relative_path_is_taken_from_the_caller_s_directory(tmp_path):
+    """--settings with a relative path is the caller's, and the mistakes name it whole."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").write_text("KEEP_DAYS = 0")
+    (tmp_path / "here" / "mine.py").chmod(0o600)
+    done = Program(tmp_path).run("--check", "--settings", "mine.py", cwd=tmp_path / "here")
+    assert done.stderr.startswith(f"power: {tmp_path}/here/mine.py: KEEP_DAYS: ")
+
+
+def test_warnings_are_said_on_the_terminal(tmp_path):
+    """A warning is said on stderr, prefixed like a mistake, and stops nothing."""
+    program = Program(tmp_path, writer(f'{INFLUXDB}, "host": "127.0.0.1", "port": 1'))
+    program.settings.chmod(0o644)
+    done = program.run("--check")
+    assert done.stderr.startswith(f"power: {program.settings}: others may read it")
+    assert done.stdout.startswith(f"settings: ok, {program.settings}\n")
