@@ -82,7 +82,7 @@ class Answering:
         self.requests = []
         self.connections = 0
         self._context = context
-        self._open = set()
+        self.open = set()
         self._threads = []
         self._listener = None
         self.port = 0
@@ -109,7 +109,7 @@ class Answering:
 
     def hang_up(self):
         """End the connections there are, the hanging ones too."""
-        for connection in list(self._open):
+        for connection in list(self.open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -131,7 +131,7 @@ class Answering:
             except OSError:
                 return
             self.connections += 1
-            self._open.add(connection)
+            self.open.add(connection)
             self._start(self._serve, connection)
 
     def _serve(self, plain):
@@ -142,10 +142,10 @@ class Answering:
                 if self._context:
                     plain.settimeout(30)
                     connection = self._context.wrap_socket(plain, server_side=True)
-                    self._open.add(connection)
+                    self.open.add(connection)
                 self._converse(connection)
         finally:
-            self._open -= {plain, connection}
+            self.open -= {plain, connection}
             connection.close()
             plain.close()
 
