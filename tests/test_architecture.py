@@ -1,0 +1,158 @@
+"""What holds the program's shape: who may import whom, and what the light commands leave alone."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from program import SOURCE, Program
+
+#: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
+#: imported by all. Adapters are not named by anyone: they are reached through their port's table.
+MAY_IMPORT = {
+    "power": {"commands", "errors"},
+    "commands": {"check", "errors", "journal", "process", "run", "settings", "writers"},
+    "check": {"boards", "errors", "settings", "writers"},
+    "run": {"boards", "boards.simulated", "errors", "live", "monitor", "process", "settings", "status"},
+    "live": set(),
+    "status": set(),
+    "monitor": {"boards", "delivery", "journal", "lamps", "meter", "recorder", "settings", "writers"},
+    "process": {"errors"},
+    "delivery": {"errors", "journal", "meter", "writers"},
+    "recorder": {"journal", "meter"},
+    "journal": {"errors", "meter"},
+    "boards.rpi_gpio": {"boards", "errors", "lamps", "settings"},
+    "boards.simulated": {"boards", "lamps", "meter", "settings"},
+    "boards": {"lamps", "settings"},
+    "writers.file": {"errors", "meter", "writers"},
+    "writers.influxdb": {"errors", "meter", "writers"},
+    "writers.librato": {"errors", "meter", "writers"},
+    "writers": {"meter", "settings"},
+    "lamps": set(),
+    "meter": set(),
+    "settings": {"errors"},
+    "errors": set(),
+    "": set(),
+}
+
+#: The libraries that are not Python's own, and the one module that knows each. RPi.GPIO is imported by name.
+LIBRARIES = {
+    "process": {"daemon", "lockfile"},
+    "live": {"rich"},
+    "writers.influxdb": {"influxdb", "requests"},
+    "writers.librato": {"librato"},
+}
+
+#: What the light commands must not load: the libraries of pins and services, and the database.
+HEAVY = {"RPi", "lgpio", "gpiod", "influxdb", "librato", "requests", "urllib3", "msgpack", "rich", "sqlite3"}
+
+PACKAGE = "powermeter"
+
+
+def name_of(path):
+    """The module's name in the table: without the package's."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part not in (PACKAGE, "__init__"))
+
+
+MODULES = {name_of(path): path for path in [SOURCE / "power.py", *(SOURCE / PACKAGE).rglob("*.py")]}
+
+
+def imported_by(path):
+    """The full names of all that the file *path* imports, at its top or inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            # from powermeter import status: a module; from powermeter import __version__: none.
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in below if name.removeprefix(f"{PACKAGE}.") in MODULES]
+            yield from modules or [node.module]
+
+
+def ours_in(path):
+    names = [name for name in imported_by(path) if name.split(".")[0] == PACKAGE]
+    return {name.removeprefix(PACKAGE).removeprefix(".") for name in names} - {""}
+
+
+def test_the_table_knows_every_module():
+    """Every module stands in the table, and every line of the table is a module's."""
+    assert set(MODULES) == set(MAY_IMPORT)
+
+
+def test_the_table_runs_downwards():
+    """No module may import one that stands above it: there is no circle, and each can be read without those above."""
+    order = list(MAY_IMPORT)
+    upwards = [
+        (who, whom) for who, whoms in MAY_IMPORT.items() for whom in whoms if order.index(whom) <= order.index(who)
+    ]
+    assert upwards == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module):
+    """A module imports no more of ours than the table allows, and the table allows no more than it does import."""
+    assert ours_in(MODULES[module]) == MAY_IMPORT[module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_library_is_known_to_one_module(module):
+    """Every library that is not Python's own is imported by the one module that hides it."""
+    roots = {name.split(".")[0] for name in imported_by(MODULES[module])}
+    assert roots - set(sys.stdlib_module_names) - {PACKAGE} == LIBRARIES.get(module, set())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is(module):
+    """Every module begins with a docstring."""
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+
+
+def test_the_composition_root_stays_small():
+    """power.py puts together and decides nothing: it stays under 260 lines."""
+    assert len((SOURCE / "power.py").read_text().splitlines()) < 260
+
+
+def loaded_by(program, *args):
+    """The exit status of power.py with *args*, and the modules that were imported on the way."""
+    python, script, *rest = program.line(*args)
+    # Not -X importtime: it does not see what importlib.import_module loads.
+    done = subprocess.run(
+        [python, "-v", script, *rest], env=program.env, capture_output=True, text=True, errors="replace", check=False
+    )
+    return done.returncode, set(re.findall(r"^import '?([\w.]+)'? #", done.stderr, re.MULTILINE))
+
+
+def assert_light(modules):
+    assert "powermeter.errors" in modules, "nothing of ours was seen to be imported"
+    assert {name for name in modules if name.split(".")[0] in HEAVY} == set()
+    assert {name for name in modules if name.startswith(("powermeter.boards.", "powermeter.writers."))} == set()
+
+
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--version", 0), ("--status", 3), ("--kill", 0)])
+def test_asking_and_stopping_are_light(tmp_path, option, status):
+    """Where nothing runs, these import no writer's library, none of pins, and no database."""
+    returned, modules = loaded_by(Program(tmp_path), option)
+    assert returned == status
+    assert_light(modules)
+
+
+def test_asking_and_stopping_a_running_one_are_light(tmp_path):
+    """Nor do they where a program runs and answers."""
+    with Program(tmp_path) as program:
+        program.start("--simulate", "1000")
+        for option in (["--status"], ["--status", "--json"], ["--kill"]):
+            returned, modules = loaded_by(program, *option)
+            assert returned == 0
+            assert "powermeter.process" in modules
+            assert_light(modules)
+        assert program.pid is None
+
+
+def test_a_heavy_import_would_be_seen(tmp_path):
+    """--check does load them, from their ports' tables too: what the tests above look for can be found this way."""
+    returned, modules = loaded_by(Program(tmp_path, 'WRITERS = {"db": {"type": "influxdb", "port": 1}}'), "--check")
+    assert returned == 1
+    assert {"powermeter.boards.rpi_gpio", "powermeter.writers.influxdb", "influxdb", "requests"} <= modules

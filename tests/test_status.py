@@ -1,0 +1,182 @@
+"""What --status and the live line say of every state the program can be in."""
+
+import copy
+import time
+
+import pytest
+from program import wait_until
+
+from powermeter import journal, settings, status
+from powermeter.boards.simulated import SimulatedBoard, constant
+from powermeter.meter import NS_PER_S
+from powermeter.monitor import Monitor
+
+METER = {
+    "watts": 1234.5,
+    "pulses_today": 12345,
+    "kwh_today": 12.345,
+    "pulses": 54321,
+    "register_kwh": 98765.4321,
+    "rejected": 1017,
+    "silent": False,
+}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0}
+WELL = {
+    "version": "1.2.3",
+    "pid": 4242,
+    "uptime_s": 93784.0,
+    "running": True,
+    "simulate": None,
+    "journal": {"failing": "", "uncommitted": 2},
+    "meters": {"house": METER},
+    "writers": {"file": WRITER},
+}
+
+
+def made(*, meters=None, writers=None, **changes):
+    """The status of a program that is well, but for *changes*; *meters* and *writers*: changes of each by name."""
+    made = copy.deepcopy(WELL) | changes
+    if meters is not None:
+        made["meters"] = {name: METER | change for name, change in meters.items()}
+    if writers is not None:
+        made["writers"] = {name: WRITER | change for name, change in writers.items()}
+    return made
+
+
+def line_of(text, start):
+    (found,) = [line for line in text.splitlines() if line.startswith(start)]
+    return found
+
+
+def shape(value):
+    """The keys of a status, of its one meter and its one writer."""
+    return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else ...
+
+
+def test_text_of_a_program_that_is_well():
+    """--status: pid, uptime, power, today, register and rejected edges; each writer's state; a line each."""
+    assert status.text(WELL) == (
+        "power 1.2.3: running, pid 4242, for 1 d 2 h\n"
+        "meter house: 1,234 W; today 12,345 pulses, 12.345 kWh; register 98,765.432 kWh; 1,017 edges rejected\n"
+        "writer file: ok; no pulse waits\n"
+    )
+
+
+def test_line_of_a_program_that_is_well():
+    """The live line: power now, energy today and the writers, on one line."""
+    assert status.line(WELL) == "1,234 W, today 12.345 kWh | file ok"
+
+
+@pytest.mark.parametrize(
+    ("simulate", "said"), [(True, ", simulated household"), (1500.0, ", simulated 1500 W"), (0.5, ", simulated 0.5 W")]
+)
+def test_invented_watts_are_called_so(simulate, said):
+    """A simulated meter is never taken for a real one: the first line says it, with its load."""
+    assert status.text(made(simulate=simulate)).splitlines()[0].endswith(said)
+    assert "simulated" not in status.text(WELL)
+
+
+def test_what_is_not_known_is_said_to_be_unknown():
+    """Power before the second pulse, and counts while the journal can't be read, are "not known", never 0 or None."""
+    unknown = made(
+        meters={"house": {"watts": None, "pulses_today": None, "kwh_today": None}},
+        writers={"file": {"waiting": None, "oldest_s": None}},
+    )
+    text = status.text(unknown)
+    assert line_of(text, "meter house").startswith(
+        "meter house: power not known before two flashes; today not known; register "
+    )
+    assert line_of(text, "writer file") == "writer file: ok; how many pulses wait is not known"
+    assert status.line(unknown) == "power not known before two flashes, today not known | file ok"
+    assert "None" not in text
+
+
+def test_nothing_counted_is_zero():
+    """No pulse today is said as zero, not as unknown."""
+    text = status.text(made(meters={"house": {"watts": 0.4, "pulses_today": 0, "kwh_today": 0.0}}))
+    assert "0 W; today 0 pulses, 0.000 kWh" in text
+
+
+def test_a_failing_writer_says_why_and_how_much_waits():
+    """A failing writer's line says why, how many pulses wait and how old the oldest is; the others' lines don't."""
+    failing = {"state": "failing", "reason": "answered 503", "waiting": 1234567, "oldest_s": 7322.4}
+    both = made(writers={"file": {}, "cloud": failing})
+    text = status.text(both)
+    assert line_of(text, "writer cloud") == (
+        "writer cloud: failing: answered 503; 1,234,567 pulses wait, the oldest for 2 h 2 min"
+    )
+    assert line_of(text, "writer file") == "writer file: ok; no pulse waits"
+    assert status.line(both).endswith("| file ok | cloud failing: answered 503")
+
+
+def test_a_writer_that_catches_up():
+    """A writer that has more to do than a batch is called waiting."""
+    text = status.text(made(writers={"db": {"state": "waiting", "waiting": 60_000, "oldest_s": 3.2}}))
+    assert line_of(text, "writer db") == "writer db: waiting; 60,000 pulses wait, the oldest for 3 s"
+
+
+def test_refused_pulses_are_counted_aloud():
+    """Pulses that a service refused, and that are gone for it, are on its line."""
+    text = status.text(made(writers={"db": {"refused": 1200}}))
+    assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses refused"
+
+
+def test_a_silent_meter_is_asked_about():
+    """A meter that has been silent for too long is named with where to look; the other meters are not."""
+    two = made(meters={"house": {"silent": True}, "heat": {}})
+    text = status.text(two)
+    assert line_of(text, "meter house").endswith("; no flashes: is the sensor in its place?")
+    assert line_of(text, "meter heat").endswith("edges rejected")
+    assert status.line(two) == "house 1,234 W, today 12.345 kWh, no flashes | heat 1,234 W, today 12.345 kWh | file ok"
+
+
+def test_a_failing_journal_has_a_line():
+    """Where the disk fails, the reason and how many pulses are in memory alone are said; and only then."""
+    failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500})
+    assert status.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
+    assert status.line(failing).endswith(" | journal failing")
+    assert "journal" not in status.text(WELL) + status.line(WELL)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (119, "1 min"),
+        (3599.4, "59 min"),
+        (3599.6, "1 h 0 min"),
+        (86_399.4, "23 h 59 min"),
+        (86_399.6, "1 d 0 h"),
+        (400 * 86_400.0, "400 d 0 h"),
+    ],
+)
+def test_spans_of_time(seconds, said):
+    """A span is said in its two largest units, and rounding never gives 60 s or 60 min."""
+    assert status.text(made(uptime_s=seconds)).splitlines()[0].endswith(f", for {said}")
+
+
+def test_the_program_gives_what_is_said_here(tmp_path):
+    """The running program's own status has these keys and no others, and can be said."""
+    path = tmp_path / "settings.py"
+    path.write_text(f"DATA_DIR = {str(tmp_path / 'data')!r}; COMMIT_INTERVAL = 0.1; CLOCK_WAIT = 0")
+    path.chmod(0o600)
+    found = settings.read(str(path))
+    journal.prepare_dir(found.data_dir)
+    start_ns = time.monotonic_ns() - 100 * NS_PER_S  # 27 pulses at 1,000 W, and the next in 0.8 s
+    crashes = []
+
+    def board(found):
+        return SimulatedBoard(found, lambda _name: constant(1000.0), start_ns)
+
+    with Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
+        wait_until(lambda: monitor.status()["meters"]["house"]["pulses"] >= 27)
+        now = monitor.status()
+    assert shape(now) == shape(WELL)
+    pulses = now["meters"]["house"]["pulses"]
+    text = status.text(now)
+    assert line_of(text, "meter house").startswith("meter house: 1,000 W; today ")
+    assert f"; register {pulses / 1000:.3f} kWh; 0 edges rejected" in text
+    assert status.line(now).startswith("1,000 W, today ")
+    assert crashes == []
