@@ -529,11 +529,13 @@ def test_journal_spoilt_anywhere(cut, at, change):
 
 
 def assert_no_journal(path, said):
-    """*path* is refused in one line that names it."""
+    """*path* is refused in one line that names it, and not kept open."""
     with pytest.raises(JournalError, match=said) as raised:
         Journal(str(path))
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
+    # Asked while the error still holds on to all that was made before it.
+    assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
 
 
 def test_file_that_is_no_journal(tmp_path):
