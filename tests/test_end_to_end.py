@@ -1,0 +1,275 @@
+"""The whole program by its command line: pins, flashes and bounce in; file, journal, InfluxDB and Librato out."""
+
+import csv
+import datetime as dt
+import math
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from program import Program, wait_until
+
+from powermeter.meter import NS_PER_S
+
+STANDIN = Path(__file__).with_name("standin")
+
+HOUSE, HEATING = 18, 22
+FLASHES_EACH = 150
+SPACING_S = 0.15
+BOUNCES = 3
+
+#: A hold-off of 50 ms for both: far from the spacing of the flashes and from that of the bounce.
+SETTINGS = """
+METERS = {{
+    "house": {{"pin": 18, "impulses_per_kwh": 1000, "max_watts": 50400}},
+    "heating": {{"pin": 22, "impulses_per_kwh": 800, "max_watts": 63000}},
+}}
+COMMIT_INTERVAL = 0.5
+WRITERS = {{
+    "file": {{"type": "file", "path": "out/power.csv"}},
+    "librato": {{"type": "librato", "user": {user!r}, "token": {token!r}, "hostname": {hostname!r},
+                 "protocol": "http", "source": "here", "period": 2}},
+    "influxdb": {{"type": "influxdb", "host": "127.0.0.1", "port": {port}, "database": {database!r},
+                  "update_period": 1, "tags": {{"home": "yes"}}}},
+}}
+"""
+
+
+class Pins:
+    """The header's pins, for a program with the stand-in: flashes in, lamps out."""
+
+    def __init__(self, directory):
+        self.fifo = directory / "gpio.fifo"
+        self.log = directory / "gpio.log"
+        os.mkfifo(self.fifo)
+        # Open for reading too, so that neither side waits for the other.
+        self._fd = os.open(self.fifo, os.O_RDWR)
+        self.env = {
+            "PYTHONPATH": str(STANDIN),
+            "STANDIN_GPIO_FIFO": str(self.fifo),
+            "STANDIN_GPIO_LOG": str(self.log),
+        }
+
+    def flash(self, pin, bounces=0):
+        """A falling edge, and some more at once."""
+        os.write(self._fd, f"{pin}\n".encode() * (1 + bounces))
+
+    def lines(self):
+        """What was done with the outputs, in order."""
+        return self.log.read_text().splitlines()
+
+    def close(self):
+        os.close(self._fd)
+
+
+@pytest.fixture
+def pins(tmp_path):
+    made = Pins(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def program(tmp_path, pins, influxd, influx_db, librato_server):
+    settings = SETTINGS.format(
+        user=librato_server.user,
+        token=librato_server.token,
+        hostname=librato_server.hostname,
+        port=influxd.port,
+        database=influx_db,
+    )
+    with Program(tmp_path, settings, env=pins.env) as made:
+        yield made
+
+
+def flash_both(pins):
+    """FLASHES_EACH flashes of each meter, bounce behind every one; returns the wall time of each in ns, by pin."""
+    sent = {HOUSE: [], HEATING: []}
+    start_s = time.monotonic()
+    never = threading.Event()
+    for turn in range(FLASHES_EACH):
+        for part, pin in enumerate((HOUSE, HEATING)):
+            never.wait(start_s + (turn + part / 2) * SPACING_S - time.monotonic())  # the rhythm, not a result
+            sent[pin].append(time.time_ns())
+            pins.flash(pin, BOUNCES)
+    return sent
+
+
+def journal_rows(data_dir):
+    """(meter, number, time, interval) of every pulse, in the order of the count."""
+    with sqlite3.connect(data_dir / "journal.db") as connection:
+        rows = connection.execute(
+            "SELECT name, count, time_ns, interval_ns FROM pulses JOIN meters USING (meter) ORDER BY meter, count"
+        ).fetchall()
+    connection.close()
+    return rows
+
+
+def csv_rows(path):
+    """(meter, time, power, energy, register) of every line, in the order of the file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        (
+            row["meter"],
+            as_ns(row["time"]),
+            float(row["power_w"]) if row["power_w"] else None,
+            float(row["energy_wh"]),
+            float(row["register_kwh"]),
+        )
+        for row in rows
+    ]
+
+
+def as_ns(text):
+    """*text*, such as 2026-11-23T07:13:05.123456789Z, as ns since 1970."""
+    seconds, ns = text.removesuffix("Z").split(".")
+    whole = dt.datetime.fromisoformat(seconds).replace(tzinfo=dt.UTC)
+    return round(whole.timestamp()) * NS_PER_S + int(ns)
+
+
+def expected(rows):
+    """What every writer has to have for the journal's *rows*, by the definitions of power, energy and register."""
+    impulses = {"house": 1000, "heating": 800}
+    return [
+        (
+            meter,
+            time_ns,
+            None if interval_ns is None else 3.6e6 / (impulses[meter] * (interval_ns / 1e9)),
+            1000 / impulses[meter],
+            number / impulses[meter],
+        )
+        for meter, number, time_ns, interval_ns in rows
+    ]
+
+
+def assert_all_have(program, influxd, influx_db, librato_server, sent):
+    """The journal has each flash once, at its time; the file, InfluxDB and Librato have what the journal has."""
+    rows = journal_rows(program.data_dir)
+    for meter, pin in (("house", HOUSE), ("heating", HEATING)):
+        of_meter = [row for row in rows if row[0] == meter]
+        assert [row[1] for row in of_meter] == list(range(1, FLASHES_EACH + 1))
+        assert all(0 <= row[2] - at_ns < SPACING_S * NS_PER_S for row, at_ns in zip(of_meter, sent[pin], strict=True))
+    wanted = expected(rows)
+
+    assert sorted(csv_rows(program.data_dir / "out" / "power.csv")) == sorted(wanted, key=lambda row: row[:2])
+
+    points = influxd.points(database=influx_db)
+    assert {point["home"] for point in points} == {"yes"}
+    found = [(p["meter"], p["time"], p.get("power"), p["energy"], p["register"]) for p in points]
+    assert sorted(found, key=lambda row: row[:2]) == sorted(wanted, key=lambda row: row[:2])
+
+    periods = {}
+    for meter, time_ns, watts, _, _ in wanted:
+        if watts is not None:
+            periods.setdefault(("power", f"here.{meter}", time_ns // (2 * NS_PER_S) * 2), []).append(watts)
+    assert librato_server.gauges.keys() == periods.keys()
+    for key, watts in periods.items():
+        gauge = librato_server.gauges[key]
+        assert (gauge["count"], gauge["min"], gauge["max"]) == (len(watts), min(watts), max(watts))
+        assert math.isclose(gauge["sum"], math.fsum(watts), rel_tol=1e-12)
+
+
+def delivered(program):
+    """Whether every pulse is counted and no writer waits for one."""
+    status = program.status()
+    counted = [meter["pulses"] for meter in status["meters"].values()] == [FLASHES_EACH, FLASHES_EACH]
+    return counted and all(writer["waiting"] == 0 for writer in status["writers"].values())
+
+
+def assert_lamps_shown(pins):
+    """Both lamps were set up and lit, and dark before the pins were given back."""
+    lines = pins.lines()
+    assert [line for line in lines if "setup" in line] == ["setup 18 IN", "setup 22 IN", "setup 12 OUT", "setup 16 OUT"]
+    l1 = [line for line in lines if line.startswith("output 12")]
+    l2 = [line for line in lines if line.startswith("output 16")]
+    assert l1.count("output 12 1") >= FLASHES_EACH  # of 2 x FLASHES_EACH pulses, those that came apart
+    assert "output 16 1" in l2
+    assert (l1[-1], l2[-1]) == ("output 12 0", "output 16 0")
+    assert lines[-1] == "cleanup 18 22 12 16"
+
+
+def test_foreground(program, pins, influxd, influx_db, librato_server):
+    """In the foreground: 300 flashes of two meters, bounce between, are in file, journal, InfluxDB and Librato."""
+    popen = program.foreground()
+    assert program.run("--check").returncode == 0
+    sent = flash_both(pins)
+    wait_until(lambda: delivered(program))
+    status = program.status()
+    assert [meter["rejected"] for meter in status["meters"].values()] == [BOUNCES * FLASHES_EACH] * 2
+    assert [meter["pulses_today"] for meter in status["meters"].values()] == [FLASHES_EACH, FLASHES_EACH]
+    assert {writer["state"] for writer in status["writers"].values()} == {"ok"}
+    popen.send_signal(signal.SIGINT)
+    assert popen.wait(15) == 0
+    assert_all_have(program, influxd, influx_db, librato_server, sent)
+    assert_lamps_shown(pins)
+    assert program.out.read_text() == ""
+    assert program.run("--status").returncode == 3
+
+
+def test_daemon(program, pins, influxd, influx_db, librato_server):
+    """The same as a daemon, stopped and started in between: the register goes on, the first pulse has no power."""
+    assert program.run().returncode == 0
+    assert program.run("--status").returncode == 0
+    sent = flash_both(pins)
+    wait_until(lambda: delivered(program))
+    assert program.run("--kill").returncode == 0
+    assert_all_have(program, influxd, influx_db, librato_server, sent)
+    assert_lamps_shown(pins)
+
+    assert program.run("--restart").returncode == 0
+    pins.flash(HOUSE)
+    wait_until(lambda: program.status()["meters"]["house"]["pulses"] == FLASHES_EACH + 1)
+    assert program.run("--kill").returncode == 0
+    meter, _, watts, energy_wh, register_kwh = csv_rows(program.data_dir / "out" / "power.csv")[-1]
+    assert (meter, watts, energy_wh, register_kwh) == ("house", None, 1.0, (FLASHES_EACH + 1) / 1000)
+    assert program.run("--status").returncode == 3
+
+
+def test_without_a_network(tmp_path, pins, influxd, influx_db):
+    """Flashes while InfluxDB is away are kept over a restart, and arrive once it is there."""
+    settings = f"""
+METERS = {{{{"house": {{{{"pin": 18, "impulses_per_kwh": 1000, "max_watts": 360000}}}}}}}}
+COMMIT_INTERVAL = 0.2
+WRITERS = {{{{"influxdb": {{{{"type": "influxdb", "host": "127.0.0.1", "port": {{port}}, "database": {influx_db!r},
+                             "update_period": 0.1}}}}}}}}
+"""
+    with Program(tmp_path, settings.format(port=1), env=pins.env) as program:
+        program.start()
+        for turn in range(20):
+            pins.flash(HOUSE)
+            wait_until(lambda turn=turn: program.status()["meters"]["house"]["pulses"] == turn + 1)
+        failing = wait_until(lambda: [w for w in program.status()["writers"].values() if w["state"] == "failing"])
+        assert failing[0]["reason"] == "127.0.0.1:1: Connection refused"
+        assert program.run("--kill").returncode == 0
+        assert "output 16 0" in pins.lines()  # L2 blinked
+
+        program.set(settings.format(port=influxd.port))
+        program.start()
+        wait_until(lambda: len(influxd.points(database=influx_db)) == 20)
+        wait_until(lambda: program.status()["writers"]["influxdb"]["waiting"] == 0)
+        wanted = expected(journal_rows(program.data_dir))
+        found = [
+            (p["meter"], p["time"], p.get("power"), p["energy"], p["register"])
+            for p in influxd.points(database=influx_db)
+        ]
+        assert found == wanted
+
+
+def test_the_library_is_missing(tmp_path):
+    """Without a library of pins nothing runs that counts nothing: one line says what to install, in both ways."""
+    with Program(tmp_path, "", python=sys.executable, env={"PYTHONPATH": str(tmp_path)}) as program:
+        (tmp_path / "RPi").mkdir()
+        (tmp_path / "RPi" / "__init__.py").write_text("")
+        for way in ([], ["--nodaemon"]):
+            done = program.run(*way)
+            assert done.returncode == 1
+            said = [line for line in done.stderr.splitlines() if line.startswith("power: ")]
+            assert len(said) == 1
+            assert all(word in said[0] for word in ("RPi.GPIO", "pip install rpi-lgpio", "apt install", "--simulate"))
+            assert program.run("--status").returncode == 3
