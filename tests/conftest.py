@@ -60,7 +60,7 @@ def answering():
 def until():
     """Waits until a condition holds, and fails the test if that takes unreasonably long."""
 
-    def wait(condition, seconds=60):
+    def wait(condition, seconds=30):
         end_s = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end_s, "what was waited for did not come"
