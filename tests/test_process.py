@@ -310,6 +310,29 @@ def test_pidfile_goes_with_its_program(program):
     assert sorted(path.name for path in program.directory.iterdir()) == ["data", "settings.py"]
 
 
+#: Takes the pidfile and lets go of it, again and again; fails where it holds a file that is not the one of that name.
+TAKING = f"""
+import os, sys; sys.path.insert(0, {str(SOURCE)!r})
+from powermeter.errors import AlreadyRunningError
+from powermeter.process import PidFile
+taken = 0
+while taken < 300:
+    try:
+        with PidFile(sys.argv[1]) as pidfile:
+            assert os.path.samestat(os.fstat(pidfile._fd), os.stat(sys.argv[1]))
+            taken += 1
+    except AlreadyRunningError:
+        pass
+"""
+
+
+def test_pidfile_taken_and_left_again_and_again(tmp_path):
+    """Whoever has the pidfile has the file of that name, not one that another has just removed."""
+    line = [sys.executable, "-c", TAKING, str(tmp_path / "power.pid")]
+    takers = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(*taker.communicate(timeout=PATIENCE_S), taker.returncode) for taker in takers] == [(None, "", 0)] * 4
+
+
 # --- Stopping
 
 
