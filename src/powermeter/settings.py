@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -282,7 +283,9 @@ def show(found: Any, *, secret: bool = False) -> str:
     """How a found value stands in a mistake: short, and never a secret."""
     if found is REQUIRED:
         return "nothing"
-    if secret or not isinstance(found, str | int | float | None) or (isinstance(found, str) and "@" in found):
+    # An address may hold a user and password, before an @ or in a query.
+    secret = secret or (isinstance(found, str) and any(c in found for c in "@?="))
+    if secret or not isinstance(found, str | int | float | None):
         size = f" of {len(found)}" if isinstance(found, str | dict | list | tuple | set) else ""
         return f"a {type(found).__name__}{size}"
     try:
@@ -292,9 +295,17 @@ def show(found: Any, *, secret: bool = False) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name of *known* most like *name*, whatever the case; None if none is."""
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
 def _place(where: str, name: str) -> str:
     """The key *name* of *where*, a dict's place in the file, as the user would write it."""
-    return f'{where}["{name}"]' if where else name
+    shown = f'"{name}"' if name.isprintable() else repr(name)
+    return f"{where}[{shown}]" if where else name
 
 
 class _Reading:
@@ -310,8 +321,8 @@ class _Reading:
     def unknown(self, where: str, found: Values, known: Iterable[str]) -> None:
         known = sorted(known)
         for name in [name for name in found if name not in known]:
-            near = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            near = _nearest(name, known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             self.mistakes.append(f"{_place(where, name)}: unknown, {hint}")
 
     def keys(self, where: str, found: Values, schema: dict[str, Key]) -> Values:
@@ -349,7 +360,8 @@ class _Reading:
             if not isinstance(key, str) or not METER_NAME.fullmatch(key):
                 self.mistake(where, show(key), "a name of 1 to 32 characters of a-z A-Z 0-9 _ -")
             elif not isinstance(entry, dict):
-                self.mistake(where, show(entry), "a dict, as in settings.py.example")
+                # Text in place of a dict may be a password whose writer has no name.
+                self.mistake(where, show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example")
             else:
                 good.append((where, key, {str(k): v for k, v in entry.items()}))
         return good
@@ -381,6 +393,9 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
         data_dir = os.path.join(data_dir, "simulated")
     meters = _meters(reading)
     writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"))
+    log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
+    if log_file in [writer.options["path"] for writer in writers if writer.type == "file"]:
+        reading.mistake("LOG_FILE", show(log_file), "a file of its own, a writer has this one")
     _check_pins(reading, top, meters)
     _check_gpio(reading, top, meters)
     if reading.mistakes:
@@ -397,7 +412,7 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
         commit_interval_s=top["COMMIT_INTERVAL"],
         clock_wait_s=top["CLOCK_WAIT"],
         keep_days=top["KEEP_DAYS"],
-        log_file=_placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top["LOG_FILE"] else None,
+        log_file=log_file,
         writers=tuple(w for w in writers if simulated != "file" or w.type == "file"),
         warnings=tuple(_warnings(path, found, writers)),
     )
@@ -426,7 +441,7 @@ def data_dir_of(path: str) -> str:
 def _placed(path: str, data_dir: str, *, inside: bool) -> str:
     """*path* as the user means it: from DATA_DIR on; *inside* keeps an absolute one within it too."""
     path = os.path.expanduser(path)
-    return os.path.normpath(os.path.join(data_dir, path.lstrip("/") if inside else path))
+    return os.path.normpath(os.path.join(data_dir, os.path.normpath("/" + path).lstrip("/") if inside else path))
 
 
 def _executed(path: str, *, as_root: bool) -> Values:
@@ -441,11 +456,15 @@ def _executed(path: str, *, as_root: bool) -> Values:
         raise SettingsError(path, [f"others may write it, root does not run it: chmod go-w {path}"])
     names: Values = {"__file__": path, "__name__": "settings"}
     try:
-        exec(compile(source, path, "exec"), names)  # noqa: S102 - a Python file is what the user is promised
+        with warnings.catch_warnings():
+            # Python's own, of a strange escape or call, show the line they stand in.
+            warnings.simplefilter("ignore")
+            exec(compile(source, path, "exec"), names)  # noqa: S102 - a Python file is what the user is promised
     except KeyboardInterrupt:
         raise
     except SyntaxError as error:
-        raise SettingsError(path, [f"line {error.lineno}: not Python: {error.msg}"]) from None
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise SettingsError(path, [f"{line}not Python: {error.msg}"]) from None
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a settings file may not end the program
         # The type alone: a password without quotes would stand in the text of a NameError.
         line = _line_in(error, path)
@@ -455,8 +474,9 @@ def _executed(path: str, *, as_root: bool) -> Values:
         name: value
         for name, value in names.items()
         if not name.startswith("_")
-        and (name.isupper() or name.upper() in (*TOP, *DICTS))
         and not isinstance(value, ModuleType)
+        # A name of the user's own is in small letters, and not like one of ours.
+        and (name.isupper() or _nearest(name, [*TOP, *DICTS], cutoff=0.8))
     }
 
 
@@ -491,7 +511,7 @@ def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSett
             continue
         schema = WRITER_TYPES[common["type"]]
         reading.unknown(where, entry, {**WRITER_COMMON, **schema})
-        if not common.get("enabled"):
+        if not common.get("enabled", True):
             continue
         options = reading.keys(where, entry, schema)
         _check_writer(reading, where, common["type"], options)
@@ -552,15 +572,15 @@ def _listed(pins: frozenset[int]) -> str:
 
 
 def _warnings(path: str, found: Values, writers: list[WriterSettings]) -> list[str]:
-    warnings = []
+    said = []
     entries = found.get("WRITERS", {}).values()
     secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
     if secrets and os.stat(path).st_mode & stat.S_IROTH:
-        warnings.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
-    warnings += [
+        said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
+    said += [
         f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, nothing answers at {LIBRATO_HOST}: '
         "name another host or disable it"
         for writer in writers
         if writer.type == "librato" and writer.options["hostname"] == LIBRATO_HOST
     ]
-    return warnings
+    return said
