@@ -74,29 +74,35 @@ def daemon(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, simulate: Simulate) -> int:
-    from powermeter import journal, process, run
+    from powermeter import process, run
 
-    settings = _settings(args, simulate)
-    journal.prepare_dir(settings.data_dir)
-    pidfile = process.PidFile(_pidfile(args))
+    settings, pidfile = _prepared(args, simulate)
 
     def work(ready: Callable[[], None]) -> int:
-        return run.run(settings, pidfile.path, simulate=simulate, verbose=args.verbose, as_daemon=True, ready=ready)
+        return run.run(settings, pidfile, simulate=simulate, verbose=args.verbose, as_daemon=True, ready=ready)
 
-    return process.daemonize(pidfile, settings.data_dir, work)
+    return process.daemonize(process.PidFile(pidfile), settings.data_dir, work)
 
 
 def foreground(args: argparse.Namespace) -> int:
     """Count in the foreground until a signal."""
-    from powermeter import journal, process, run
+    from powermeter import process, run
 
-    settings = _settings(args, args.simulate)
-    journal.prepare_dir(settings.data_dir)
+    settings, pidfile = _prepared(args, args.simulate)
     if sys.stdout.isatty():
         require({"rich": "rich"})
+    with process.PidFile(pidfile):
+        return run.run(settings, pidfile, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
+
+
+def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":
+    """The settings, with DATA_DIR made, and the path of the pidfile."""
+    from powermeter import journal, process
+
+    settings = _settings(args, simulate)
     os.umask(process.UMASK)
-    with process.PidFile(_pidfile(args)) as pidfile:
-        return run.run(settings, pidfile.path, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
+    journal.prepare_dir(settings.data_dir)
+    return settings, _pidfile(args)
 
 
 def kill(args: argparse.Namespace) -> int:

@@ -88,9 +88,13 @@ class MeterRecord:
 def _connect(path: str) -> sqlite3.Connection:
     # Handed from the thread that opens to the one that uses it, never used by two at once.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    try:
+        # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -122,20 +126,23 @@ class Journal:
         self._last_times: dict[int, int] = {}
         try:
             self._connection = _connect(path)
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version == 0 and not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             self._connection.execute("PRAGMA journal_mode = WAL")
             with _transaction(self._connection):
-                if not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                    for statement in SCHEMA.split(";"):
-                        self._connection.execute(statement)
-                    self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                for statement in SCHEMA.split(";"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = SCHEMA_VERSION
         if version != SCHEMA_VERSION:
             raise JournalError(f"{self.path}: not a journal of this version of power (version {version}): move it away")
 
@@ -195,10 +202,11 @@ class Journal:
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", rows)
             self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
-            saved = [(cursor, cursor.save(self._connection)) for cursor in self._cursors]
+            moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
         self._last_times = last_times
-        for cursor, position in saved:
-            cursor.saved = position
+        for cursor, before, position in moves:
+            if cursor.saved is before:
+                cursor.saved = position
 
     # --- The writers' side
 
