@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="power.py", description=__doc__)
-    parser.add_argument("--pidfile", metavar="PATH", type=os.path.abspath, help="who holds its lock is the running one")
+    parser.add_argument("--pidfile", metavar="PATH", type=_path, help="who holds its lock is the running one")
     parser.add_argument(
         "--settings",
         metavar="PATH",
-        type=os.path.abspath,
+        type=_path,
         help="a settings.py; else $POWER_SETTINGS, else beside the example",
     )
     parser.add_argument(
@@ -72,6 +72,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.json and args.command is not commands.status:
         line.error("--json goes with --status")
     return args
+
+
+def _path(text: str) -> str:
+    """*text* as an absolute path: a daemon leaves the caller's directory."""
+    try:
+        return os.path.abspath(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: the current directory is gone: {error.strerror}") from error
 
 
 def _watts(text: str) -> float:

@@ -628,7 +628,7 @@ def test_who_asks_and_goes(program):
     directory = os.open(program.directory, os.O_PATH)
     try:
         # Through /proc, as an address has 107 bytes.
-        address = f"/proc/self/fd/{directory}/power.sock"
+        address = f"/proc/self/fd/{directory}/power.pid.sock"
         with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as gone:
             for asking in (silent, gone):
                 asking.connect(address)

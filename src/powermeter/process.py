@@ -186,7 +186,7 @@ def _socket_of(pidfile: str) -> tuple[int, str]:
     # Through /proc, as an address has 107 bytes at most and a path may be longer.
     directory, name = os.path.split(os.path.abspath(pidfile))
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return fd, f"/proc/self/fd/{fd}/{name.removesuffix('.pid')}.sock"
+    return fd, f"/proc/self/fd/{fd}/{name}.sock"
 
 
 def ask(pidfile: str, question: str) -> str:
