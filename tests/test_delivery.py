@@ -39,8 +39,8 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def started(journal):
-    """Starts a delivery on a thread, which is stopped after the test at the latest."""
+def started(journal, answering, writer_of):
+    """Starts a delivery on a thread, which is stopped after the test at the latest, before its service and writer."""
     running = []
 
     def start(name, open_writer, cursor):
@@ -51,6 +51,7 @@ def started(journal):
         return delivery
 
     yield start
+    answering.stop_listening()
     for delivery in running:
         ended(delivery)
 

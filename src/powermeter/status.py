@@ -57,7 +57,8 @@ def _waiting(writer: Status) -> str:
         return "how many pulses wait is not known"
     if writer["oldest_s"] is None:
         return "no pulse waits"
-    return f"{writer['waiting']:,} pulses wait, the oldest for {_duration(writer['oldest_s'])}"
+    waiting = "1 pulse waits" if writer["waiting"] == 1 else f"{writer['waiting']:,} pulses wait"
+    return f"{waiting}, the oldest for {_duration(writer['oldest_s'])}"
 
 
 def _duration(seconds: float) -> str:

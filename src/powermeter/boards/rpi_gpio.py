@@ -56,8 +56,8 @@ class RPiGPIOBoard:
                 self._gpio.add_event_detect(pin, self._gpio.FALLING, callback=functools.partial(_stamp, edge, index))
             except Exception as error:
                 raise BoardError(
-                    f"RPi.GPIO: pin {pin} can't be watched: {_text(error)}: RPi.GPIO itself does not work with Linux 6.6 "
-                    f"and newer, rpi-lgpio does: pip uninstall RPi.GPIO; {INSTALL}"
+                    f"RPi.GPIO: pin {pin} can't be watched: {_text(error)}: RPi.GPIO itself does not work "
+                    f"with Linux 6.6 and newer, rpi-lgpio does: pip uninstall RPi.GPIO; {INSTALL}"
                 ) from error
             self._watched.append(pin)
 
