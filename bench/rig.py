@@ -1,0 +1,255 @@
+"""
+What is measured: the program and its yardsticks, fed by FIFOs, beside a real InfluxDB.
+
+Each runs in a process of its own with files of its own. What it costs is asked
+from the kernel, so that the measured code is the shipped one, untouched.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
+
+from influxd import Influxd  # noqa: E402, F401 - for who uses this module
+
+from powermeter.process import ask, holder  # noqa: E402
+
+POWER = str(TOP / "src" / "power.py")
+
+#: The program's own intervals, in s; the yardstick "sketch" gets the same.
+COMMIT_S, POST_S = 5, 10
+
+#: At these the hold-off is 25 ns, so that it rejects nothing and all sides do the same work. A thread that wakes
+#: late takes several edges at once, and their stamps, made as they are taken, are a microsecond apart.
+IMPULSES_PER_KWH, MAX_WATTS = 1_000_000, 100_000_000
+
+WAIT_S = 120
+
+
+def wait_until(true, what, seconds=WAIT_S, every=0.2):
+    """Ask *true* until it says so."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(every)
+
+
+class Fifo:
+    """A FIFO of edges, one byte each. Open at both ends: bytes wait in it for who reads later."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR)
+
+    def edge(self):
+        os.write(self._fd, b"\0")
+
+    def close(self):
+        os.close(self._fd)
+
+
+def feed(fifos, pulses, per_s):
+    """
+    Put *pulses* edges into each of *fifos* at the same times, evenly spaced; return the seconds it took.
+
+    What a late wake-up made late is caught up at 0.8 of the spacing at the least: closer edges would be
+    bounce by the hold-off of a meter that is just as fast as this.
+    """
+    start = last = time.monotonic()
+    for number in range(1, pulses + 1):
+        at = max(start + number / per_s, last + 0.8 / per_s)
+        while (ahead := at - time.monotonic()) > 0:
+            time.sleep(ahead)
+        for fifo in fifos:
+            fifo.edge()
+        last = time.monotonic()
+    return last - start
+
+
+class Measured:
+    """A process that is fed by a FIFO and posts to a database of its own; a context manager."""
+
+    #: The name in the tables.
+    name = ""
+
+    def __init__(self, directory, influxd=None):
+        self.directory = directory
+        directory.mkdir(parents=True)
+        self.fifo = Fifo(directory / "edges")
+        self.influxd = influxd
+        self.database = directory.name.replace("-", "_")
+        self.pid = None
+        if influxd:
+            influxd.query(f"CREATE DATABASE {self.database}")
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+        self.fifo.close()
+
+    def environment(self):
+        return {
+            **os.environ,
+            "PYTHONPATH": str(TOP / "bench" / "standin"),
+            "GPIO_FIFO": self.fifo.path,
+            "INFLUXDB_PORT": str(self.influxd.port if self.influxd else 0),
+            "INFLUXDB_DATABASE": self.database,
+        }
+
+    def command(self):
+        raise NotImplementedError
+
+    def start(self):
+        with open(self.directory / "output", "ab") as output:
+            self._process = subprocess.Popen(
+                self.command(), env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        self.pid = self._process.pid
+
+    def stop(self):
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGTERM)
+            self._process.wait()
+            self.pid = None
+
+    def points(self):
+        """How many points its database holds."""
+        found = self.influxd.query("SELECT count(*) FROM /.*/", self.database)
+        return max((count for one in found for count in one["values"][0][1:]), default=0)
+
+    # --- What the kernel counts for the process
+
+    def cpu_s(self):
+        """CPU time of all threads there were: the process's clock (clock_getcpuclockid), exact where stat has ticks."""
+        return time.clock_gettime(~self.pid << 3 | 2)
+
+    def wakeups(self):
+        """How often a thread that is there now was put on a CPU after it had been off."""
+        total = 0
+        for status in Path(f"/proc/{self.pid}/task").glob("*/status"):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            total += int(fields["voluntary_ctxt_switches"]) + int(fields["nonvoluntary_ctxt_switches"])
+        return total
+
+    def memory_mib(self, field="VmRSS"):
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+        raise KeyError(field)
+
+    def written(self):
+        """Bytes that it caused to be written to a disk; the file system's own journal is not among them."""
+        fields = dict(line.split(": ") for line in Path(f"/proc/{self.pid}/io").read_text().splitlines())
+        return int(fields["write_bytes"])
+
+
+class Program(Measured):
+    """The program itself, with a settings file. Without *influxd* the file is its only writer."""
+
+    name = "program"
+
+    def __init__(self, directory, influxd=None, *, daemon=False, meters=("house",)):
+        super().__init__(directory, influxd)
+        self.daemon = daemon
+        self.data = directory / "data"
+        self.csv = self.data / "power.csv"
+        self.journal = self.data / "journal.db"
+        self.pidfile = str(directory / "power.pid")
+        self._settings = directory / "settings.py"
+        self.meters = {
+            name: {"pin": pin, "impulses_per_kwh": IMPULSES_PER_KWH, "max_watts": MAX_WATTS}
+            for name, pin in zip(meters, (18, 22), strict=False)
+        }
+        #: By name, as in the settings.
+        self.writers = {"file": {"type": "file"}}
+        if influxd:
+            self.writers["influxdb"] = {
+                "type": "influxdb",
+                "host": "127.0.0.1",
+                "port": influxd.port,
+                "database": self.database,
+                "update_period": POST_S,
+            }
+
+    def command(self, *flags):
+        flags = flags or (() if self.daemon else ("--nodaemon",))
+        return [sys.executable, POWER, "--settings", str(self._settings), "--pidfile", self.pidfile, *flags]
+
+    def start(self):
+        self._settings.write_text(
+            f"METERS = {self.meters!r}\nWRITERS = {self.writers!r}\n"
+            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\n"
+        )
+        super().start()
+        if self.daemon:
+            if self._process.wait():
+                raise RuntimeError((self.directory / "output").read_text())
+            self.pid = holder(self.pidfile)
+        else:
+            wait_until(self._counts, f"{self.directory}: counting")
+
+    def _counts(self):
+        if self._process.poll() is not None:
+            raise RuntimeError((self.directory / "output").read_text())
+        return os.path.exists(self.pidfile.removesuffix(".pid") + ".sock") and self.status()["meters"]
+
+    def stop(self):
+        if self.daemon and self.pid is not None:
+            subprocess.run(self.command("--kill"), check=True, stdout=subprocess.DEVNULL)
+            self.pid = None
+        else:
+            super().stop()
+
+    def status(self):
+        return json.loads(ask(self.pidfile, "json"))
+
+    def waiting(self, writer):
+        return self.status()["writers"][writer]["waiting"]
+
+    def lines(self):
+        """Pulses in the file."""
+        with open(self.csv, "rb") as file:
+            return sum(1 for _ in file) - 1
+
+    def rows(self):
+        """Pulses in the journal."""
+        with sqlite3.connect(self.journal) as db:
+            rows = db.execute("SELECT count(*) FROM pulses").fetchone()[0]
+        db.close()
+        return rows
+
+
+class Naive(Measured):
+    name = "naive"
+
+    def environment(self):
+        return super().environment() | {"NAIVE_CSV": str(self.directory / "naive.csv")}
+
+    def command(self):
+        return [sys.executable, str(TOP / "bench" / "naive.py")]
+
+
+class Sketch(Measured):
+    name = "sketch"
+
+    def environment(self):
+        return super().environment() | {
+            "SKETCH_DB": str(self.directory / "sketch.db"),
+            "SKETCH_COMMIT_S": str(COMMIT_S),
+            "SKETCH_POST_S": str(POST_S),
+        }
+
+    def command(self):
+        return [sys.executable, str(TOP / "bench" / "sketch.py")]

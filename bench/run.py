@@ -1,0 +1,520 @@
+"""
+The measurements of docs/benchmarks.rst: what the program costs, beside two yardsticks.
+
+    python bench/run.py [--write] [part ...]        (make bench: all parts, nothing written)
+
+Everything runs on loopback, with its data in a temporary directory (under
+$TMPDIR, else /var/tmp, which is a disk). Figures of time are ratios within one
+run: on another machine they differ, the ratios hardly.
+"""
+
+import argparse
+import contextlib
+import datetime as dt
+import http.client
+import http.server
+import os
+import platform
+import random
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rig import COMMIT_S, IMPULSES_PER_KWH, POST_S, POWER, TOP, Influxd, Naive, Program, Sketch, feed, wait_until
+
+from powermeter.journal import Journal, Row
+from powermeter.meter import NS_PER_S
+
+#: The goals: the most CPU a pulse, as a part of a yardstick's; the latter by pulses a second.
+OF_NAIVE = 0.6
+OF_SKETCH = {1: 2.5, 10: 2.5, 100: 1.6, 1000: 1.6}
+#: Pulses a second, and how long they come, in s.
+RATES = {1: 60, 10: 40, 100: 30, 1000: 30}
+WARM_UP = 20
+
+IDLE_S = 60
+IDLE_WAKEUPS = 1.0
+
+RSS_BOTH_MIB, RSS_FILE_MIB, RSS_WAITING_MIB = 40, 24, 10
+BACKLOG, WAITING = 10_000, 1_000_000
+
+BACKFILL, BACKFILL_BATCH, BACKFILL_RATE = 100_000, 5000, 0.6
+BACKFILL_RUNS = 3
+
+COMMAND_RUNS, COMMAND_RATIO = 25, 5.0
+
+#: A household of 4,000 kWh a year at 1,000 imp/kWh; and one at 3.6 kW.
+DISK_RATES = (0.127, 1)
+DISK_S = 240
+JOURNAL_PULSES, JOURNAL_BYTES = 1_000_000, 30
+
+
+@dataclass
+class Table:
+    """One table of results; a cell with a goal says whether it was met."""
+
+    title: str
+    text: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    missed: int = 0
+
+    def add(self, *cells):
+        self.rows.append([str(cell) for cell in cells])
+
+    def judge(self, what, found, goal, shown="{:.2f}", *, least=False):
+        """A row of four cells: *found* is to be at most *goal*, or at *least* as much."""
+        met = found >= goal if least else found <= goal
+        self.missed += not met
+        sign = ">=" if least else "<="
+        self.add(what, shown.format(found), f"{sign} {shown.format(goal)}", "ok" if met else "MISSED")
+
+    def print(self):
+        widths = [max(len(row[i]) for row in [self.columns, *self.rows]) for i in range(len(self.columns))]
+        print(f"\n{self.title}\n{self.text}")
+        for row in [self.columns, ["-" * width for width in widths], *self.rows]:
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        sys.stdout.flush()
+
+    def rst(self):
+        lines = [self.title, "-" * len(self.title), "", self.text, "", ".. list-table::", "   :header-rows: 1", ""]
+        for row in [self.columns, *self.rows]:
+            lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+        return "\n".join(lines) + "\n"
+
+
+GOALS = ["what", "found", "goal", ""]
+
+
+# --- CPU a pulse
+
+
+def cpu(place, influxd):
+    """From quiet to quiet: all that the pulses of a rate cause is in it, start and imports are not."""
+    table = Table(
+        "CPU a pulse",
+        "User and system time of the whole process in ms per 1,000 pulses, side by side, with file, lamps and InfluxDB "
+        "(the sketch has InfluxDB alone). From the first pulse of a rate until InfluxDB has the last.",
+        ["pulses/s", "program", "naive", "sketch"],
+    )
+    goals = Table("CPU a pulse, as ratios", "The same figures against each other.", GOALS)
+    with contextlib.ExitStack() as stack:
+        sides = [stack.enter_context(kind(place / f"cpu_{kind.name}", influxd)) for kind in (Program, Naive, Sketch)]
+        sent = 0
+        sent += _fed(sides, sent, WARM_UP, 10)
+        for per_s, seconds in RATES.items():
+            before = [side.cpu_s() for side in sides]
+            pulses = _fed(sides, sent, per_s * seconds, per_s)
+            sent += pulses
+            program, naive, sketch = (
+                (side.cpu_s() - cpu_s) * 1e6 / pulses for side, cpu_s in zip(sides, before, strict=True)
+            )
+            table.add(per_s, *(f"{ms:.0f}" for ms in (program, naive, sketch)))
+            goals.judge(f"program / naive at {per_s}/s", program / naive, OF_NAIVE)
+            goals.judge(f"program / sketch at {per_s}/s", program / sketch, OF_SKETCH[per_s])
+    return [table, goals]
+
+
+def _fed(sides, sent, pulses, per_s):
+    """Feed *pulses* to all *sides* and wait until their databases have them, beside the *sent* ones."""
+    feed([side.fifo for side in sides], pulses, per_s)
+    for side in sides:
+        wait_until(lambda side=side: side.points() >= sent + pulses, f"{side.name}: {sent + pulses} points", every=0.5)
+    return pulses
+
+
+# --- Every pulse
+
+
+def complete(place, influxd):
+    table = Table(
+        "Every pulse",
+        "Pulses fed to the program, and how many stand in the file, in the journal and in InfluxDB: with a hold-off "
+        "that rejects nothing (25 ns), and with that of a meter of 1,000 imp/kWh whose max_watts is just this rate.",
+        ["fed", "hold-off", "took", "file", "journal", "InfluxDB", "rejected", ""],
+    )
+    for pulses, per_s in ((60_000, 1000), (10_000, 5000)):
+        for name, meter in (
+            ("25 ns", {}),
+            (f"{700_000 / per_s:.0f} us", {"impulses_per_kwh": 1000, "max_watts": 3600 * per_s}),
+        ):
+            program = Program(place / f"complete_{per_s}_{len(meter)}", influxd)
+            program.meters["house"] |= meter
+            with program:
+                seconds = feed([program.fifo], pulses, per_s)
+                _settled(program, pulses)
+                found = program.lines(), program.rows(), program.points()
+                rejected = program.status()["meters"]["house"]["rejected"]
+            met = found == (pulses, pulses, pulses)
+            table.missed += not met
+            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, "ok" if met else "MISSED"]
+            table.add(f"{pulses:,} at {per_s:,}/s", name, *cells)
+    return [table]
+
+
+def _all_in(program, pulses):
+    status = program.status()
+    if status["meters"]["house"]["pulses"] + status["meters"]["house"]["rejected"] < pulses:
+        return False
+    return not any(writer["waiting"] for writer in status["writers"].values())
+
+
+# --- Idle
+
+
+class _Accepts(http.server.BaseHTTPRequestHandler):
+    """Librato, as far as a writer that is well needs one: every POST is taken."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args):
+        pass
+
+
+def idle(place, influxd):
+    table = Table(
+        "Idle",
+        f"A daemon with file, InfluxDB and Librato, both lamps and no pulses for {IDLE_S} s, after each writer has "
+        "delivered some: context switches of all its threads, and its CPU time.",
+        GOALS,
+    )
+    librato = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Accepts)
+    threading.Thread(target=librato.serve_forever, daemon=True).start()
+    program = Program(place / "idle", influxd, daemon=True)
+    program.writers["librato"] = {
+        "type": "librato",
+        "user": "user",
+        "token": "token",
+        "protocol": "http",
+        "hostname": f"127.0.0.1:{librato.server_port}",
+        "period": 2,
+    }
+    with program:
+        feed([program.fifo], 20, 5)
+        _settled(program, 20)
+        time.sleep(2 * POST_S)  # the writers' pauses after their last batches are over
+        wakeups, cpu_s, start = program.wakeups(), program.cpu_s(), time.monotonic()
+        time.sleep(IDLE_S)
+        seconds = time.monotonic() - start
+        table.judge("wake-ups a second", (program.wakeups() - wakeups) / seconds, IDLE_WAKEUPS)
+        table.add("CPU, us a second", f"{(program.cpu_s() - cpu_s) * 1e6 / seconds:.1f}", "", "")
+    librato.shutdown()
+    librato.server_close()
+    return [table]
+
+
+# --- Memory
+
+
+def fill(program, pulses, waiting_for, *, group=1000):
+    """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait for the named writers alone."""
+    program.data.mkdir()
+    with Journal(str(program.journal)) as journal:
+        records = [journal.meter(name, IMPULSES_PER_KWH) for name in program.meters]
+        cursors = [journal.cursor(name) for name in waiting_for]
+        time_ns = time.time_ns() - 8 * NS_PER_S * pulses // len(records)
+        for first in range(0, pulses // len(records), group):
+            rows = []
+            for number in range(first + 1, min(first + group, pulses // len(records)) + 1):
+                interval_ns = random.randrange(7_000_000_000, 8_800_000_000)
+                time_ns += interval_ns
+                rows += [Row(record.key, number, time_ns + record.key, interval_ns) for record in records]
+            journal.append(rows)
+        cursors += [journal.cursor(name) for name in program.writers if name not in waiting_for]
+        for cursor in cursors:
+            cursor.close()
+
+
+def memory(place, influxd):
+    table = Table(
+        "Memory",
+        f"Resident set of the daemon in MiB, after a backlog of {BACKLOG:,} pulses was delivered and 100 more came; "
+        f"and with {WAITING:,} pulses that wait for an InfluxDB that refuses connections, against none.",
+        GOALS,
+    )
+    for title, server, goal in (("file and InfluxDB", influxd, RSS_BOTH_MIB), ("file alone", None, RSS_FILE_MIB)):
+        program = Program(place / f"memory_{'both' if server else 'file'}", server, daemon=True)
+        fill(program, BACKLOG, program.writers)
+        with program:
+            feed([program.fifo], 100, 100)
+            _settled(program, 100)
+            table.judge(f"{title}, MiB", program.memory_mib(), goal, "{:.1f}")
+            table.add(f"{title}, most it had been, MiB", f"{program.memory_mib('VmHWM'):.1f}", "", "")
+    found = []
+    for waiting in (0, WAITING):
+        with Influxd(place / f"away_{waiting}") as away:
+            program = Program(place / f"memory_{waiting}", away, daemon=True)
+        fill(program, waiting, ["influxdb"])
+        with program:
+            feed([program.fifo], 100, 100)
+            wait_until(lambda program=program: program.status()["writers"]["influxdb"]["state"] == "failing", "failing")
+            wait_until(lambda program=program: _file_has(program, 100), "all in the file")
+            time.sleep(2 * POST_S)
+            if program.waiting("influxdb") != waiting + 100:
+                raise RuntimeError(f"{program.waiting('influxdb')} wait, not {waiting + 100}")
+            found.append(program.memory_mib())
+            table.add(f"{waiting:,} wait, MiB", f"{found[-1]:.1f}", "", "")
+    table.judge(f"{WAITING:,} waiting add, MiB", found[1] - found[0], RSS_WAITING_MIB, "{:.1f}")
+    return [table]
+
+
+def _settled(program, pulses):
+    wait_until(lambda: _all_in(program, pulses), "all delivered")
+    wait_until(lambda: all(w["state"] == "ok" for w in program.status()["writers"].values()), "all well")
+
+
+def _file_has(program, pulses):
+    return program.status()["meters"]["house"]["pulses"] >= pulses and not program.waiting("file")
+
+
+# --- Backfill
+
+
+def backfill(place, influxd):
+    table = Table(
+        "Backfill",
+        f"{BACKFILL:,} waiting pulses to InfluxDB in batches of {BACKFILL_BATCH:,}: the program as a daemon, against a "
+        "loop that reads the same rows, formats the same lines and posts them with http.client to another database. "
+        f"From the end of the first batch to the end of the last; medians of {BACKFILL_RUNS} turns.",
+        GOALS,
+    )
+    ours, loops = [], []
+    for turn in range(BACKFILL_RUNS):
+        program = Program(place / f"backfill_{turn}", influxd, daemon=True)
+        fill(program, BACKFILL, ["influxdb"])
+        shutil.copy(program.journal, place / "backfill.db")
+        with program:
+            ours.append(_program_rate(program))
+        if program.points() != BACKFILL:
+            raise RuntimeError(f"{program.points()} points, not {BACKFILL}")
+        influxd.query(f"CREATE DATABASE loop_{turn}")
+        loops.append(_loop_rate(place / "backfill.db", influxd.port, f"loop_{turn}"))
+    table.add("program, pulses a second", f"{statistics.median(ours):,.0f}", "", "")
+    table.add("loop, pulses a second", f"{statistics.median(loops):,.0f}", "", "")
+    table.judge("program / loop", statistics.median(ours) / statistics.median(loops), BACKFILL_RATE, least=True)
+    return [table]
+
+
+def _program_rate(program):
+    """Pulses a second, by what --status tells of those that wait."""
+    before = first_s = None
+    while True:
+        waiting, now_s = program.waiting("influxdb"), time.monotonic()
+        if before is None and waiting < BACKFILL:
+            before, first_s = waiting, now_s
+        if waiting == 0:
+            return before / (now_s - first_s)
+        time.sleep(0.005)
+
+
+def _loop_rate(path, port, database):
+    db = sqlite3.connect(path)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    after, first_s = 0, None
+    watt_hours = 1000 / IMPULSES_PER_KWH
+    while rows := db.execute(
+        "SELECT count, time_ns, interval_ns FROM pulses WHERE count > ? ORDER BY count LIMIT ?", (after, BACKFILL_BATCH)
+    ).fetchall():
+        lines = [
+            f"electricity_power,meter=house energy={watt_hours!r},"
+            f"power={3.6e15 / (IMPULSES_PER_KWH * interval_ns)!r},register={count / IMPULSES_PER_KWH!r} {time_ns}"
+            for count, time_ns, interval_ns in rows
+        ]
+        connection.request("POST", f"/write?db={database}", "\n".join(lines))
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 204:
+            raise RuntimeError(f"answered {answer.status}")
+        after = rows[-1][0]
+        if first_s is None:
+            first_s, first = time.monotonic(), after
+    seconds = time.monotonic() - first_s
+    connection.close()
+    db.close()
+    return (BACKFILL - first) / seconds
+
+
+# --- Commands
+
+
+def commands(place, influxd):
+    table = Table(
+        "Commands",
+        f"Wall time from start to end, medians of {COMMAND_RUNS} turns in which each ran once; --status of a running "
+        "daemon with file and InfluxDB.",
+        GOALS,
+    )
+    with Program(place / "commands", influxd, daemon=True) as program:
+        feed([program.fifo], 20, 20)
+        timed = {
+            "python3 -c pass": [sys.executable, "-c", "pass"],
+            "--help": [sys.executable, POWER, "--help"],
+            "--status": program.command("--status"),
+        }
+        took = {name: [] for name in timed}
+        for _ in range(COMMAND_RUNS + 1):
+            for name, command in timed.items():
+                start = time.monotonic()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                took[name].append(time.monotonic() - start)
+    # Without the first turn: it may have compiled modules.
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in took.items()}
+    for name, seconds in medians.items():
+        table.add(f"{name}, ms", f"{seconds * 1000:.1f}", "", "")
+    for name in ("--help", "--status"):
+        table.judge(f"{name} / python3 -c pass", medians[name] / medians["python3 -c pass"], COMMAND_RATIO)
+    return [table]
+
+
+# --- Disk
+
+
+def disk(place, influxd):
+    written = Table(
+        "Bytes to the disk",
+        f"Bytes a pulse that the process caused to be written (write_bytes of /proc/PID/io) over {DISK_S} s, with file "
+        f"and InfluxDB; what the file system writes for its own journal is not among them. "
+        f"Data on {_file_system(place)}.",
+        ["pulses/s", "pulses", "program", "naive", "sketch"],
+    )
+    with contextlib.ExitStack() as stack:
+        feeds = []
+        for per_s in DISK_RATES:
+            sides = [
+                stack.enter_context(kind(place / f"disk_{kind.name}_{per_s * 1000:g}", influxd))
+                for kind in (Program, Naive, Sketch)
+            ]
+            feeds.append((per_s, sides))
+        for _, sides in feeds:
+            feed([side.fifo for side in sides], 5, 10)
+        time.sleep(2 * POST_S)
+        before = [[side.written() for side in sides] for _, sides in feeds]
+        threads = [
+            threading.Thread(target=feed, args=([side.fifo for side in sides], round(per_s * DISK_S), per_s))
+            for per_s, sides in feeds
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        time.sleep(2 * POST_S)
+        for (per_s, sides), wrote in zip(feeds, before, strict=True):
+            pulses = round(per_s * DISK_S)
+            each = [(side.written() - were) / pulses for side, were in zip(sides, wrote, strict=True)]
+            cells = [f"{b:,.0f}" if b else "not counted by this file system" for b in each]
+            written.add(per_s, pulses, *cells)
+    size = Table(
+        "Bytes of the journal",
+        f"Size of the journal after {JOURNAL_PULSES:,} pulses, committed 100 at a time, and a checkpoint, a pulse.",
+        GOALS,
+    )
+    for meters in (("house",), ("house", "heat_pump")):
+        program = Program(place / f"journal_{len(meters)}", meters=meters)
+        fill(program, JOURNAL_PULSES, [], group=100 // len(meters))
+        bytes_a_pulse = os.path.getsize(program.journal) / JOURNAL_PULSES
+        size.judge(
+            f"{len(meters)} meter{'s' * (len(meters) > 1)}, bytes a pulse", bytes_a_pulse, JOURNAL_BYTES, "{:.1f}"
+        )
+    return [written, size]
+
+
+def _file_system(place):
+    """The type of the file system that *place* is on."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    return max((m for m in mounts if f"{place}/".startswith(m[0].rstrip("/") + "/")), key=lambda m: len(m[0]))[1]
+
+
+# --- The command line
+
+PARTS = {
+    "cpu": cpu,
+    "complete": complete,
+    "idle": idle,
+    "memory": memory,
+    "backfill": backfill,
+    "commands": commands,
+    "disk": disk,
+}
+
+
+def machine():
+    """CPU, cores and Python, in a line."""
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return (
+        f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {platform.system()} "
+        f"{platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    )
+
+
+def document(tables):
+    """docs/benchmarks.rst."""
+    today = dt.datetime.now(dt.UTC).date()
+    head = f"""\
+Measurements
+============
+
+.. Written by ``python bench/run.py --write``: do not edit.
+
+What the program costs, measured beside two yardsticks that stand in ``bench/``:
+*naive* is the way such a script is usually written, a thread a pulse for the
+lamp, a file opened and closed for each, and dicts posted every 5 s; *sketch* is
+one poll loop with SQLite and ``http.client``, a limit and no design. It gets the
+program's own intervals, {COMMIT_S} s to a commit and {POST_S} s to a post. All are fed the
+same pulses, each by a FIFO. InfluxDB is a real one, on the same machine.
+
+Made on {today} by::
+
+    .venv-test/bin/python bench/run.py --write
+
+on: {machine()}.
+
+Times are good as ratios within one run alone.
+
+"""
+    return head + "\n".join(table.rst() for table in tables)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; none: all")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.rst; goes with all parts")
+    args = parser.parse_args()
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}")
+    if args.write and args.parts:
+        parser.error("--write goes with all parts")
+    tables = []
+    print(machine())
+    directory = os.environ.get("TMPDIR", "/var/tmp")
+    with (
+        tempfile.TemporaryDirectory(prefix="power-bench-", dir=directory) as name,
+        Influxd(Path(name) / "influxd") as influxd,
+    ):
+        for part in args.parts or PARTS:
+            for table in PARTS[part](Path(name), influxd):
+                table.print()
+                tables.append(table)
+    missed = sum(table.missed for table in tables)
+    print(f"\n{missed} goals missed" if missed else "\nall goals met")
+    if args.write:
+        (TOP / "docs" / "benchmarks.rst").write_text(document(tables))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
