@@ -460,7 +460,8 @@ def test_check_judges_database_and_password(guarded, writer):
 def test_pandas_is_not_imported(tmp_path):
     """Importing the writer leaves pandas alone where it is installed: it would cost 80 MiB."""
     (tmp_path / "pandas.py").write_text("raise SystemExit('pandas was imported')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SRC}"}
+    paths = [str(tmp_path), str(SRC), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # First that the trap works.
     trap = subprocess.run([sys.executable, "-c", "import pandas"], env=environment, capture_output=True, check=False)
     assert b"pandas was imported" in trap.stderr
