@@ -152,14 +152,14 @@ def optional(check: Check) -> Check:
 
 
 def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False) -> Check:
-    """A dict of text to text; the name ``meter`` is the program's own."""
+    """A dict of text to text; the name ``meter`` is the program's own, ``time`` each service's."""
 
     def check(found: Any) -> dict[str, str]:
         if (
             not isinstance(found, dict)
             or len(found) > MOST_TAGS
             or not all(isinstance(part, str) for item in found.items() for part in item)
-            or not all(re.fullmatch(key_pattern, key) and key.lower() != "meter" for key in found)
+            or not all(re.fullmatch(key_pattern, key) and key.lower() not in ("meter", "time") for key in found)
             or not all(re.fullmatch(value_pattern, value) for value in found.values())
         ):
             raise ValueError(allowed)
@@ -199,15 +199,17 @@ _SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 .
 _LIBRATO_TAGS = tags(
     r"[-.:_\w]{1,64}",
     r"[-.:_?\\/\w ]{1,255}",
-    'a dict of 0 to 49 names to texts, "meter" not among them, such as {"home": "yes"}',
+    'a dict of 0 to 49 names to texts, "meter" and "time" not among them, such as {"home": "yes"}',
     lower=True,
 )
 _INFLUX_TAGS = tags(
     r"[^\x00-\x1f\x7f\\]+",
     # A backslash before a separator would escape it: the line would be read as another one.
     r"[^\x00-\x1f\x7f\\]+",
-    'a dict of 0 to 49 names to texts without \\, "meter" not among them, such as {"home": "yes"}',
+    'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
 )
+# A line of the line protocol that begins with # is a comment.
+_MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
 _HOST_AND_PORT = text(r"[A-Za-z0-9._-]+(:\d{1,5})?", 'a host name or address, with or without a port: "10.0.0.5:8080"')
 
 METER: dict[str, Key] = {
@@ -241,7 +243,7 @@ WRITER_TYPES: dict[str, dict[str, Key]] = {
         "retention_policy": Key(None, optional(_WORDS)),
         "ssl": Key(False, flag),
         "verify_ssl": Key(True, verify_ssl),
-        "measurement": Key("electricity_power", text(r"[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty")),
+        "measurement": Key("electricity_power", _MEASUREMENT),
         "tags": Key({}, _INFLUX_TAGS),
         "timeout": Key(10, number(0.1, 600)),
         "batch_size": Key(5000, whole(1, 50_000)),

@@ -17,6 +17,9 @@ from powermeter.errors import UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt
 
+#: More than a line can have: a time, a name of 32 characters, three floats.
+LINE_BYTES = 256
+
 HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 
 
@@ -56,6 +59,8 @@ class FileWriter:
         directory = os.path.dirname(self._path)
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
+        if not os.path.isdir(directory):
+            raise UnreachableError(f"{directory}: is not a directory")
         wanted = self._path if os.path.exists(self._path) else directory
         if os.path.isdir(self._path):
             raise UnreachableError(f"{self._path}: is a directory: name a file in it")
@@ -80,7 +85,8 @@ class FileWriter:
         self.close()
         os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        if os.fstat(self._fd).st_size == 0:
+        # New, made empty by logrotate, or torn in its header by a crash.
+        if len(begun := os.pread(self._fd, len(HEADER), 0)) < len(HEADER) and HEADER.startswith(begun):
             _write(self._fd, HEADER, 0)
             os.fdatasync(self._fd)
             _sync_directory(os.path.dirname(self._path))
@@ -133,9 +139,9 @@ def _mend(fd: int, noted: int, lines: Sequence[bytes]) -> None:
     """
     end = os.fstat(fd).st_size
     if end > noted:
-        first = os.pread(fd, 256, noted).partition(b"\n")[0]
         # NULs: a file system that made the file longer but had not written the data when the power went.
-        if not first.strip(b"\0") or any(line.startswith(first) for line in lines):
+        first = os.pread(fd, LINE_BYTES, noted).partition(b"\n")[0].rstrip(b"\0")
+        if any(line.startswith(first) for line in lines):
             os.ftruncate(fd, noted)
             end = noted
     if end == 0:

@@ -74,14 +74,16 @@ class InfluxdbWriter:
         self._place = f"{host}:{port}"
         self._timeout = timeout
         self._retention_policy = retention_policy
-        self._secrets = [secret for secret in (password, token) if secret]
         self._series = _escaped(measurement, ", ") + "".join(
             f",{_escaped(key, ',= ')}={_escaped(value, ',= ')}" for key, value in sorted(tags.items())
         )
         self._client = influxdb.InfluxDBClient(
             host, port, database=database, ssl=ssl, verify_ssl=verify_ssl, timeout=timeout, retries=1
         )
-        self._adapter = _Adapter(_authorization(username, password, token))
+        authorization = _authorization(username, password, token)
+        # A service may say back what it was sent.
+        self._secrets = [secret for secret in (password, token, *(authorization or "").split()[1:]) if secret]
+        self._adapter = _Adapter(authorization)
         session = self._client._session  # noqa: SLF001 - 5.2.3 does not take one of ours
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
@@ -99,11 +101,11 @@ class InfluxdbWriter:
         try:
             self._write(lines)
         except AnsweredError as error:
-            refused = re.search(r"partial write:.*?(?:dropped=(\d+))?$", str(error))
-            if error.status != 400 or refused is None:
+            if error.status != 400 or "partial write" not in str(error):
                 raise
             # The good points are stored: the batch is never sent again. Without a number, at least one was bad.
-            return Receipt(len(pulses), "", int(refused.group(1) or 1), str(error))
+            dropped = re.search(r"dropped=(\d+)", str(error))
+            return Receipt(len(pulses), "", int(dropped[1]) if dropped else 1, str(error))
         return Receipt(len(pulses))
 
     def check(self) -> str:
@@ -119,11 +121,11 @@ class InfluxdbWriter:
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
         except InfluxDBServerError as error:
-            raise AnsweredError(self._adapter.status, self._clean(str(error))) from error
+            raise AnsweredError(self._adapter.status, self._clean(error.args[0])) from error
         except InfluxDBClientError as error:
             if error.code == 200:
                 raise MisdirectedError(f"{self._place} answered, but is no InfluxDB: check host and port") from error
-            raise AnsweredError(error.code, self._clean(str(error.content))) from error
+            raise AnsweredError(error.code, self._clean(error.content)) from error
         except requests.TooManyRedirects as error:
             raise MisdirectedError(f"{self._place} answered with a redirect: check host, port and ssl") from error
         except requests.Timeout as error:
@@ -131,8 +133,8 @@ class InfluxdbWriter:
         except requests.RequestException as error:
             raise UnreachableError(f"{self._place}: {self._clean(_innermost(error))}") from error
 
-    def _clean(self, text: str) -> str:
-        return one_line(text, *self._secrets)
+    def _clean(self, said: str | bytes) -> str:
+        return one_line(said.decode(errors="replace") if isinstance(said, bytes) else str(said), *self._secrets)
 
 
 def _authorization(username: str | None, password: str | None, token: str | None) -> str | None:

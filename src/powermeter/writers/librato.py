@@ -6,6 +6,7 @@ for success, try a 503 again for ever, fail on a 4xx whose body it does not
 know, and log every body.
 """
 
+import base64
 import http.client
 import itertools
 import logging
@@ -37,6 +38,11 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
 
     _open: http.client.HTTPConnection | None = None
 
+    @property
+    def _basic(self) -> str:
+        """What Basic authentication sends, no less a secret than the token in it."""
+        return base64.b64encode(self.username + b":" + self.api_key).decode()
+
     def close(self) -> None:
         if self._open is not None:
             self._open.close()
@@ -51,7 +57,9 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
         if resp.status not in SUCCESS:
-            raise AnsweredError(resp.status, one_line(body.decode(errors="replace"), self.api_key.decode()))
+            raise AnsweredError(
+                resp.status, one_line(body.decode(errors="replace"), self.api_key.decode(), self._basic)
+            )
         if b"html" in body[:200].lower() or "html" in (resp.getheader("Content-Type") or ""):
             raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
         return {}, True, backoff
