@@ -274,7 +274,9 @@ def whole_periods(pulses: Sequence[Pulse], period_ns: int, settled_ns: int, *, m
     last = pulses[-1].time_ns // period_ns if more else None
     for index, pulse in enumerate(pulses):
         period = pulse.time_ns // period_ns
-        if (period + 1) * period_ns > settled_ns or period == last:
+        end_ns = (period + 1) * period_ns
+        # One far ahead is of a clock that was wrong then: nothing more falls into it, and it may be years off.
+        if settled_ns < end_ns <= settled_ns + 2 * period_ns + 2 * NS_PER_S or period == last:
             return pulses[:index]
     return pulses
 

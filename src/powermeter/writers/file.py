@@ -10,6 +10,7 @@ also holds where a rotation fell in between.
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Sequence
 
@@ -17,10 +18,10 @@ from powermeter.errors import UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt
 
-#: More than a line can have: a time, a name of 32 characters, three floats.
-LINE_BYTES = 256
-
 HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
+
+#: A line of this writer, or the beginning of one.
+OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,|[\d:.TZ-]+\Z")
 
 
 class FileWriter:
@@ -38,34 +39,38 @@ class FileWriter:
         try:
             fd = self._opened()
             inode, noted = _parsed(place)
-            if os.fstat(fd).st_ino != inode:
-                self._mend_rotated(inode, noted, lines)
-                return Receipt(0, _place(fd))
-            _mend(fd, noted, lines)
-            end = os.fstat(fd).st_size
+            there = os.fstat(fd)
+            end = there.st_size
+            if there.st_ino != inode or end < noted:  # another file, if only by what stands in it
+                if there.st_ino != inode:
+                    self._mend_rotated(inode, noted, lines)
+                return Receipt(0, f"{there.st_ino} {_end_of_line(fd, end)}")
+            if end > noted:
+                end = _mend(fd, noted, lines)
+            content = b"".join(lines)
             try:
-                _write(fd, b"".join(lines), end)
+                _write(fd, content, end)
                 os.fdatasync(fd)
             except OSError:
                 with contextlib.suppress(OSError):  # mended by the next batch otherwise
                     os.ftruncate(fd, end)
                 raise
-            return Receipt(len(pulses), _place(fd))
         except OSError as error:
             raise UnreachableError(f"{self._path}: {error.strerror}") from error
+        return Receipt(len(pulses), f"{inode} {end + len(content)}")
 
     def check(self) -> str:
         """Whether the file could be written, or made."""
         directory = os.path.dirname(self._path)
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
+        there = os.path.exists(self._path)
+        if there and not os.path.isfile(self._path):
+            raise UnreachableError(f"{self._path}: is not a file: name another path")
         if not os.path.isdir(directory):
-            raise UnreachableError(f"{directory}: is not a directory")
-        wanted = self._path if os.path.exists(self._path) else directory
-        if os.path.isdir(self._path):
-            raise UnreachableError(f"{self._path}: is a directory: name a file in it")
-        if not os.access(wanted, os.W_OK):
-            raise UnreachableError(f"{wanted}: can't be written by this user")
+            raise UnreachableError(f"{directory}: is not a directory: name another path")
+        if not os.access(self._path if there else directory, os.W_OK):
+            raise UnreachableError(f"{self._path}: can't be written by this user")
         return self._path
 
     def close(self) -> None:
@@ -80,13 +85,15 @@ class FileWriter:
             there = os.stat(self._path)
         except FileNotFoundError:
             there = None
-        if self._fd is not None and there is not None and os.path.samestat(there, os.fstat(self._fd)):
+        if self._fd is None or there is None or not os.path.samestat(there, os.fstat(self._fd)):
+            self.close()
+            os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        elif there.st_size >= len(HEADER):
             return self._fd
-        self.close()
-        os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        # New, made empty by logrotate, or torn in its header by a crash.
-        if len(begun := os.pread(self._fd, len(HEADER), 0)) < len(HEADER) and HEADER.startswith(begun):
+        begun = os.pread(self._fd, len(HEADER), 0)
+        # New, emptied, made empty by logrotate, or torn in its header.
+        if begun != HEADER and HEADER.startswith(begun.rstrip(b"\0")):
             _write(self._fd, HEADER, 0)
             os.fdatasync(self._fd)
             _sync_directory(os.path.dirname(self._path))
@@ -120,36 +127,42 @@ def csv_line(pulse: Pulse) -> bytes:
     ).encode()
 
 
-def _place(fd: int) -> str:
-    there = os.fstat(fd)
-    return f"{there.st_ino} {there.st_size}"
-
-
 def _parsed(place: str) -> tuple[int, int]:
     inode, _, size = place.partition(" ")
     return int(inode or 0), int(size or 0)
 
 
-def _mend(fd: int, noted: int, lines: Sequence[bytes]) -> None:
+def _mend(fd: int, noted: int, lines: Sequence[bytes]) -> int:
     """
-    Cut off what a crash left beyond *noted*, if it is the beginning of what comes again as *lines*.
+    Take out what a crash left beyond *noted*, if it is the beginning of what comes again as *lines*.
 
-    What anybody else appended stays. Ends with a whole line, or with the
-    header in a file that was emptied.
+    What anybody else appended stays. Returns the end, which is that of a line.
     """
     end = os.fstat(fd).st_size
-    if end > noted:
-        # NULs: a file system that made the file longer but had not written the data when the power went.
-        first = os.pread(fd, LINE_BYTES, noted).partition(b"\n")[0].rstrip(b"\0")
-        if any(line.startswith(first) for line in lines):
-            os.ftruncate(fd, noted)
-            end = noted
-    if end == 0:
-        _write(fd, HEADER, 0)
-    elif os.pread(fd, 1, end - 1) != b"\n":
-        _write(fd, b"\n", end)
-    if os.fstat(fd).st_size != noted:
+    tail = os.pread(fd, max(0, end - noted), noted)
+    # NULs: a file system that made the file longer but had not written the data when the power went.
+    found = tail.rstrip(b"\0").splitlines(keepends=True)
+    ours = [line for line in found if OUR_LINE.match(line)]
+    # The first decides, as *lines* may be fewer than were written. It is whole, or torn and the last.
+    if ours and any(line.startswith(ours[0]) for line in lines):
+        found = [line for line in found if not OUR_LINE.match(line)]
+    kept = b"".join(found)
+    if kept and not kept.endswith(b"\n"):
+        kept += b"\n"
+    if kept != tail:
+        os.ftruncate(fd, noted)
+        _write(fd, kept, noted)
         os.fdatasync(fd)
+    return noted + len(kept)
+
+
+def _end_of_line(fd: int, end: int) -> int:
+    """*end*, or behind the newline that was missing there."""
+    if os.pread(fd, 1, end - 1) == b"\n":
+        return end
+    _write(fd, b"\n", end)
+    os.fdatasync(fd)
+    return end + 1
 
 
 def _write(fd: int, content: bytes, at: int) -> None:
