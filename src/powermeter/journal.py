@@ -200,7 +200,8 @@ class Journal:
             last_times[row.meter] = row.time_ns
         with _transaction(self._connection):
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", rows)
-            self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
+            if steps:
+                self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
         self._last_times = last_times

@@ -1,19 +1,18 @@
 """
 The two lamps: L1 flashes with the pulses, L2 shows the state.
 
-Owns one thread, asleep while nothing changes; a pulse costs no thread and, in
-a train of pulses, no wake-up either.
+Has no thread: who counts also steps the lamps, since a pulse wakes it anyway.
 """
 
-import contextlib
 import enum
-import queue
-import time
 from collections.abc import Callable
 
 #: L1 is lit this long for a pulse, in s; in a train it is lit and dark by turns, this long each.
 FLASH_S = 0.1
 TRAIN_S = 0.05
+
+#: A phase that ends within this, in s, ends now: no eye sees it, and it saves a wake-up.
+SLACK_S = 0.01
 
 
 class Condition(enum.Enum):
@@ -33,19 +32,16 @@ class Lamp(enum.Enum):
 
 class Lamps:
     """
-    Lights L1 and L2 by *light*, from :meth:`run`'s thread alone.
+    Lights L1 and L2 by *light*; used by one thread, but for :meth:`show`.
 
-    Both are dark when that has ended. *light* may do nothing for a lamp that
-    is not fitted.
+    *light* may do nothing for a lamp that is not fitted.
     """
 
     def __init__(self, light: Callable[[Lamp, bool], None]) -> None:
         self._light = light
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._stopping = False
         #: A pulse that L1 has not shown.
         self._flash = False
-        #: The thread looks at _flash by itself when L1's present phase ends: a pulse need not wake it.
+        #: L1 is lit, or dark with a pulse waiting: its phase ends at _l1_end_s by itself.
         self._l1_busy = False
         self._l1_lit = False
         self._l1_end_s = 0.0
@@ -55,57 +51,46 @@ class Lamps:
         self._l2_end_s = 0.0
 
     def flash(self) -> None:
-        """Show that pulses came, on L1; from any thread."""
-        # This order, and the reverse in _step_l1: a pulse between the two is seen by one of them.
+        """Have L1 show that pulses came, with the next step."""
         self._flash = True
-        if not self._l1_busy:
-            self._wake.put(None)
 
     def show(self, condition: Condition) -> None:
-        """Show *condition* on L2; from any thread."""
+        """Have L2 show *condition*, with the next step; from any thread."""
         self._condition = condition
-        self._wake.put(None)
 
-    def stop(self) -> None:
-        """Let :meth:`run` end; from any thread."""
-        self._stopping = True
-        self._wake.put(None)
+    def step(self, now_s: float) -> float | None:
+        """Set both lamps as they should be at *now_s*; return when to step next, None for not before a change."""
+        self._step_l1(now_s)
+        self._step_l2(now_s)
+        if self._l1_busy:
+            return min(self._l1_end_s, self._l2_end_s) if self._condition.value else self._l1_end_s
+        return self._l2_end_s if self._condition.value else None
 
-    def run(self) -> None:
-        """Keep the lamps until stopped."""
-        while not self._stopping:
-            now_s = time.monotonic()
-            self._step_l1(now_s)
-            self._step_l2(now_s)
-            ends_s = [self._l1_end_s] if self._l1_busy else []
-            ends_s += [self._l2_end_s] if self._condition.value else []
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=max(0.0, min(ends_s) - now_s) if ends_s else None)
+    def dark(self) -> None:
+        """Make both dark."""
         self._light(Lamp.L1, False)
         self._light(Lamp.L2, False)
 
     def _step_l1(self, now_s: float) -> None:
         """Lit for a pulse, then dark for TRAIN_S at least; a pulse that waited through that is part of a train."""
-        if now_s < self._l1_end_s and self._l1_busy:
-            return
+        ended = now_s >= self._l1_end_s - SLACK_S
         if self._l1_lit:
-            self._light(Lamp.L1, False)
-            self._l1_lit, self._l1_end_s = False, now_s + TRAIN_S
-            self._l1_busy = False
-            self._l1_busy = self._flash
-        elif self._flash and now_s < self._l1_end_s:
+            if ended:
+                self._light(Lamp.L1, False)
+                self._l1_lit, self._l1_busy, self._l1_end_s = False, self._flash, now_s + TRAIN_S
+        elif self._flash and not ended:
             self._l1_busy = True
         elif self._flash:
-            self._flash = False
             self._light(Lamp.L1, True)
-            self._l1_lit, self._l1_end_s = True, now_s + (TRAIN_S if self._l1_busy else FLASH_S)
+            self._flash, self._l1_lit = False, True
+            self._l1_end_s = now_s + (TRAIN_S if self._l1_busy else FLASH_S)
             self._l1_busy = True
 
     def _step_l2(self, now_s: float) -> None:
         """Steady, or lit and dark by turns."""
         condition = self._condition
         half_s = condition.value
-        if condition is self._l2_shown and (half_s is None or now_s < self._l2_end_s):
+        if condition is self._l2_shown and (half_s is None or now_s < self._l2_end_s - SLACK_S):
             return
         lit = half_s is None or condition is not self._l2_shown or not self._l2_lit
         self._light(Lamp.L2, lit)

@@ -21,6 +21,7 @@ from powermeter import __version__
 from powermeter.boards import Board
 from powermeter.delivery import Delivery, State
 from powermeter.journal import Journal, Row
+from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Meter, hold_off_ns
 from powermeter.recorder import Recorder, WatchedMeter
@@ -30,9 +31,9 @@ from powermeter.writers import open_writer
 log = logging.getLogger(__name__)
 
 #: What the threads are given to end, in s; together less than the 10 that a stop may take.
-RECORDER_STOP_S = 3.0
+RECORDER_STOP_S = 1.0
+KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
-LAMPS_STOP_S = 1.0
 
 #: An edge reaches the recorder within this, in s; so much later a span of time is settled.
 EDGE_DELAY_S = 1.0
@@ -65,6 +66,7 @@ class Monitor:
         self._on_crash = on_crash
         self._started_s = time.monotonic()
         self._deliveries: list[tuple[Delivery, threading.Thread]] = []
+        self._keeping: threading.Thread | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
@@ -89,17 +91,11 @@ class Monitor:
         self._board = self._open_board(settings)
         stack.callback(self._board.close)
 
-        self._lamps = Lamps(self._board.light)
-        lamps = self._thread("lamps", self._lamps.run)
-        self._recorder = Recorder(
-            kept,
-            watched,
-            settings.commit_interval_s,
-            on_pulses=self._lamps.flash,
-            on_commit=self._wake_deliveries,
-            on_state=self._show_condition,
+        self._keeper = Keeper(
+            kept, settings.commit_interval_s, on_commit=self._wake_deliveries, on_state=self._show_condition
         )
-        self._recording = self._thread("recorder", self._recorder.run)
+        self._lamps = Lamps(self._board.light)
+        self._recorder = Recorder(watched, self._keeper, self._lamps, on_state=self._show_condition)
         for writer in settings.writers:
             delivery = Delivery(
                 writer.name,
@@ -110,16 +106,20 @@ class Monitor:
             )
             self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
 
-        stack.callback(self._stop_lamps, lamps)
-        lamps.start()
         stack.callback(self._stop_deliveries)
-        stack.callback(self._stop_recorder)
-        self._recording.start()
+        self._keeping = keeping = self._started("journal", self._keeper.run)
+        stack.callback(self._stop_keeper, keeping)
+        stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
         stack.callback(self._board.unwatch)
         self._board.watch(self._recorder.edges.put)
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+
+    def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        thread = self._thread(name, work)
+        thread.start()
+        return thread
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         """A thread that can't end in silence. It may be left behind at the end, where its service or disk hangs."""
@@ -134,31 +134,32 @@ class Monitor:
 
         return threading.Thread(target=run, name=name, daemon=True)
 
-    def _stop_recorder(self) -> None:
+    def _stop_recorder(self, thread: threading.Thread) -> None:
         self._recorder.stop()
-        _join(self._recording, RECORDER_STOP_S)
-        if self._recording.is_alive() or self._recorder.failing:
+        thread.join(RECORDER_STOP_S)
+
+    def _stop_keeper(self, thread: threading.Thread) -> None:
+        self._keeper.stop()
+        thread.join(KEEPER_STOP_S)
+        if self._keeper.uncommitted:
             self.crashed = True
-            log.critical("journal: %d pulses could not be written and are lost", len(self._recorder.uncommitted))
+            log.critical("journal: %d pulses could not be written and are lost", len(self._keeper.uncommitted))
 
     def _stop_deliveries(self) -> None:
         for delivery, _ in self._deliveries:
             delivery.stop()
         end_s = time.monotonic() + WRITERS_STOP_S
         for delivery, thread in self._deliveries:
-            _join(thread, max(0.0, end_s - time.monotonic()))
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
             else:
                 delivery.cursor.close()
 
-    def _stop_lamps(self, thread: threading.Thread) -> None:
-        self._lamps.stop()
-        _join(thread, LAMPS_STOP_S)
-
     def _close_journal(self) -> None:
-        # Not under a recorder that hangs in a write: closing would wait for it.
-        if not (hasattr(self, "_recording") and self._recording.is_alive()):
+        # Not under a keeper that hangs in a write: closing would wait for it.
+        if self._keeping is None or not self._keeping.is_alive():
             self._journal.close()
 
     def _wake_deliveries(self) -> None:
@@ -167,18 +168,19 @@ class Monitor:
 
     def _settled_ns(self) -> int:
         """The time before which no pulse will be added to the journal any more (UTC, ns)."""
-        uncommitted = self._recorder.uncommitted
+        oldest = self._keeper.uncommitted[:1]
         seen_ns = time.time_ns() - round(EDGE_DELAY_S * NS_PER_S)
-        return min(seen_ns, uncommitted[0].time_ns) if uncommitted else seen_ns
+        return min(seen_ns, oldest[0].time_ns) if oldest else seen_ns
 
     def _show_condition(self) -> None:
         if self._recorder.silent:
             condition = Condition.INPUT_FAULT
-        elif self._recorder.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
+        elif self._keeper.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
             condition = Condition.FAILING
         else:
             condition = Condition.WELL
         self._lamps.show(condition)
+        self._recorder.look()
 
     # --- How it does; for the thread that entered
 
@@ -188,14 +190,14 @@ class Monitor:
 
         Power in W, energy in kWh, times in s; None is "not known".
         """
-        uncommitted = self._recorder.uncommitted
+        uncommitted = self._keeper.uncommitted.copy()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "running": True,
             "simulate": self._simulate,
-            "journal": {"failing": self._recorder.failing or "", "uncommitted": len(uncommitted)},
+            "journal": {"failing": self._keeper.failing, "uncommitted": len(uncommitted)},
             "meters": {
                 watched.meter.name: self._meter_status(watched, uncommitted) for watched in self._recorder.meters
             },
@@ -205,7 +207,7 @@ class Monitor:
     def _meter_status(self, watched: WatchedMeter, uncommitted: list[Row]) -> Status:
         meter = watched.meter
         midnight_ns = _local_midnight_ns()
-        fresh = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in list(uncommitted))
+        fresh = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in uncommitted)
         try:
             pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
         except sqlite3.Error:
@@ -251,12 +253,6 @@ def _watched(kept: Journal, settings: MeterSettings) -> WatchedMeter:
     return WatchedMeter(
         Meter(settings.name, known.constant, hold_off, known.count), known.key, settings.silence_minutes
     )
-
-
-def _join(thread: threading.Thread, seconds: float) -> None:
-    """Wait for *thread*, if it was started."""
-    if thread.ident is not None:
-        thread.join(seconds)
 
 
 def _local_midnight_ns() -> int:

@@ -1,27 +1,28 @@
 """
-Edges to pulses to the journal, on one thread.
+Edges to pulses, on one thread, which never waits for a disk or a network.
 
-Owns the meters and the tail of the journal. A board puts edges on
-:attr:`Recorder.edges` from any thread; nothing else is shared with it.
+Owns the meters and the lamps. A board puts edges on :attr:`Recorder.edges`
+from any thread; nothing else is shared with it.
 """
 
+import contextlib
 import logging
 import queue
-import sqlite3
 import time
 from collections.abc import Callable
 
-from powermeter.journal import Journal, Row
+from powermeter.journal import Row
+from powermeter.keeper import Keeper
+from powermeter.lamps import Lamps
 from powermeter.meter import NS_PER_S, Meter
 
 log = logging.getLogger(__name__)
 
 #: While edges come closer than this, in s, they are taken in groups this far apart: at
-#: 1,000 a second that is 50 wake-ups instead of 1,000. Their stamps are made before.
-GATHER_S = 0.02
+#: 1,000 a second that is 20 wake-ups instead of 1,000. Their stamps are made before.
+GATHER_S = 0.05
 
-#: What a board puts on the queue: the meter's place in the settings and the edge's
-#: monotonic time in ns. None ends the recorder once all before it is taken.
+#: What a board puts on the queue: the meter's place in the settings and the edge's monotonic time in ns.
 Edge = tuple[int, int]
 
 
@@ -39,87 +40,83 @@ class WatchedMeter:
 
 class Recorder:
     """
-    Takes edges until :meth:`stop`, and keeps the pulses among them.
+    Takes edges until :meth:`stop`, gives the pulses among them to *keeper*, and steps *lamps*.
 
-    A pulse is in the journal at most *commit_interval_s* after it came: a
-    commit is due when a pulse waits and the last commit is that long ago.
-    *on_pulses* is called after pulses were counted, *on_commit* after a
-    commit, *on_state* when :attr:`failing` or a meter's silence changes; all
-    on the recorder's thread, and none may block.
+    *on_state* is called on its thread when :attr:`silent` changes.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        meters: list[WatchedMeter],
-        commit_interval_s: float,
-        *,
-        on_pulses: Callable[[], None],
-        on_commit: Callable[[], None],
-        on_state: Callable[[], None],
+        self, meters: list[WatchedMeter], keeper: Keeper, lamps: Lamps, *, on_state: Callable[[], None]
     ) -> None:
+        #: What a board puts edges on. None wakes the thread, to look at its lamps or to end.
         self.edges: queue.SimpleQueue[Edge | None] = queue.SimpleQueue()
         self.meters = meters
-        #: Why the journal can't be written; None while it can.
-        self.failing: str | None = None
-        #: Pulses that are not in the journal yet. Replaced, not cleared, so that a thread that reads it sees it whole.
-        self.uncommitted: list[Row] = []
-        self._journal = journal
-        self._commit_interval_s = commit_interval_s
-        self._on_pulses, self._on_commit, self._on_state = on_pulses, on_commit, on_state
-        self._next_commit_s = time.monotonic()
+        self._keeper = keeper
+        self._lamps = lamps
+        self._on_state = on_state
+        self._judged = [watched for watched in meters if watched.silence_ns is not None]
         self._started_ns = time.monotonic_ns()
+        self._stopping = False
 
     @property
     def silent(self) -> bool:
         """Whether a meter has been silent for longer than its settings allow."""
-        return any(watched.silent for watched in self.meters)
+        return any(watched.silent for watched in self._judged)
+
+    def look(self) -> None:
+        """Have the lamps stepped at once; from any thread."""
+        self.edges.put(None)
 
     def stop(self) -> None:
         """Let :meth:`run` end once it has taken the edges there are."""
+        self._stopping = True
         self.edges.put(None)
 
     def run(self) -> None:
-        """Count until stopped; the last commit is done when this returns, unless :attr:`failing` says otherwise."""
-        gathered_s = 0.0
-        while self._gather():
+        """Count until stopped; the lamps are dark then."""
+        taken_s = 0.0
+        step_s = self._lamps.step(time.monotonic())
+        while not self._stopping:
+            taken = self._take_waiting(self._patience_s(step_s))
             self._judge_silence()
-            if self.uncommitted and time.monotonic() >= self._next_commit_s:
-                self._commit()
-            if time.monotonic() - gathered_s < GATHER_S:
-                time.sleep(GATHER_S)
-            gathered_s = time.monotonic()
-        if self.uncommitted:
-            self._commit()
+            now_s = time.monotonic()
+            step_s = self._lamps.step(now_s)
+            if taken:
+                if now_s - taken_s < GATHER_S:
+                    time.sleep(GATHER_S)
+                taken_s = time.monotonic()
+        self._take_waiting(0.0)
+        self._lamps.dark()
 
-    def _gather(self) -> bool:
-        """Wait for edges, until a commit or a judgement of silence is due, and take all there are; False at the end."""
-        pulses = len(self.uncommitted)
-        edges = self.edges
-        try:
-            edge = edges.get(timeout=self._patience_s())
+    def _take_waiting(self, patience_s: float | None) -> bool:
+        """Wait *patience_s* for an edge, None for ever, and take all there are; tell whether there was one."""
+        edges, pulse, taken = self.edges, False, False
+        with contextlib.suppress(queue.Empty):
+            edge = edges.get(timeout=patience_s)
             # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
             wall_ns = time.time_ns() - time.monotonic_ns()
-            while edge is not None:
-                self._take(*edge, wall_ns)
+            while True:
+                if edge is not None:
+                    taken = True
+                    pulse |= self._take(*edge, wall_ns)
                 edge = edges.get_nowait()
-        except queue.Empty:
-            return True
-        finally:
-            if len(self.uncommitted) > pulses:
-                self._on_pulses()
-        return False
+        if pulse:
+            self._lamps.flash()
+            self._keeper.wake()
+        return taken
 
-    def _take(self, index: int, at_ns: int, wall_ns: int) -> None:
+    def _take(self, index: int, at_ns: int, wall_ns: int) -> bool:
         watched = self.meters[index]
         meter = watched.meter
-        if meter.edge(at_ns):
-            self.uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
+        if not meter.edge(at_ns):
+            return False
+        self._keeper.uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
+        return True
 
-    def _patience_s(self) -> float | None:
-        """How long to wait for an edge before something else is due; None: for ever."""
-        due_s = [self._next_commit_s] if self.uncommitted else []
-        due_s += [self._silent_from_ns(w) / NS_PER_S for w in self.meters if w.silence_ns is not None and not w.silent]
+    def _patience_s(self, step_s: float | None) -> float | None:
+        """How long to wait for an edge before the lamps or a judgement of silence are due; None: for ever."""
+        due_s = [] if step_s is None else [step_s]
+        due_s += [self._silent_from_ns(watched) / NS_PER_S for watched in self._judged if not watched.silent]
         return max(0.0, min(due_s) - time.monotonic()) if due_s else None
 
     def _silent_from_ns(self, watched: WatchedMeter) -> int:
@@ -127,37 +124,13 @@ class Recorder:
         return last_ns + (watched.silence_ns or 0)
 
     def _judge_silence(self) -> None:
-        for watched in self.meters:
-            if watched.silence_ns is None:
-                continue
+        for watched in self._judged:
             silent = time.monotonic_ns() >= self._silent_from_ns(watched)
             if silent != watched.silent:
                 watched.silent = silent
                 if silent:
-                    log.warning("%s: no flash for %g minutes", watched.meter.name, watched.silence_ns / NS_PER_S / 60)
+                    minutes = (watched.silence_ns or 0) / NS_PER_S / 60
+                    log.warning("%s: no flash for %g minutes", watched.meter.name, minutes)
                 else:
                     log.info("%s: flashes again", watched.meter.name)
                 self._on_state()
-
-    def _commit(self) -> None:
-        """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
-        rows = self.uncommitted
-        try:
-            self._journal.append(rows)
-        except sqlite3.Error as error:
-            if self.failing is None:
-                log.error("journal: %s: counting goes on, pulses are kept in memory", error)
-            self._set_failing(str(error))
-        else:
-            self.uncommitted = []
-            if self.failing is not None:
-                log.info("journal: written again, %d pulses were kept in memory", len(rows))
-            self._set_failing(None)
-            self._on_commit()
-        self._next_commit_s = time.monotonic() + self._commit_interval_s
-
-    def _set_failing(self, reason: str | None) -> None:
-        changed = (reason is None) != (self.failing is None)
-        self.failing = reason
-        if changed:
-            self._on_state()
