@@ -1,59 +1,52 @@
-"""The lamps: what L1 and L2 show, to the millisecond, by a clock of the test's own; and their one thread."""
+"""The lamps: what L1 and L2 show, to the millisecond, by the times that they are stepped at."""
 
-import queue
-import threading
-import types
+import itertools
 
 import pytest
 
-from powermeter import lamps
 from powermeter.lamps import Condition, Lamp, Lamps
 
 
 class Scene:
     """
-    A clock and a queue in place of the lamps' own, and a script of what other threads do when.
+    Lamps that are stepped as the recorder does it, by a clock of the test's own, and a script of what is done when.
 
-    Waiting on the queue passes time, up to the script's next line; so each
-    change of a lamp has an exact time.
+    They are stepped when they want to be and at each line of the script; so
+    each change of a lamp has an exact time.
     """
 
-    Empty = queue.Empty
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr(lamps, "time", types.SimpleNamespace(monotonic=lambda: self.now_s))
-        monkeypatch.setattr(lamps, "queue", types.SimpleNamespace(SimpleQueue=lambda: self, Empty=queue.Empty))
+    def __init__(self):
         self.now_s = 1000.0
-        self._waiting = 0
-        self.wakes = 0
+        self.steps = 0
         self._shown = []
         self.lamps = Lamps(lambda lamp, lit: self._shown.append((self._ms(), lamp, lit)))
 
     def _ms(self):
         return round((self.now_s - 1000) * 1000)
 
-    def put(self, _item):
-        self._waiting += 1
-
-    def get(self, timeout=None):
-        self.wakes += 1
-        end_s = None if timeout is None else self.now_s + timeout
-        while not self._waiting:
-            if self._script and (end_s is None or self._script[0][0] <= end_s):
-                at_s, action = self._script.pop(0)
-                self.now_s = max(self.now_s, at_s)
-                action()
-            else:
-                assert end_s is not None, "the lamps wait for ever, and nothing will come"
-                self.now_s = end_s
-                raise queue.Empty
-        self._waiting -= 1
+    def _step(self):
+        self.steps += 1
+        return self.lamps.step(self.now_s)
 
     def play(self, script, until_ms):
-        """Run the lamps while *script*, pairs of a time in ms and what is done then, is played; stop at *until_ms*."""
-        script = sorted([*script, (until_ms, self.lamps.stop)], key=lambda line: line[0])
-        self._script = [(1000 + at_ms / 1000, action) for at_ms, action in script]
-        self.lamps.run()
+        """Step the lamps while *script*, pairs of a time in ms and what is done then, is played; dark at *until_ms*."""
+        lines = sorted(
+            [(at_ms, n, action) for n, (at_ms, action) in enumerate(script)] + [(until_ms, len(script), None)]
+        )
+        step_s = self._step()
+        while lines:
+            at_s = 1000 + lines[0][0] / 1000
+            if step_s is not None and step_s < at_s:
+                assert step_s > self.now_s, "the lamps want to be stepped without end"
+                self.now_s = step_s
+            else:
+                self.now_s = at_s
+                _, _, action = lines.pop(0)
+                if action is None:
+                    break
+                action()
+            step_s = self._step()
+        self.lamps.dark()
 
     def shown(self, lamp):
         """What *lamp* showed: pairs of a time in ms and whether it is lit, changes alone."""
@@ -66,8 +59,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch):
-    return Scene(monkeypatch)
+def scene():
+    return Scene()
 
 
 def flashes_at(scene, *times_ms):
@@ -89,10 +82,9 @@ def test_pulses_apart_light_l1_for_100_ms_each(scene):
     assert dark == [100, 500, 900, 1300]
 
 
-@pytest.mark.parametrize("spacing_ms", [1, 10, 40])
-def test_a_train_of_pulses_blinks_50_lit_50_dark(scene, spacing_ms):
-    """Pulses faster than L1 can show make it blink, 50 ms lit and 50 ms dark, for as long as they come."""
-    scene.play(flashes_at(scene, *range(0, 2000, spacing_ms)), until_ms=5000)
+def test_a_train_of_pulses_blinks_50_lit_50_dark(scene):
+    """Pulses faster than L1 can show, told in groups as the recorder does, make it blink: 50 ms lit, 50 ms dark."""
+    scene.play(flashes_at(scene, *range(0, 2000, 50)), until_ms=5000)
     changes = scene.shown(Lamp.L1)
     # The first flash is one of 100 ms: that a train comes can't be known yet.
     assert changes[:2] == [(0, True), (100, False)]
@@ -101,17 +93,37 @@ def test_a_train_of_pulses_blinks_50_lit_50_dark(scene, spacing_ms):
     assert not changes[-1][1]
 
 
+@pytest.mark.parametrize("spacing_ms", [1, 7, 10, 23, 40, 45, 48])
+def test_a_train_of_any_spacing_blinks(scene, spacing_ms):
+    """Whenever pulses are told, no phase is longer than 50 ms, nor shorter by more than the 10 that are the slack."""
+    scene.play(flashes_at(scene, *range(0, 2000, spacing_ms)), until_ms=5000)
+    times_ms = [at_ms for at_ms, _ in scene.shown(Lamp.L1)]
+    phases_ms = [end_ms - at_ms for at_ms, end_ms in itertools.pairwise(times_ms)]
+    assert 90 <= phases_ms[0] <= 100
+    assert {phase_ms for phase_ms in phases_ms[1:] if not 40 <= phase_ms <= 50} == set()
+    assert 1950 <= times_ms[-1] <= 2150
+    assert len(times_ms) % 2 == 0
+
+
 def test_a_pulse_while_l1_is_lit_is_shown_after_a_dark_phase(scene):
     """A pulse that comes while L1 is lit is not swallowed: it is shown next, and the two can be told apart."""
     scene.play(flashes_at(scene, 0, 60), until_ms=5000)
     assert scene.shown(Lamp.L1) == [(0, True), (100, False), (150, True), (200, False)]
 
 
-@pytest.mark.parametrize("at_ms", [101, 120, 149])
+@pytest.mark.parametrize("at_ms", [101, 120, 139])
 def test_a_pulse_while_l1_is_dark_between_is_shown_when_that_ends(scene, at_ms):
     """A pulse in the dark phase after a flash waits for its end, and is then shown."""
     scene.play(flashes_at(scene, 0, at_ms), until_ms=5000)
     assert scene.shown(Lamp.L1) == [(0, True), (100, False), (150, True), (200, False)]
+
+
+@pytest.mark.parametrize("at_ms", [141, 149])
+def test_a_phase_that_is_all_but_over_ends_with_a_pulse(scene, at_ms):
+    """A pulse in the last 10 ms of the dark phase is shown as it comes: that saves a wake-up."""
+    scene.play(flashes_at(scene, 0, at_ms), until_ms=5000)
+    assert scene.shown(Lamp.L1) == [(0, True), (100, False), (at_ms, True), (at_ms + 100, False)]
+    assert scene.steps == 5
 
 
 @pytest.mark.parametrize("last_ms", [*range(0, 301, 7)])
@@ -160,7 +172,7 @@ def test_l2_follows_the_condition_at_once(scene):
 
 def test_showing_the_same_condition_again_disturbs_nothing(scene):
     """The same condition, shown again in the middle of a phase, does not start the blinking anew."""
-    scene.play([(at_ms, lambda: scene.lamps.show(Condition.FAILING)) for at_ms in range(0, 3000, 130)], until_ms=3000)
+    scene.play([(at_ms, lambda: scene.lamps.show(Condition.FAILING)) for at_ms in range(0, 2900, 130)], until_ms=2900)
     assert scene.shown(Lamp.L2) == [(turn * 500, turn % 2 == 0) for turn in range(6)]
 
 
@@ -180,66 +192,20 @@ def test_both_lamps_are_dark_when_it_has_ended(scene, until_ms):
 
 
 def test_no_wake_ups_while_nothing_changes(scene):
-    """An hour with nothing to show is slept through."""
+    """With nothing to show the lamps want no step, and after a flash none once L1 is dark."""
     scene.play([], until_ms=3_600_000)
-    assert scene.wakes == 1
+    assert scene.steps == 1
+    scene.play(flashes_at(scene, 3_700_000), until_ms=7_200_000)
+    assert scene.steps == 4  # as it starts, for the pulse, for the end of the flash
 
 
-def test_a_train_wakes_for_the_lamp_alone(scene):
-    """In a train of 10,000 pulses the thread wakes when L1 changes, not for each pulse."""
-    scene.play(flashes_at(scene, *(0.1 * turn for turn in range(10_000))), until_ms=5000)
-    assert scene.wakes < 60
+def test_blinking_wakes_for_the_lamp_alone(scene):
+    """While L2 blinks at 1 Hz the lamps want two steps a second, and no more."""
+    scene.play([(0, lambda: scene.lamps.show(Condition.FAILING))], until_ms=60_250)
+    assert scene.steps == 1 + 1 + 120
 
 
-class Circuit:
-    """Two lamps that remember, and let a test wait for what they show."""
-
-    def __init__(self):
-        self.seen = []
-        self._changed = threading.Condition()
-
-    def light(self, lamp, lit):
-        with self._changed:
-            self.seen.append((lamp, lit))
-            self._changed.notify_all()
-
-    def wait_for(self, lamp, lit, times=1):
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.seen.count((lamp, lit)) >= times, 10), self.seen
-
-
-def test_one_thread_however_many_pulses_come():
-    """With the real clock and queue: L1 follows 10,000 pulses, both lamps end dark, and no pulse makes a thread."""
-    circuit = Circuit()
-    kept = Lamps(circuit.light)
-    thread = threading.Thread(target=kept.run)
-    before = set(threading.enumerate())
-    thread.start()
-    circuit.wait_for(Lamp.L2, True)
-    for _ in range(10_000):
-        kept.flash()
-        assert set(threading.enumerate()) - before == {thread}
-    circuit.wait_for(Lamp.L1, True)
-    circuit.wait_for(Lamp.L1, False)
-    kept.show(Condition.INPUT_FAULT)
-    circuit.wait_for(Lamp.L2, False, times=2)
-    kept.stop()
-    thread.join(10)
-    assert not thread.is_alive()
-    assert circuit.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
-
-
-def test_no_flash_is_lost_between_threads():
-    """A flash that falls anywhere in the lamps' own steps is shown: after each of many, L1 lights again."""
-    circuit = Circuit()
-    kept = Lamps(circuit.light)
-    thread = threading.Thread(target=kept.run)
-    thread.start()
-    for turn in range(1, 11):
-        # At once when it is dark: just while the thread decides whether to sleep.
-        kept.flash()
-        circuit.wait_for(Lamp.L1, True, times=turn)
-        circuit.wait_for(Lamp.L1, False, times=turn)
-    kept.stop()
-    thread.join(10)
-    assert not thread.is_alive()
+def test_light_is_called_for_changes_alone(scene):
+    """Steps that change nothing touch no pin, however many come."""
+    scene.play([(at_ms, lambda: None) for at_ms in range(1000)] + flashes_at(scene, 300), until_ms=1000)
+    assert len(scene._shown) == 3 + 2  # L2 lit, L1 lit and dark; both dark in the end

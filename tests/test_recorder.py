@@ -1,4 +1,4 @@
-"""The recorder on its thread, over a real journal: edges to pulses, commits, a disk that fails, silence."""
+"""The recorder on its thread, over a real keeper and journal: edges to pulses, silence, and what the lamps show."""
 
 import contextlib
 import logging
@@ -9,8 +9,10 @@ import time
 from program import PATIENCE_S, wait_until
 
 from powermeter.journal import Journal
+from powermeter.keeper import Keeper
+from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Meter, hold_off_ns
-from powermeter.recorder import Recorder, WatchedMeter
+from powermeter.recorder import GATHER_S, Recorder, WatchedMeter
 
 #: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
 HOLD_OFF_NS = hold_off_ns(1000, 24000)
@@ -33,9 +35,26 @@ class DiskFullJournal(Journal):
         super().append(rows)
 
 
+class Circuit:
+    """Two lamps that remember, and let a test wait for what they show."""
+
+    def __init__(self):
+        self.seen = []
+        self._changed = threading.Condition()
+
+    def light(self, lamp, lit):
+        with self._changed:
+            self.seen.append((lamp, lit))
+            self._changed.notify_all()
+
+    def wait_for(self, lamp, lit, times=1):
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.seen.count((lamp, lit)) >= times, PATIENCE_S), self.seen
+
+
 class Recording:
     """
-    A recorder that runs over the journal in *directory*, and what it called; a context manager that stops it.
+    A recorder and a keeper that run over the journal in *directory*, and what they called; a context manager.
 
     *meters*: the names, each with its limit of silence in minutes; *waiting*:
     edges that are there before it runs; *full*: whether the disk is, at first.
@@ -49,23 +68,26 @@ class Recording:
             known = self.journal.meter(name, 1000)
             meter = Meter(name, known.constant, HOLD_OFF_NS, known.count)
             watched.append(WatchedMeter(meter, known.key, silence_minutes))
-        self.pulses, self.commits, self.states = (threading.Semaphore(0) for _ in range(3))
-        self.threads = set()
-        self.recorder = Recorder(
+        #: Released for each commit, change of the disk's state, change of silence; and by which threads.
+        self.commits, self.disk_states, self.silences = (threading.Semaphore(0) for _ in range(3))
+        self.threads = {self.commits: set(), self.disk_states: set(), self.silences: set()}
+        self.circuit = Circuit()
+        self.lamps = Lamps(self.circuit.light)
+        self.keeper = Keeper(
             self.journal,
-            watched,
             commit_interval_s,
-            on_pulses=self._noting(self.pulses),
             on_commit=self._noting(self.commits),
-            on_state=self._noting(self.states),
+            on_state=self._noting(self.disk_states),
         )
-        self.thread = threading.Thread(target=self.recorder.run)
+        self.recorder = Recorder(watched, self.keeper, self.lamps, on_state=self._noting(self.silences))
+        self.recording = threading.Thread(target=self.recorder.run)
+        self.keeping = threading.Thread(target=self.keeper.run)
         for edge in waiting:
             self.recorder.edges.put(edge)
 
     def _noting(self, called):
         def note():
-            self.threads.add(threading.current_thread())
+            self.threads[called].add(threading.current_thread())
             called.release()
 
         return note
@@ -82,13 +104,20 @@ class Recording:
                 (name,),
             ).fetchall()
 
+    def counts(self):
+        """The counts of the journal's pulses."""
+        return [count for count, _, _ in self.kept()]
+
     def stop(self):
-        self.recorder.stop()
-        self.thread.join(PATIENCE_S)
-        assert not self.thread.is_alive()
+        """As the program does it; may be called twice."""
+        for part, thread in ((self.recorder, self.recording), (self.keeper, self.keeping)):
+            part.stop()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
     def __enter__(self):
-        self.thread.start()
+        self.recording.start()
+        self.keeping.start()
         return self
 
     def __exit__(self, kind, error, trace):
@@ -106,34 +135,6 @@ def in_a_row(count, index=0, spacing_ns=NS_PER_S):
     """Edges that came one after another until now."""
     now_ns = time.monotonic_ns()
     return [(index, now_ns - (count - n) * spacing_ns) for n in range(1, count + 1)]
-
-
-def test_commit_comes_by_itself(tmp_path):
-    """A pulse is committed, and told so, with no further edge and no stop; each of a later interval too."""
-    with Recording(tmp_path, 0.05) as recording:
-        for number in (1, 2, 3):
-            recording.recorder.edges.put((0, number * NS_PER_S))
-            seen(recording.commits)
-            assert [count for count, _, _ in recording.kept()] == list(range(1, number + 1))
-            assert recording.recorder.uncommitted == []
-
-
-def test_one_commit_an_interval(tmp_path):
-    """After a commit the next one waits for the interval: till then pulses are counted, told and in memory."""
-    with Recording(tmp_path, NEVER_S) as recording:
-        recording.recorder.edges.put((0, 1 * NS_PER_S))
-        seen(recording.pulses)
-        seen(recording.commits)
-        for number in (2, 3):
-            recording.recorder.edges.put((0, number * NS_PER_S))
-            seen(recording.pulses)
-        assert [row.number for row in recording.recorder.uncommitted] == [2, 3]
-        assert recording.meter.count == 3
-        assert [count for count, _, _ in recording.kept()] == [1]
-        recording.stop()
-        seen(recording.commits)
-        assert [count for count, _, _ in recording.kept()] == [1, 2, 3]
-        assert recording.threads == {recording.thread}
 
 
 def test_first_pulse_has_no_interval(tmp_path):
@@ -178,17 +179,18 @@ def test_bounce_is_rejected_and_counted(tmp_path):
 
 
 def test_bounce_alone_wakes_nobody(tmp_path):
-    """Rejected edges are told to nobody: they make no flash of L1 and no commit."""
+    """Rejected edges make no flash of L1 and no commit."""
     with Recording(tmp_path, 0.05) as recording:
         recording.recorder.edges.put((0, NS_PER_S))
-        seen(recording.pulses)
         seen(recording.commits)
+        recording.circuit.wait_for(Lamp.L1, True)
+        recording.circuit.wait_for(Lamp.L1, False)
         for at_ns in range(1, 21):
             recording.recorder.edges.put((0, NS_PER_S + at_ns))
         wait_until(lambda: recording.meter.rejected == 20)
         recording.stop()
-        assert not recording.pulses.acquire(blocking=False)
         assert not recording.commits.acquire(blocking=False)
+        assert recording.circuit.seen.count((Lamp.L1, True)) == 1
 
 
 def test_stop_drains(tmp_path):
@@ -199,7 +201,7 @@ def test_stop_drains(tmp_path):
         recording.stop()
         recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
     assert [count for count, _, _ in recording.kept()] == list(range(1, 501))
-    assert recording.recorder.uncommitted == []
+    assert recording.keeper.uncommitted == []
 
 
 def test_stop_without_a_pulse(tmp_path):
@@ -247,54 +249,6 @@ def test_edges_from_several_threads(tmp_path):
         assert [interval for _, _, interval in kept] == [None] + [NS_PER_S] * (399 + index)
 
 
-# --- A disk that fails
-
-
-def test_full_disk(tmp_path, caplog):
-    """While the disk is full pulses are counted and kept in memory, said once; all are written when it has room."""
-    caplog.set_level(logging.INFO)
-    with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
-        seen(recording.states)
-        assert recording.recorder.failing == "database or disk is full"
-        tries = recording.journal.tries
-        wait_until(lambda: recording.journal.tries > tries + 3)
-        assert recording.kept() == []
-        assert not recording.commits.acquire(blocking=False)
-        recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
-        wait_until(lambda: len(recording.recorder.uncommitted) == 1001)
-        recording.journal.full = False
-        seen(recording.commits)
-        seen(recording.states)
-        assert recording.recorder.failing is None
-        assert recording.recorder.uncommitted == []
-        assert [count for count, _, _ in recording.kept()] == list(range(1, 1002))
-    assert not recording.states.acquire(blocking=False)
-    said = [(record.levelname, record.getMessage()) for record in caplog.records if "journal" in record.getMessage()]
-    assert said == [
-        ("ERROR", "journal: database or disk is full: counting goes on, pulses are kept in memory"),
-        ("INFO", "journal: written again, 1001 pulses were kept in memory"),
-    ]
-
-
-def test_stop_on_a_full_disk(tmp_path):
-    """A stop on a full disk ends, says that it is failing, and tells by what it holds how many pulses are lost."""
-    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
-        recording.stop()
-        assert recording.recorder.failing == "database or disk is full"
-        assert len(recording.recorder.uncommitted) == 1000
-        assert recording.kept() == []
-
-
-def test_full_disk_that_has_room_at_the_stop(tmp_path):
-    """What was kept in memory is written by the last commit of a stop, if the disk has room again."""
-    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
-        seen(recording.states)
-        recording.journal.full = False
-        recording.stop()
-        assert recording.recorder.failing is None
-    assert len(recording.kept()) == 1000
-
-
 # --- Silence
 
 
@@ -306,13 +260,14 @@ def test_silence(tmp_path, caplog):
     """A meter without a flash for longer than it may be is silent, said once; the next flash ends that, said too."""
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}) as recording:
-        seen(recording.states)
+        seen(recording.silences)
         assert recording.recorder.silent
         # Ahead of the clock, so that a busy machine does not let it be silent again at once.
         recording.recorder.edges.put((0, time.monotonic_ns() + NEVER_S * NS_PER_S))
-        seen(recording.states)
+        seen(recording.silences)
         assert not recording.recorder.silent
-    assert not recording.states.acquire(blocking=False)
+    assert not recording.silences.acquire(blocking=False)
+    assert recording.threads[recording.silences] == {recording.recording}
     assert [record.getMessage() for record in caplog.records] == [
         "house: no flash for 0.00166667 minutes",
         "house: flashes again",
@@ -323,7 +278,7 @@ def test_silence_after_a_flash(tmp_path):
     """A meter that has flashed gets silent too, with no edge that would wake the recorder."""
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}, waiting=in_a_row(1)) as recording:
         seen(recording.commits)
-        seen(recording.states)
+        seen(recording.silences)
         assert recording.recorder.silent
 
 
@@ -332,12 +287,53 @@ def test_no_limit_of_silence(tmp_path):
     with Recording(tmp_path, 0.02, waiting=[(0, time.monotonic_ns() - 10**6 * NS_PER_S)]) as recording:
         seen(recording.commits)
         assert not recording.recorder.silent
-    assert not recording.states.acquire(blocking=False)
+    assert not recording.silences.acquire(blocking=False)
 
 
 def test_silence_of_one_meter(tmp_path):
     """One silent meter of three makes the input silent, whatever the others do and may."""
     with Recording(tmp_path, NEVER_S, meters={"house": 60, "pump": SOON, "car": None}) as recording:
-        seen(recording.states)
+        seen(recording.silences)
         assert [watched.silent for watched in recording.recorder.meters] == [False, True, False]
         assert recording.recorder.silent
+
+
+# --- The lamps, stepped by the recorder, with the real clock
+
+
+def test_l1_shows_each_of_pulses_apart(tmp_path):
+    """After each of ten pulses L1 is lit and dark again, with no further edge; both lamps are dark in the end."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        for turn in range(1, 11):
+            # At once when it is dark: just while the recorder decides how long to wait.
+            recording.recorder.edges.put((0, turn * NS_PER_S))
+            recording.circuit.wait_for(Lamp.L1, True, times=turn)
+            recording.circuit.wait_for(Lamp.L1, False, times=turn)
+        recording.circuit.wait_for(Lamp.L2, True)
+    assert recording.circuit.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+
+
+def test_a_look_shows_the_condition_with_no_edge(tmp_path):
+    """A condition that another thread tells is shown when it has the lamps looked at, and L2 blinks on."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        recording.circuit.wait_for(Lamp.L2, True)
+        recording.lamps.show(Condition.INPUT_FAULT)
+        recording.recorder.look()
+        recording.circuit.wait_for(Lamp.L2, False, times=3)
+
+
+def test_a_train_of_edges_is_taken_in_groups(tmp_path):
+    """While 1,000 edges come one after another the recorder wakes some 20 times a second, not once for each."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        steps, step = [], recording.lamps.step
+        recording.lamps.step = lambda now_s: steps.append(now_s) or step(now_s)
+        never, start_s = threading.Event(), time.monotonic()
+        for number in range(1000):
+            never.wait(start_s + number / 1000 - time.monotonic())  # the rhythm, not a result
+            recording.recorder.edges.put((0, number * NS_PER_S))
+        wait_until(lambda: recording.meter.count == 1000)
+        took_s = steps[-1] - start_s
+        # At most two wake-ups for edges in GATHER_S, whatever the machine does, and one for a phase of L1.
+        assert len(steps) <= 4 * (took_s / GATHER_S + 1)
+    assert recording.meter.rejected == 0
+    assert recording.counts() == list(range(1, 1001))

@@ -1,0 +1,312 @@
+"""The keeper: when it commits, by a clock of the test's own; and over a real journal on its thread, disks that fail."""
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from program import PATIENCE_S, wait_until
+from test_recorder import NEVER_S, Recording, in_a_row, seen
+
+from powermeter import keeper
+from powermeter.journal import Row
+from powermeter.keeper import Keeper
+from powermeter.lamps import Lamp
+from powermeter.meter import NS_PER_S
+
+# --- When it commits
+
+
+class Scene:
+    """
+    A clock and events in place of the keeper's own, a script of what the recorder does when, and a disk.
+
+    Waiting passes time, up to the script's next line; so each commit has an
+    exact time, in whole seconds. *down*: the times at which the disk fails.
+    """
+
+    def __init__(self, commit_interval_s, down=range(0)):
+        self.now_s = 1000
+        self._down = down
+        #: Each try to write, and each commit: its time and the numbers in it.
+        self.tries, self.commits = [], []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keeper, "threading", types.SimpleNamespace(Event=lambda: ScriptedEvent(self)))
+            patch.setattr(keeper, "time", types.SimpleNamespace(monotonic=lambda: self.now_s))
+            self.keeper = Keeper(self, commit_interval_s, on_commit=lambda: None, on_state=lambda: None)
+
+    def append(self, rows):
+        """As the journal does."""
+        written = (self.now_s - 1000, [row.number for row in rows])
+        self.tries.append(written)
+        if self.now_s - 1000 in self._down:
+            raise sqlite3.OperationalError("disk I/O error")
+        self.commits.append(written)
+
+    def _pulse(self, number):
+        self.keeper.uncommitted.append(Row(1, number, 0, None))
+        self.keeper.wake()
+
+    def play(self, pulses_s, until_s):
+        """Run the keeper while pulses come at *pulses_s*, numbered from 1, and stop it at *until_s*."""
+        self.script = [(1000 + at_s, self._pulse, (number,)) for number, at_s in enumerate(pulses_s, 1)]
+        self.script.append((1000 + until_s, self.keeper.stop, ()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keeper, "time", types.SimpleNamespace(monotonic=lambda: self.now_s))
+            self.keeper.run()
+        return self.commits
+
+
+class ScriptedEvent:
+    """An event whose waiting plays the scene."""
+
+    def __init__(self, scene):
+        self._scene = scene
+        self._set = False
+
+    def is_set(self):
+        return self._set
+
+    def set(self):
+        self._set = True
+
+    def clear(self):
+        self._set = False
+
+    def wait(self, timeout=None):
+        scene = self._scene
+        end_s = None if timeout is None else scene.now_s + timeout
+        while not self._set:
+            if scene.script and (end_s is None or scene.script[0][0] <= end_s):
+                scene.now_s, action, words = scene.script.pop(0)
+                action(*words)
+            else:
+                assert end_s is not None, "the keeper waits for ever, and nothing will come"
+                scene.now_s = end_s
+                return False
+        return True
+
+
+def test_pulses_apart_are_committed_at_once():
+    """Where nothing was written for the interval, a pulse is committed when it comes: the first one too."""
+    assert Scene(5).play([0, 5, 11, 100], until_s=200) == [(0, [1]), (5, [2]), (11, [3]), (100, [4])]
+
+
+def test_pulses_close_together_share_a_commit():
+    """After a commit, what comes within the interval is committed together, when the first of it is that old."""
+    assert Scene(5).play([0, 1, 2, 4, 20], until_s=200) == [(0, [1]), (6, [2, 3, 4]), (20, [5])]
+
+
+def test_a_steady_stream_is_committed_once_an_interval():
+    """With a pulse every second there is one commit in each interval, and not one more."""
+    commits = Scene(5).play(range(100), until_s=200)
+    assert [at_s for at_s, _ in commits] == [0, *range(6, 102, 5)]
+    assert [number for _, numbers in commits for number in numbers] == list(range(1, 101))
+
+
+def test_a_stop_commits_at_once():
+    """A stop does not wait for the interval."""
+    assert Scene(5).play([0, 1, 2], until_s=3) == [(0, [1]), (3, [2, 3])]
+
+
+def test_a_stop_in_time_with_the_first_pulse():
+    """A stop that comes together with a pulse loses nothing, and commits once."""
+    assert Scene(5).play([7], until_s=7) == [(7, [1])]
+
+
+def test_a_disk_that_fails_is_tried_once_an_interval():
+    """While the disk fails it is tried once an interval, whatever comes; then all is committed, in order, at once."""
+    scene = Scene(5, down=range(12))
+    assert scene.play([0, 1, 2, 3, 4, 9, 40], until_s=100) == [(15, [1, 2, 3, 4, 5, 6]), (40, [7])]
+    assert [at_s for at_s, _ in scene.tries] == [0, 5, 10, 15, 40]
+
+
+@given(st.integers(1, 10), st.lists(st.integers(0, 100), max_size=40).map(sorted), st.integers(0, 20))
+def test_whenever_pulses_come(interval_s, pulses_s, stop_after_s):
+    """Each pulse is committed once, in order, no later than the interval; at once where nothing was written so long."""
+    stop_s = max(pulses_s, default=0) + stop_after_s
+    commits = Scene(interval_s).play(pulses_s, stop_s)
+    assert [number for _, numbers in commits for number in numbers] == list(range(1, len(pulses_s) + 1))
+    before_s = -interval_s
+    for at_s, numbers in commits:
+        first_s = pulses_s[numbers[0] - 1]
+        assert first_s <= at_s <= first_s + interval_s
+        assert at_s - before_s >= interval_s or at_s == stop_s, "more often than once an interval"
+        if first_s - before_s >= interval_s:
+            assert at_s == first_s, "it waited, though nothing had been written for long"
+        before_s = at_s
+
+
+# --- On its thread, over a real journal
+
+
+def test_commit_comes_by_itself(tmp_path):
+    """A pulse is committed, and told so, with no further edge and no stop; each of a later interval too."""
+    with Recording(tmp_path, 0.05) as recording:
+        for number in (1, 2, 3):
+            recording.recorder.edges.put((0, number * NS_PER_S))
+            seen(recording.commits)
+            assert recording.counts() == list(range(1, number + 1))
+            assert recording.keeper.uncommitted == []
+    assert recording.threads[recording.commits] == {recording.keeping}
+
+
+def test_one_commit_an_interval(tmp_path):
+    """After a commit the next one waits for the interval: till then pulses are counted and in memory; or for a stop."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        recording.recorder.edges.put((0, 1 * NS_PER_S))
+        seen(recording.commits)
+        for number in (2, 3):
+            recording.recorder.edges.put((0, number * NS_PER_S))
+        wait_until(lambda: len(recording.keeper.uncommitted) == 2)
+        assert [row.number for row in recording.keeper.uncommitted] == [2, 3]
+        assert recording.meter.count == 3
+        assert recording.counts() == [1]
+        recording.stop()
+        seen(recording.commits)
+        assert recording.counts() == [1, 2, 3]
+        assert not recording.commits.acquire(blocking=False)
+
+
+def test_stop_without_a_pulse(tmp_path):
+    """Where nothing came, a stop commits nothing."""
+    with Recording(tmp_path, 0.05) as recording:
+        pass
+    assert recording.kept() == []
+    assert recording.journal.tries == 0
+
+
+# --- A disk that hangs
+
+
+@contextlib.contextmanager
+def hung_disk(path):
+    """Hold the journal's write lock, so that SQLite waits in the midst of a commit."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_a_disk_that_hangs_holds_up_neither_counting_nor_lamps(tmp_path):
+    """While a commit hangs every pulse is counted, and L1 shows it; all are written when the disk is back."""
+    with Recording(tmp_path, 0.05) as recording:
+        with hung_disk(recording.path):
+            recording.recorder.edges.put((0, NS_PER_S))
+            wait_until(lambda: recording.journal.tries == 1)
+            for number in range(2, 12):
+                recording.recorder.edges.put((0, number * NS_PER_S))
+                recording.circuit.wait_for(Lamp.L1, True, times=number)
+                recording.circuit.wait_for(Lamp.L1, False, times=number)
+                assert recording.meter.count == number
+            assert recording.journal.tries == 1, "the commit did not hang"
+            assert recording.counts() == []
+            assert [row.number for row in recording.keeper.uncommitted] == list(range(1, 12))
+        wait_until(lambda: recording.counts() == list(range(1, 12)))
+        wait_until(lambda: recording.keeper.uncommitted == [])
+    assert recording.journal.tries == 2
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_recorders_stop(tmp_path):
+    """The recorder ends, having taken all edges and made the lamps dark, while a commit hangs."""
+    with Recording(tmp_path, NEVER_S) as recording, hung_disk(recording.path):
+        recording.recorder.edges.put((0, NS_PER_S))
+        wait_until(lambda: recording.journal.tries == 1)
+        for edge in in_a_row(500):
+            recording.recorder.edges.put(edge)
+        recording.recorder.stop()
+        wait_until(lambda: not recording.recording.is_alive())
+        assert recording.keeping.is_alive()
+        assert recording.meter.count == 501
+        assert recording.circuit.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+
+
+def test_a_stop_writes_what_came_during_the_last_commit(tmp_path):
+    """What came while the last commit was under way is written too before the keeper ends."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        with hung_disk(recording.path):
+            recording.recorder.edges.put((0, NS_PER_S))
+            wait_until(lambda: recording.journal.tries == 1)
+            for edge in in_a_row(500):
+                recording.recorder.edges.put(edge)
+            recording.recorder.stop()
+            wait_until(lambda: not recording.recording.is_alive())
+            recording.keeper.stop()
+            assert recording.counts() == []
+        recording.stop()
+        assert recording.journal.tries == 2
+        assert recording.keeper.uncommitted == []
+    assert recording.counts() == list(range(1, 502))
+
+
+# --- A disk that fails
+
+
+def test_full_disk(tmp_path, caplog):
+    """While the disk is full pulses are counted and kept in memory, said once; all are written when it has room."""
+    caplog.set_level(logging.INFO)
+    with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
+        seen(recording.disk_states)
+        assert recording.keeper.failing == "database or disk is full"
+        tries = recording.journal.tries
+        wait_until(lambda: recording.journal.tries > tries + 3)
+        assert recording.kept() == []
+        assert not recording.commits.acquire(blocking=False)
+        recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
+        wait_until(lambda: len(recording.keeper.uncommitted) == 1001)
+        recording.journal.full = False
+        seen(recording.disk_states)
+        seen(recording.commits)
+        assert recording.keeper.failing == ""
+        assert recording.keeper.uncommitted == []
+        assert recording.counts() == list(range(1, 1002))
+    assert not recording.disk_states.acquire(blocking=False)
+    assert recording.threads[recording.disk_states] == {recording.keeping}
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if "journal" in record.getMessage()]
+    assert said == [
+        ("ERROR", "journal: database or disk is full: counting goes on, pulses are kept in memory"),
+        ("INFO", "journal: written again, 1001 pulses were kept in memory"),
+    ]
+
+
+def test_stop_on_a_full_disk(tmp_path):
+    """A stop on a full disk ends, says that it is failing, and tells by what it holds how many pulses are lost."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
+        recording.stop()
+        assert recording.keeper.failing == "database or disk is full"
+        assert len(recording.keeper.uncommitted) == 1000
+        assert recording.kept() == []
+
+
+def test_full_disk_that_has_room_at_the_stop(tmp_path):
+    """What was kept in memory is written by the last commit of a stop, if the disk has room again."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True) as recording:
+        seen(recording.disk_states)
+        recording.journal.full = False
+        recording.stop()
+        assert recording.keeper.failing == ""
+    assert len(recording.kept()) == 1000
+
+
+def test_room_between_the_last_failure_and_the_end(tmp_path):
+    """Also where the stop comes just while a commit fails: it is tried once more."""
+    recording = Recording(tmp_path, NEVER_S, waiting=in_a_row(1000), full=True)
+    failed = threading.Event()
+
+    def room_and_stop():
+        if not failed.is_set():
+            failed.set()
+            recording.journal.full = False
+            recording.keeper.stop()
+
+    recording.keeper._on_state = room_and_stop
+    with recording:
+        assert failed.wait(PATIENCE_S)
+        recording.stop()
+        assert recording.keeper.failing == ""
+    assert len(recording.kept()) == 1000

@@ -1,0 +1,314 @@
+"""The running program put together: what L2 shows, its threads, and how it ends when something in it breaks."""
+
+import contextlib
+import dataclasses
+import os
+import sqlite3
+import threading
+import time
+
+import pytest
+from program import wait_until
+from test_recorder import Circuit
+
+from powermeter import journal, monitor, settings
+from powermeter.delivery import Delivery
+from powermeter.errors import BoardError
+from powermeter.journal import Journal
+from powermeter.lamps import Condition, Lamp
+from powermeter.meter import NS_PER_S
+from powermeter.monitor import Monitor
+
+SETTINGS = """
+DATA_DIR = {data_dir!r}
+METERS = {{"house": {{"pin": 18, "impulses_per_kwh": 1000}}}}
+COMMIT_INTERVAL = 0.1
+CLOCK_WAIT = 0
+"""
+
+#: A tenth of a second, in minutes.
+SOON = 0.1 / 60
+
+
+class HandBoard(Circuit):
+    """A board whose flashes the test makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.flashed = 0
+        self.closed = False
+        self._edge = None
+        self._start_ns = time.monotonic_ns() - 1000 * NS_PER_S
+
+    def watch(self, edge):
+        self._edge = edge
+
+    def flash(self, count=1, index=0):
+        """Flashes that stand a second apart, the first 1,000 s ago."""
+        for _ in range(count):
+            self._edge((index, self._start_ns + self.flashed * NS_PER_S))
+            self.flashed += 1
+
+    def unwatch(self):
+        self._edge = None
+
+    def close(self):
+        self.unwatch()
+        self.closed = True
+
+
+class Running:
+    """A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager."""
+
+    def __init__(self, directory, *, silence_minutes=None, board=None):
+        path = directory / "settings.py"
+        self.data_dir = directory / "data"
+        path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
+        path.chmod(0o600)
+        read = settings.read(str(path))
+        journal.prepare_dir(read.data_dir)
+        meters = tuple(dataclasses.replace(meter, silence_minutes=silence_minutes) for meter in read.meters)
+        self.csv = self.data_dir / "power.csv"
+        self.board = board or HandBoard()
+        self.crashes = threading.Semaphore(0)
+        self.monitor = Monitor(
+            dataclasses.replace(read, meters=meters), self.open_board, simulate=None, on_crash=self.crashes.release
+        )
+        self._before = set(threading.enumerate())
+
+    def open_board(self, _settings):
+        return self.board
+
+    def threads(self):
+        """The names of the threads there are more than before."""
+        return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
+
+    def open_files(self):
+        """What this process has open in DATA_DIR."""
+        found = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the listing's own
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return [path for path in found if path.startswith(str(self.data_dir))]
+
+    def wait_for_condition(self, condition):
+        """Wait until L2 shows *condition*, and see it blink, or steady; how fast is the lamps' test."""
+        wait_until(lambda: self.monitor._lamps._l2_shown is condition)
+        seen = self.board.seen
+        if condition is Condition.WELL:
+            assert [lit for lamp, lit in seen if lamp is Lamp.L2][-1]
+        else:
+            for lit in (True, False):
+                self.board.wait_for(Lamp.L2, lit, times=seen.count((Lamp.L2, lit)) + 1)
+
+    def lines(self):
+        """How many pulses the file has."""
+        return len(self.csv.read_text().splitlines()) - 1 if self.csv.is_file() else 0
+
+    def __enter__(self):
+        self.monitor.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.monitor.__exit__(kind, error, trace)
+
+
+# --- The lamps
+
+
+def test_lamps_of_a_program_that_is_well(tmp_path):
+    """L2 is lit from the start and never dark before the end; L1 shows a pulse; both are dark in the end."""
+    with Running(tmp_path) as running:
+        running.board.wait_for(Lamp.L2, True)
+        running.board.flash()
+        running.board.wait_for(Lamp.L1, True)
+        running.board.wait_for(Lamp.L1, False)
+        wait_until(lambda: running.lines() == 1)
+        assert running.board.seen == [(Lamp.L2, True), (Lamp.L1, True), (Lamp.L1, False)]
+    assert running.board.seen[3:] == [(Lamp.L1, False), (Lamp.L2, False)]
+    assert not running.monitor.crashed
+
+
+def test_a_failing_writer_blinks_slowly(tmp_path):
+    """L2 blinks slowly while a writer fails, here the file's as its name is a directory's, and is steady afterwards."""
+    with Running(tmp_path) as running:
+        running.csv.mkdir()
+        running.board.flash()
+        running.wait_for_condition(Condition.FAILING)
+        assert running.monitor.status()["writers"]["file"]["state"] == "failing"
+        running.csv.rmdir()
+        running.wait_for_condition(Condition.WELL)
+        wait_until(lambda: running.lines() == 1)
+    assert not running.monitor.crashed
+
+
+def test_a_failing_disk_blinks_slowly(tmp_path):
+    """L2 blinks slowly while the journal's disk is full, all is counted, and it is steady when all is written."""
+    with Running(tmp_path) as running:
+        connection = running.monitor._journal._connection
+        connection.execute("PRAGMA max_page_count = 1")
+        running.board.flash(1000)
+        running.wait_for_condition(Condition.FAILING)
+        now = running.monitor.status()
+        assert now["journal"]["failing"] == "database or disk is full"
+        assert now["meters"]["house"]["pulses"] == 1000
+        connection.execute(f"PRAGMA max_page_count = {2**30}")
+        running.wait_for_condition(Condition.WELL)
+        wait_until(lambda: running.lines() == 1000)
+    assert not running.monitor.crashed
+
+
+def test_a_silent_meter_blinks_fast(tmp_path):
+    """L2 blinks fast while a meter is silent, also where a writer fails; each ends as it began."""
+    with Running(tmp_path, silence_minutes=SOON) as running:
+        running.wait_for_condition(Condition.INPUT_FAULT)
+        running.csv.mkdir()
+        running.board.flash()
+        wait_until(lambda: running.monitor.status()["writers"]["file"]["state"] == "failing")
+        running.wait_for_condition(Condition.INPUT_FAULT)
+        # Ahead of the clock, so that a busy machine does not let it be silent again at once.
+        running.board.flashed += 100_000
+        running.board.flash()
+        running.wait_for_condition(Condition.FAILING)
+        running.csv.rmdir()
+        running.wait_for_condition(Condition.WELL)
+    assert not running.monitor.crashed
+
+
+# --- The threads
+
+
+def test_no_thread_a_pulse(tmp_path):
+    """A recorder, a journal and a thread a writer: 1,000 pulses make none more, and none is left at the end."""
+    with Running(tmp_path) as running:
+        names = ["journal", "recorder", "writer file"]
+        assert running.threads() == names
+        for _ in range(1000):
+            running.board.flash()
+            assert running.threads() == names
+        wait_until(lambda: running.lines() == 1000)
+        assert running.threads() == names
+    assert running.threads() == []
+    assert running.open_files() == []
+    assert running.board.closed
+    assert not running.monitor.crashed
+
+
+def test_a_stop_counts_keeps_and_delivers_what_was_seen(tmp_path):
+    """Flashes up to the moment of the stop are in the journal, and in a file that is well."""
+    with Running(tmp_path) as running:
+        running.board.flash(500)
+    assert running.lines() == 500
+    with contextlib.closing(sqlite3.connect(running.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count(*), max(count) FROM pulses").fetchone() == (500, 500)
+    assert not running.monitor.crashed
+
+
+def test_a_stop_under_a_hung_disk(tmp_path, monkeypatch, caplog):
+    """A stop while the disk hangs ends all the same; what is lost is counted aloud, and the program has failed."""
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
+    monkeypatch.setattr(monitor, "WRITERS_STOP_S", 0.2)
+    running = Running(tmp_path)
+    with contextlib.closing(sqlite3.connect(running.data_dir / "journal.db", isolation_level=None)) as other:
+        with running:
+            other.execute("BEGIN IMMEDIATE")
+            running.board.flash(7)
+            wait_until(lambda: running.monitor.status()["meters"]["house"]["pulses"] == 7)
+        assert running.monitor.crashed
+        assert "journal: 7 pulses could not be written and are lost" in caplog.messages
+        assert running.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+        assert running.board.closed
+        other.execute("ROLLBACK")
+    wait_until(lambda: running.threads() == [])
+    running.monitor._journal.close()
+
+
+# --- A bug
+
+
+class BrokenLamp(HandBoard):
+    """A board whose first lamp can't be lit."""
+
+    def light(self, lamp, lit):
+        if (lamp, lit) == (Lamp.L1, True):
+            raise RuntimeError("a bug")
+
+
+def broken(*_args):
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("name", ["recorder", "journal", "writer file"])
+def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name):
+    """A bug that ends a thread is told and logged with its traceback, never silence; the rest ends in order."""
+    running = Running(tmp_path, board=BrokenLamp() if name == "recorder" else HandBoard())
+    if name == "journal":
+        monkeypatch.setattr(Journal, "append", broken)
+    if name == "writer file":
+        monkeypatch.setattr(Delivery, "_deliver_next", broken)
+    with running:
+        if name != "writer file":  # which looks for pulses before there are any
+            assert not running.monitor.crashed
+        running.board.flash()
+        assert running.crashes.acquire(timeout=60)
+        assert running.monitor.crashed
+        wait_until(lambda: name not in running.threads())
+    assert not running.crashes.acquire(blocking=False)
+    text = f"{name}: ended by a bug, the program ends"
+    (record,) = [record for record in caplog.records if record.getMessage() == text]
+    assert record.levelname == "CRITICAL"
+    assert str(record.exc_info[1]) == "a bug"
+    lost = "journal: 1 pulses could not be written and are lost" in caplog.messages
+    assert lost == (name == "journal")
+    assert running.threads() == []
+    assert running.open_files() == []
+    assert running.board.closed
+
+
+# --- A start that fails
+
+
+def test_a_board_that_can_not_be_opened(tmp_path):
+    """Where the board fails the start fails with its error, and nothing is left: no thread, no open file."""
+    running = Running(tmp_path)
+    running.monitor._open_board = lambda _settings: (_ for _ in ()).throw(BoardError("no pins"))
+    with pytest.raises(BoardError, match="no pins"), running:
+        pytest.fail("it counts without a board")
+    assert (running.data_dir / "journal.db").exists()
+    assert running.threads() == []
+    assert running.open_files() == []
+    assert not running.monitor.crashed
+
+
+class DeafBoard(HandBoard):
+    """A board whose pins can't be watched."""
+
+    def watch(self, edge):
+        raise BoardError("no edges")
+
+
+def test_a_board_that_can_not_be_watched(tmp_path):
+    """The same where the pins can be set up but not watched: the board is closed too, and the lamps are dark."""
+    running = Running(tmp_path, board=DeafBoard())
+    with pytest.raises(BoardError, match="no edges"), running:
+        pytest.fail("it counts without edges")
+    assert running.board.closed
+    assert running.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+    assert running.threads() == []
+    assert running.open_files() == []
+    assert not running.monitor.crashed
+
+
+@pytest.mark.parametrize("broken_at", ["cursor", "reader"])
+def test_a_journal_that_fails_while_it_starts(tmp_path, monkeypatch, broken_at):
+    """The same where the journal fails in between, whatever was opened till then."""
+    running = Running(tmp_path)
+
+    def fail(*_args):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Journal, broken_at, fail)
+    with pytest.raises(sqlite3.OperationalError), running:
+        pytest.fail("it counts without a journal")
+    assert running.threads() == []
+    assert running.open_files() == []
