@@ -9,6 +9,7 @@ import time
 
 import pytest
 from program import wait_until
+from test_keeper import hung_disk
 from test_recorder import Circuit
 
 from powermeter import journal, monitor, settings
@@ -133,7 +134,11 @@ def test_a_failing_writer_blinks_slowly(tmp_path):
     """L2 blinks slowly while a writer fails, here the file's as its name is a directory's, and is steady afterwards."""
     with Running(tmp_path) as running:
         running.csv.mkdir()
-        running.board.flash()
+        # The writer gets the pulse when nothing else wakes the recorder any more.
+        with hung_disk(running.data_dir / "journal.db"):
+            running.board.flash()
+            running.board.wait_for(Lamp.L1, True)
+            running.board.wait_for(Lamp.L1, False)
         running.wait_for_condition(Condition.FAILING)
         assert running.monitor.status()["writers"]["file"]["state"] == "failing"
         running.csv.rmdir()
@@ -209,16 +214,15 @@ def test_a_stop_under_a_hung_disk(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
     monkeypatch.setattr(monitor, "WRITERS_STOP_S", 0.2)
     running = Running(tmp_path)
-    with contextlib.closing(sqlite3.connect(running.data_dir / "journal.db", isolation_level=None)) as other:
+    with contextlib.ExitStack() as hung:
         with running:
-            other.execute("BEGIN IMMEDIATE")
+            hung.enter_context(hung_disk(running.data_dir / "journal.db"))
             running.board.flash(7)
             wait_until(lambda: running.monitor.status()["meters"]["house"]["pulses"] == 7)
         assert running.monitor.crashed
         assert "journal: 7 pulses could not be written and are lost" in caplog.messages
         assert running.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
         assert running.board.closed
-        other.execute("ROLLBACK")
     wait_until(lambda: running.threads() == [])
     running.monitor._journal.close()
 
