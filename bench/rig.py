@@ -203,7 +203,7 @@ class Program(Measured):
     def _counts(self):
         if self._process.poll() is not None:
             raise RuntimeError((self.directory / "output").read_text())
-        return os.path.exists(self.pidfile.removesuffix(".pid") + ".sock") and self.status()["meters"]
+        return os.path.exists(self.pidfile + ".sock") and self.status()["meters"]
 
     def stop(self):
         if self.daemon and self.pid is not None:

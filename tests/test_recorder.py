@@ -10,9 +10,9 @@ from program import PATIENCE_S, wait_until
 
 from powermeter.journal import Journal
 from powermeter.keeper import Keeper
-from powermeter.lamps import Condition, Lamp, Lamps
+from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Meter, hold_off_ns
-from powermeter.recorder import GATHER_S, Recorder, WatchedMeter
+from powermeter.recorder import Recorder, WatchedMeter
 
 #: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
 HOLD_OFF_NS = hold_off_ns(1000, 24000)
@@ -83,7 +83,7 @@ class Recording:
         self.recording = threading.Thread(target=self.recorder.run)
         self.keeping = threading.Thread(target=self.keeper.run)
         for edge in waiting:
-            self.recorder.edges.put(edge)
+            self.recorder.put(edge)
 
     def _noting(self, called):
         def note():
@@ -122,6 +122,7 @@ class Recording:
 
     def __exit__(self, kind, error, trace):
         self.stop()
+        self.recorder.close()
         self.journal.close()
 
 
@@ -181,12 +182,12 @@ def test_bounce_is_rejected_and_counted(tmp_path):
 def test_bounce_alone_wakes_nobody(tmp_path):
     """Rejected edges make no flash of L1 and no commit."""
     with Recording(tmp_path, 0.05) as recording:
-        recording.recorder.edges.put((0, NS_PER_S))
+        recording.recorder.put((0, NS_PER_S))
         seen(recording.commits)
         recording.circuit.wait_for(Lamp.L1, True)
         recording.circuit.wait_for(Lamp.L1, False)
         for at_ns in range(1, 21):
-            recording.recorder.edges.put((0, NS_PER_S + at_ns))
+            recording.recorder.put((0, NS_PER_S + at_ns))
         wait_until(lambda: recording.meter.rejected == 20)
         recording.stop()
         assert not recording.commits.acquire(blocking=False)
@@ -197,9 +198,9 @@ def test_stop_drains(tmp_path):
     """A stop takes every edge that was put before it, and commits; those after it are not taken."""
     with Recording(tmp_path, NEVER_S) as recording:
         for edge in in_a_row(500):
-            recording.recorder.edges.put(edge)
+            recording.recorder.put(edge)
         recording.stop()
-        recording.recorder.edges.put((0, time.monotonic_ns() + NS_PER_S))
+        recording.recorder.put((0, time.monotonic_ns() + NS_PER_S))
     assert [count for count, _, _ in recording.kept()] == list(range(1, 501))
     assert recording.keeper.uncommitted == []
 
@@ -236,7 +237,7 @@ def test_edges_from_several_threads(tmp_path):
         def put(index):
             together.wait()
             for edge in in_a_row(400 + index, index):
-                recording.recorder.edges.put(edge)
+                recording.recorder.put(edge)
 
         threads = [threading.Thread(target=put, args=(index,)) for index in range(len(names))]
         for thread in threads:
@@ -263,7 +264,7 @@ def test_silence(tmp_path, caplog):
         seen(recording.silences)
         assert recording.recorder.silent
         # Ahead of the clock, so that a busy machine does not let it be silent again at once.
-        recording.recorder.edges.put((0, time.monotonic_ns() + NEVER_S * NS_PER_S))
+        recording.recorder.put((0, time.monotonic_ns() + NEVER_S * NS_PER_S))
         seen(recording.silences)
         assert not recording.recorder.silent
     assert not recording.silences.acquire(blocking=False)
@@ -306,7 +307,7 @@ def test_l1_shows_each_of_pulses_apart(tmp_path):
     with Recording(tmp_path, NEVER_S) as recording:
         for turn in range(1, 11):
             # At once when it is dark: just while the recorder decides how long to wait.
-            recording.recorder.edges.put((0, turn * NS_PER_S))
+            recording.recorder.put((0, turn * NS_PER_S))
             recording.circuit.wait_for(Lamp.L1, True, times=turn)
             recording.circuit.wait_for(Lamp.L1, False, times=turn)
         recording.circuit.wait_for(Lamp.L2, True)
@@ -330,10 +331,10 @@ def test_a_train_of_edges_is_taken_in_groups(tmp_path):
         never, start_s = threading.Event(), time.monotonic()
         for number in range(1000):
             never.wait(start_s + number / 1000 - time.monotonic())  # the rhythm, not a result
-            recording.recorder.edges.put((0, number * NS_PER_S))
+            recording.recorder.put((0, number * NS_PER_S))
         wait_until(lambda: recording.meter.count == 1000)
         took_s = steps[-1] - start_s
-        # At most two wake-ups for edges in GATHER_S, whatever the machine does, and one for a phase of L1.
-        assert len(steps) <= 4 * (took_s / GATHER_S + 1)
+        # At most two wake-ups a phase of L1, whatever the machine does.
+        assert len(steps) <= 2 * (took_s / TRAIN_S + 2)
     assert recording.meter.rejected == 0
     assert recording.counts() == list(range(1, 1001))

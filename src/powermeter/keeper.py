@@ -47,7 +47,8 @@ class Keeper:
 
     def wake(self) -> None:
         """Tell that there are pulses; from the recorder's thread."""
-        self._pulses.set()
+        if not self._pulses.is_set():
+            self._pulses.set()
 
     def stop(self) -> None:
         """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
@@ -64,7 +65,7 @@ class Keeper:
             if self.uncommitted:
                 self._commit()
         # What came while the last commit was under way.
-        if self.uncommitted and not self.failing:
+        if self.uncommitted:
             self._commit()
 
     def _commit(self) -> None:

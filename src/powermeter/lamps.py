@@ -48,6 +48,7 @@ class Lamps:
         self._condition = Condition.WELL
         self._l2_shown: Condition | None = None
         self._l2_lit = False
+        self._l2_half_s: float | None = None
         self._l2_end_s = 0.0
 
     def flash(self) -> None:
@@ -58,13 +59,20 @@ class Lamps:
         """Have L2 show *condition*, with the next step; from any thread."""
         self._condition = condition
 
+    @property
+    def flashing(self) -> bool:
+        """Whether L1 is in a phase that no pulse can change."""
+        return self._l1_busy
+
     def step(self, now_s: float) -> float | None:
         """Set both lamps as they should be at *now_s*; return when to step next, None for not before a change."""
-        self._step_l1(now_s)
-        self._step_l2(now_s)
+        if self._flash or self._l1_busy:
+            self._step_l1(now_s)
+        if self._l2_half_s is not None or self._condition is not self._l2_shown:
+            self._step_l2(now_s)
         if self._l1_busy:
-            return min(self._l1_end_s, self._l2_end_s) if self._condition.value else self._l1_end_s
-        return self._l2_end_s if self._condition.value else None
+            return self._l1_end_s if self._l2_half_s is None else min(self._l1_end_s, self._l2_end_s)
+        return None if self._l2_half_s is None else self._l2_end_s
 
     def dark(self) -> None:
         """Make both dark."""
@@ -89,9 +97,10 @@ class Lamps:
     def _step_l2(self, now_s: float) -> None:
         """Steady, or lit and dark by turns."""
         condition = self._condition
-        half_s = condition.value
-        if condition is self._l2_shown and (half_s is None or now_s < self._l2_end_s - SLACK_S):
+        changed = condition is not self._l2_shown
+        if not changed and now_s < self._l2_end_s - SLACK_S:
             return
-        lit = half_s is None or condition is not self._l2_shown or not self._l2_lit
+        half_s = self._l2_half_s = condition.value
+        lit = changed or not self._l2_lit
         self._light(Lamp.L2, lit)
         self._l2_shown, self._l2_lit, self._l2_end_s = condition, lit, now_s + (half_s or 0.0)

@@ -96,6 +96,7 @@ class Monitor:
         )
         self._lamps = Lamps(self._board.light)
         self._recorder = Recorder(watched, self._keeper, self._lamps, on_state=self._show_condition)
+        stack.callback(self._recorder.close)
         for writer in settings.writers:
             delivery = Delivery(
                 writer.name,
@@ -111,7 +112,7 @@ class Monitor:
         stack.callback(self._stop_keeper, keeping)
         stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
         stack.callback(self._board.unwatch)
-        self._board.watch(self._recorder.edges.put)
+        self._board.watch(self._recorder.put)
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))

@@ -1,13 +1,14 @@
 """
 Edges to pulses, on one thread, which never waits for a disk or a network.
 
-Owns the meters and the lamps. A board puts edges on :attr:`Recorder.edges`
+Owns the meters and the lamps. A board gives edges to :meth:`Recorder.put`
 from any thread; nothing else is shared with it.
 """
 
-import contextlib
+import collections
 import logging
-import queue
+import os
+import select
 import time
 from collections.abc import Callable
 
@@ -17,10 +18,6 @@ from powermeter.lamps import Lamps
 from powermeter.meter import NS_PER_S, Meter
 
 log = logging.getLogger(__name__)
-
-#: While edges come closer than this, in s, they are taken in groups this far apart: at
-#: 1,000 a second that is 20 wake-ups instead of 1,000. Their stamps are made before.
-GATHER_S = 0.05
 
 #: What a board puts on the queue: the meter's place in the settings and the edge's monotonic time in ns.
 Edge = tuple[int, int]
@@ -48,8 +45,6 @@ class Recorder:
     def __init__(
         self, meters: list[WatchedMeter], keeper: Keeper, lamps: Lamps, *, on_state: Callable[[], None]
     ) -> None:
-        #: What a board puts edges on. None wakes the thread, to look at its lamps or to end.
-        self.edges: queue.SimpleQueue[Edge | None] = queue.SimpleQueue()
         self.meters = meters
         self._keeper = keeper
         self._lamps = lamps
@@ -57,67 +52,84 @@ class Recorder:
         self._judged = [watched for watched in meters if watched.silence_ns is not None]
         self._started_ns = time.monotonic_ns()
         self._stopping = False
+        self._edges: collections.deque[Edge] = collections.deque()
+        # Not a queue of the library: its put() wakes the reader while it holds the interpreter, for which the reader
+        # then waits a second time; and an edge while nobody sleeps should cost no system call at all.
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._sleeps = False
+        self._sleep = select.poll()
+        self._sleep.register(self._wake, select.POLLIN)
+
+    def close(self) -> None:
+        """Give back the file descriptor, once :meth:`run` has ended and no edge comes; may be called twice."""
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
 
     @property
     def silent(self) -> bool:
         """Whether a meter has been silent for longer than its settings allow."""
         return any(watched.silent for watched in self._judged)
 
+    def put(self, edge: Edge) -> None:
+        """Take *edge*; from any thread, and never in its way."""
+        self._edges.append(edge)
+        if self._sleeps:
+            os.eventfd_write(self._wake, 1)
+
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
-        self.edges.put(None)
+        os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Let :meth:`run` end once it has taken the edges there are."""
         self._stopping = True
-        self.edges.put(None)
+        self.look()
 
     def run(self) -> None:
         """Count until stopped; the lamps are dark then."""
-        taken_s = 0.0
-        step_s = self._lamps.step(time.monotonic())
+        due_s = self._lamps.step(time.monotonic())
         while not self._stopping:
-            taken = self._take_waiting(self._patience_s(step_s))
-            self._judge_silence()
-            now_s = time.monotonic()
-            step_s = self._lamps.step(now_s)
-            if taken:
-                if now_s - taken_s < GATHER_S:
-                    time.sleep(GATHER_S)
-                taken_s = time.monotonic()
-        self._take_waiting(0.0)
+            if self._lamps.flashing:
+                # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000 a
+                # second there are 20 instead of 1,000.
+                time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
+            else:
+                self._sleep_until(due_s)
+            if self._edges:
+                self._take_all()
+            if self._judged:
+                self._judge_silence()
+            due_s = self._lamps.step(time.monotonic())
+        self._take_all()
         self._lamps.dark()
 
-    def _take_waiting(self, patience_s: float | None) -> bool:
-        """Wait *patience_s* for an edge, None for ever, and take all there are; tell whether there was one."""
-        edges, pulse, taken = self.edges, False, False
-        with contextlib.suppress(queue.Empty):
-            edge = edges.get(timeout=patience_s)
-            # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
-            wall_ns = time.time_ns() - time.monotonic_ns()
-            while True:
-                if edge is not None:
-                    taken = True
-                    pulse |= self._take(*edge, wall_ns)
-                edge = edges.get_nowait()
+    def _sleep_until(self, due_s: float | None) -> None:
+        """Sleep until an edge comes, the lamps or a judgement of silence are due, or someone calls."""
+        if self._judged:
+            silent_s = [self._silent_from_ns(watched) / NS_PER_S for watched in self._judged if not watched.silent]
+            due_s = min([*silent_s, *([] if due_s is None else [due_s])], default=None)
+        self._sleeps = True
+        # An edge put before the line above has woken nobody.
+        if not self._edges and (due_s is None or self._sleep.poll(max(0.0, due_s - time.monotonic()) * 1000)):
+            os.eventfd_read(self._wake)
+        self._sleeps = False
+
+    def _take_all(self) -> None:
+        """Take the edges there are."""
+        # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
+        wall_ns = time.time_ns() - time.monotonic_ns()
+        edges, uncommitted, pulse = self._edges, self._keeper.uncommitted, False
+        while edges:
+            index, at_ns = edges.popleft()
+            watched = self.meters[index]
+            meter = watched.meter
+            if meter.edge(at_ns):
+                uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
+                pulse = True
         if pulse:
             self._lamps.flash()
             self._keeper.wake()
-        return taken
-
-    def _take(self, index: int, at_ns: int, wall_ns: int) -> bool:
-        watched = self.meters[index]
-        meter = watched.meter
-        if not meter.edge(at_ns):
-            return False
-        self._keeper.uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
-        return True
-
-    def _patience_s(self, step_s: float | None) -> float | None:
-        """How long to wait for an edge before the lamps or a judgement of silence are due; None: for ever."""
-        due_s = [] if step_s is None else [step_s]
-        due_s += [self._silent_from_ns(watched) / NS_PER_S for watched in self._judged if not watched.silent]
-        return max(0.0, min(due_s) - time.monotonic()) if due_s else None
 
     def _silent_from_ns(self, watched: WatchedMeter) -> int:
         last_ns = self._started_ns if watched.meter.last_ns is None else watched.meter.last_ns

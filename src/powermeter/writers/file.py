@@ -28,7 +28,7 @@ class FileWriter:
     """Appends to the file *path*, made with its header where there is none, reopened by name after a rotation."""
 
     #: Each batch is synced, so its pace is as hard on an SD card as the journal's.
-    pace = Pace(batch_size=5000, interval_s=10)
+    pace = Pace(batch_size=5000, interval_s=30)
 
     def __init__(self, path: str) -> None:
         self._path = path
