@@ -6,7 +6,7 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 check bench lock clean help
+.PHONY: run test test-3.13 check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -20,12 +20,13 @@ test-3.13: influxdb
 	$(MAKE) --no-print-directory PYTHON="$$python" .venv-test-3.13/.made && \
 	.venv-test-3.13/bin/python -m pytest $(PYTEST_ARGS)
 
-check: .venv-test/.made influxdb
+check: lint test
+
+lint: .venv-test/.made
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/ruff check .
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m sphinx -q -n -W docs docs/_build/html
-	.venv-test/bin/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 bench: .venv-test/.made influxdb
 	.venv-test/bin/python bench/run.py
@@ -41,7 +42,7 @@ help:
 	@echo "make run        the simulated meter, in the foreground; Ctrl-C ends it"
 	@echo "make test       the tests, against a real InfluxDB"
 	@echo "make test-3.13  the same on Python 3.13, where there is one"
-	@echo "make check      style, types, docs, and the tests with coverage"
+	@echo "make check      style, types and docs (make lint), then the tests"
 	@echo "make bench      the measurements of docs/benchmarks.rst"
 	@echo "make clean      remove the virtual environments"
 

@@ -58,10 +58,13 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
 
         def counted():
             status = monitor.status()
-            return all(
-                status["meters"][m.name]["register_kwh"] > expected[m.name] - 1 / m.impulses_per_kwh
-                for m in read.meters
-            ) and status["writers"]["influxdb"]["waiting"] == 0
+            return (
+                all(
+                    status["meters"][m.name]["register_kwh"] > expected[m.name] - 1 / m.impulses_per_kwh
+                    for m in read.meters
+                )
+                and status["writers"]["influxdb"]["waiting"] == 0
+            )
 
         wait_until(counted)
         boards[0].unwatch()
