@@ -11,8 +11,9 @@ from powermeter.errors import ForbiddenError, PowerError
 #: The modules that every way of running needs, with their names on PyPI.
 REQUIRED = {"daemon": "python-daemon", "lockfile": "lockfile"}
 
-#: The exit status where the user has no permission.
+#: The exit status where the user has no permission, and after Ctrl-C in a command that does not count (128 + SIGINT).
 FORBIDDEN = 4
+INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         commands.require(REQUIRED)
         return int(args.command(args))
+    except KeyboardInterrupt:
+        print("power: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except ForbiddenError as error:
         print(f"power: {error}", file=sys.stderr)
         return FORBIDDEN

@@ -941,3 +941,14 @@ def test_lock_is_not_broken(tmp_path):
         assert pidfile.i_am_locking()
     pidfile.release()
     assert not path.exists()
+
+
+def test_interrupted_before_it_counts(tmp_path):
+    """Ctrl-C in a command that does not count yet, here while it reads its settings, ends it with one line and 130."""
+    read = tmp_path / "read"
+    with Program(tmp_path, f"open({str(read)!r}, 'w').close()\nimport time\ntime.sleep({PATIENCE_S})") as program:
+        popen = subprocess.Popen(program.line("--check"), env=program.env, stderr=subprocess.PIPE, text=True)
+        wait_until(read.exists)
+        popen.send_signal(signal.SIGINT)
+        _, said = popen.communicate(timeout=PATIENCE_S)
+    assert (popen.returncode, said) == (130, "power: interrupted\n")
