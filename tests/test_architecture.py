@@ -16,8 +16,19 @@ MAY_IMPORT = {
     "check": {"boards", "errors", "settings", "writers"},
     "run": {"boards", "boards.simulated", "errors", "live", "monitor", "process", "settings", "status"},
     "live": set(),
-    "status": set(),
-    "monitor": {"boards", "delivery", "journal", "keeper", "lamps", "meter", "recorder", "settings", "writers"},
+    "monitor": {
+        "boards",
+        "delivery",
+        "errors",
+        "journal",
+        "keeper",
+        "lamps",
+        "meter",
+        "recorder",
+        "settings",
+        "status",
+        "writers",
+    },
     "process": {"errors"},
     "delivery": {"errors", "journal", "meter", "writers"},
     "recorder": {"journal", "keeper", "lamps", "meter"},
@@ -30,6 +41,7 @@ MAY_IMPORT = {
     "writers.influxdb": {"errors", "meter", "writers"},
     "writers.librato": {"errors", "meter", "writers"},
     "writers": {"meter", "settings"},
+    "status": set(),
     "lamps": set(),
     "meter": set(),
     "settings": {"errors"},
@@ -41,12 +53,12 @@ MAY_IMPORT = {
 LIBRARIES = {
     "process": {"daemon", "lockfile"},
     "live": {"rich"},
-    "writers.influxdb": {"influxdb", "urllib3"},
+    "writers.influxdb": {"influxdb"},
     "writers.librato": {"librato"},
 }
 
 #: What the light commands must not load: the libraries of pins and services, and the database.
-HEAVY = {"RPi", "lgpio", "gpiod", "influxdb", "librato", "requests", "urllib3", "msgpack", "rich", "sqlite3"}
+HEAVY = {"RPi", "lgpio", "gpiod", "influxdb", "librato", "requests", "http", "msgpack", "rich", "sqlite3"}
 
 PACKAGE = "powermeter"
 

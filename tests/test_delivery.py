@@ -15,6 +15,7 @@ from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 from powermeter.writers import Pace, Receipt
+from powermeter.writers.file import FileWriter
 
 START_NS = 1_795_418_000_123_456_789
 #: The beginning of a minute.
@@ -396,8 +397,9 @@ def test_a_writer_that_can_not_be_opened(journal, started, caplog, until):
     until(lambda: delivery.state is State.OK)
 
 
-def test_the_second_writer_never_waits(request, journal, started, answering, writer_of, tmp_path, until):
+def test_the_second_writer_never_waits(journal, started, answering, writer_of, tmp_path, until, monkeypatch):
     """While a request of the first hangs, the second writer delivers all, and what comes meanwhile too."""
+    monkeypatch.setattr(FileWriter, "pace", Pace(5000))  # the file's own pace is not what is tried here
     answering.script = HANG
     first, second = journal.cursor("first"), journal.cursor("second")
     add(journal, 3000)

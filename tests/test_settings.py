@@ -2,7 +2,9 @@
 
 import os
 import runpy
+import shutil
 
+import certifi
 import pytest
 from program import SOURCE, Program
 
@@ -156,7 +158,7 @@ def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, giv
 
 def test_a_file_with_everything_set(read, tmp_path):
     """Every setting is taken as it is given."""
-    (tmp_path / "ca.pem").touch()
+    shutil.copy(certifi.where(), tmp_path / "ca.pem")
     found = read(f"""
 import os                                    # a module, and names of one's own in lower case, are no settings
 host = "10.0.0.7"
@@ -203,7 +205,7 @@ NO_BOARD = "this version has no board yet"
 TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
 HOST = 'a host name or address alone, such as "192.168.1.5"'
-CA_FILE = "True, False or the path of a CA file that is there"
+CA_FILE = "True, False or the path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
 KNOWN = (
     "CLOCK_WAIT, COMMIT_INTERVAL, DATA_DIR, GPIO_CHIP, GPIO_LIBRARY, KEEP_DAYS, L1_PIN, L2_PIN, LOG_FILE, METERS, "

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from powermeter.errors import ForbiddenError, ProcessError
+from powermeter.errors import ForbiddenError, PowerError, ProcessError
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
@@ -70,13 +70,11 @@ def _pidfile(args: argparse.Namespace) -> str:
 
 def daemon(args: argparse.Namespace) -> int:
     """Start a daemon; return once it counts or has failed."""
-    return _start(args, args.simulate)
+    return _start(args, args.simulate, *_prepared(args, args.simulate))
 
 
-def _start(args: argparse.Namespace, simulate: Simulate) -> int:
+def _start(args: argparse.Namespace, simulate: Simulate, settings: "Settings", pidfile: str) -> int:
     from powermeter import process, run
-
-    settings, pidfile = _prepared(args, simulate)
 
     def work(ready: Callable[[], None]) -> int:
         return run.run(settings, pidfile, simulate=simulate, verbose=args.verbose, as_daemon=True, ready=ready)
@@ -91,6 +89,8 @@ def foreground(args: argparse.Namespace) -> int:
     settings, pidfile = _prepared(args, args.simulate)
     if sys.stdout.isatty():
         require({"rich": "rich"})
+    # As the daemon: a library of pins may make files where it is.
+    os.chdir(settings.data_dir)
     with process.PidFile(pidfile):
         return run.run(settings, pidfile, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
 
@@ -121,19 +121,30 @@ def restart(args: argparse.Namespace) -> int:
     from powermeter import process
 
     path = _pidfile(args)
-    running = json.loads(process.ask(path, "json")) if process.holder(path) is not None else {"simulate": None}
-    simulate = running["simulate"]
-    _settings(args, simulate)  # mistakes are found before anything is stopped
+    pid = process.holder(path)
+    simulate = None
+    if pid is not None:
+        try:
+            simulate = json.loads(process.ask(path, "json"))["simulate"]
+        except ForbiddenError:
+            raise
+        except ProcessError as error:
+            raise ProcessError(f"pid {pid}: {error}: nothing was stopped; --kill it, then start it") from error
+    prepared = _prepared(args, simulate)  # mistakes are found before anything is stopped
     kill(args)
-    return _start(args, simulate)
+    return _start(args, simulate, *prepared)
 
 
 def status(args: argparse.Namespace) -> int:
     """Print how the running one does."""
     from powermeter import process
 
-    path = _pidfile(args)
-    pid = process.holder(path)
+    try:
+        path = _pidfile(args)
+        pid = process.holder(path)
+    except PowerError as error:
+        print(f"power: {error}", file=sys.stderr)
+        return UNKNOWN
     if pid is None:
         left = os.path.lexists(path)
         if args.json:
@@ -144,6 +155,8 @@ def status(args: argparse.Namespace) -> int:
     try:
         print(process.ask(path, "json" if args.json else "text"), end="")
     except ForbiddenError as error:
+        if args.json:
+            print(f'{{"running": true, "pid": {pid}}}')
         print(f"power: running, pid {pid}; {error}", file=sys.stderr)
     except ProcessError as error:
         print(f"power: pid {pid} holds {path}, but {error}", file=sys.stderr)
@@ -158,4 +171,5 @@ def check(args: argparse.Namespace) -> int:
 
     settings = _settings(args, None)
     print(f"settings: ok, {settings.path}")
-    return checking.check(settings, process.holder(_pidfile(args)))
+    # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
+    return checking.check(settings, process.holder(os.path.join(settings.data_dir, "lock")))

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SHORTEST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 
-#: A cursor that no commit of the recorder took along is made durable after this long, in s.
+#: A cursor that no commit of the keeper took along is made durable after this long, in s.
 #: What a crash before that costs is a second delivery, which every writer bears.
 CURSOR_COMMIT_S = 60.0
 
@@ -148,7 +148,8 @@ class Delivery:
             try:
                 return self._open_writer()
             except Exception as error:  # noqa: BLE001 - a bug in a writer: the others go on, this one tries again
-                self._stopping.wait(self._failed_by_bug(error))
+                expected = isinstance(error, DeliveryError)
+                self._stopping.wait(self._fail(str(error), loud=True) if expected else self._failed_by_bug(error))
         return None
 
     def _deliver_until_stopped(self, writer: Writer) -> None:
@@ -170,10 +171,12 @@ class Delivery:
     def _deliver_next(self, writer: Writer) -> float | None:
         """Deliver one batch, if one is due; return how long to pause then, in s: None until there are news."""
         try:
+            # Asked before reading: what is committed in between must not be taken for settled and missing.
+            settled_ns = self._settled_ns()
             pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(writer.pace))
             more = len(pulses) >= self._read_limit(writer.pace)
             if writer.pace.period_ns:
-                whole = whole_periods(pulses, writer.pace.period_ns, self._settled_ns(), more=more)
+                whole = whole_periods(pulses, writer.pace.period_ns, settled_ns, more=more)
                 if pulses and not whole:
                     return self._until_whole(pulses[0], writer.pace, more=more)
                 pulses = whole
@@ -186,7 +189,9 @@ class Delivery:
             except DeliveryError as error:
                 return self._failed(error, batch, writer.pace)
             self._took(batch, receipt)
-        except Exception as error:  # noqa: BLE001 - as above; or the journal's disk
+        except sqlite3.Error as error:
+            return self._fail(f"journal: {error}", loud=True)
+        except Exception as error:  # noqa: BLE001 - as above
             return self._failed_by_bug(error)
         more = more or receipt.taken < len(pulses)
         self._succeeded(State.WAITING if more else State.OK)
@@ -208,9 +213,12 @@ class Delivery:
         return min(max(end_ns - self._settled_ns(), NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
 
     def _took(self, batch: Sequence[Pulse], receipt: Receipt) -> None:
-        self.cursor.advance(batch[: receipt.taken], receipt.place)
-        if not receipt.taken:
-            self.cursor.commit()
+        if receipt.taken:
+            self.cursor.advance(batch[: receipt.taken], receipt.place)
+            if self._most is not None:
+                self._most = self._most * 2 if self._most < MOST_SEARCHED else None
+        else:
+            self.cursor.move(receipt.place)
         if receipt.refused:
             self._refuse(receipt.refused, receipt.reason)
 
@@ -220,8 +228,6 @@ class Delivery:
         log.log(level, "%s: %d pulses were refused and are counted from now on: %s", self.name, pulses, reason)
 
     def _succeeded(self, state: State) -> None:
-        if self._most is not None and state is not State.FAILING:
-            self._most = self._most * 2 if self._most < MOST_SEARCHED else None
         if self._failures:
             log.info("%s: delivers again", self.name)
         self._failures = 0
@@ -245,7 +251,8 @@ class Delivery:
     def _failed_by_bug(self, error: Exception) -> float:
         reason = f"{type(error).__name__}: {error}"
         if reason != self.reason:
-            log.error("%s: failed on its own account", self.name, exc_info=error)
+            log.error("%s: failing by a bug, pulses are kept: %s", self.name, reason, exc_info=error)
+            self.reason = reason
         return self._fail(reason, loud=True)
 
     def _fail(self, reason: str, *, loud: bool) -> float:

@@ -6,8 +6,8 @@ running count and ordered by count, never by time: its time is a label that a
 wrong clock can put anywhere. Each row has the interval since the meter's pulse
 before, which no clock can change.
 
-The recorder's thread alone appends. A writer's thread reads and moves its own
-:class:`Cursor`, over a connection of its own; the recorder's next commit makes
+The keeper's thread alone appends. A writer's thread reads and moves its own
+:class:`Cursor`, over a connection of its own; the keeper's next commit makes
 the move durable, so that a delivery costs no write of its own. A cursor that a
 crash sets back delivers again what it delivered, which every writer bears.
 """
@@ -158,7 +158,7 @@ class Journal:
         """Close the file. Every cursor must have been closed before."""
         self._connection.close()
 
-    # --- The recorder's side
+    # --- The keeper's side
 
     def meter(self, name: str, impulses_per_kwh: float) -> MeterRecord:
         """
@@ -190,7 +190,7 @@ class Journal:
         Make *rows*, and every move of a cursor so far, durable in one transaction.
 
         Each meter's rows come in the order of its count. Raises
-        :exc:`sqlite3.OperationalError` where the disk fails; nothing is kept then.
+        :exc:`sqlite3.Error` where the disk fails; nothing is kept then.
         """
         last_times = dict(self._last_times)
         steps = []
@@ -212,7 +212,11 @@ class Journal:
     # --- The writers' side
 
     def cursor(self, writer: str) -> "Cursor":
-        """The cursor of the writer *writer*. A new one stands after the last pulse of each meter there is."""
+        """
+        The cursor of the writer *writer*; a new one stands after the last pulse of each meter.
+
+        It knows the meters that :meth:`meter` was asked for before.
+        """
         with _transaction(self._connection):
             if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (writer,)).fetchone():
                 self._connection.execute("INSERT INTO writers VALUES (?, '')", (writer,))
@@ -296,11 +300,21 @@ class Cursor:
         return _pulses(name, rows, constants)
 
     def advance(self, delivered: Iterable[Pulse], place: str) -> None:
-        """Move past *delivered*; durable with the recorder's next commit."""
+        """Move past *delivered*; durable with the keeper's next commit."""
         counts = dict(self.position.counts)
         for pulse in delivered:
             counts[self._meters[pulse.meter][0]] = pulse.number
         self.position = Position(counts, place)
+
+    def move(self, place: str) -> None:
+        """Note another *place*, durable when this returns. On an error the position is as before."""
+        before = self.position
+        self.position = Position(before.counts, place)
+        try:
+            self.commit()
+        except sqlite3.Error:
+            self.position = before
+            raise
 
     def commit(self) -> None:
         """Make the position durable now."""
@@ -358,6 +372,20 @@ class Reader:
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self._connection.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read within is as of one moment."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
+    def last(self, meter: int) -> int:
+        """The count of the last pulse of a meter by its key; 0 without one."""
+        row = self._connection.execute("SELECT max(count) FROM pulses WHERE meter = ?", (meter,)).fetchone()
+        return row[0] or 0
 
     def span(self, meter: str, from_ns: int, to_ns: int) -> tuple[int, float]:
         """

@@ -25,8 +25,10 @@ class LiveLine:
         self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=on_terminal)
 
     def __enter__(self) -> "LiveLine":
+        stderr = sys.stderr
         self._live.start()
-        self._stream = self._handler.setStream(sys.stderr)
+        # A log that goes to a file stays there.
+        self._stream = self._handler.setStream(sys.stderr) if self._handler.stream is stderr else None
         return self
 
     def __exit__(

@@ -15,17 +15,18 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from powermeter import __version__
 from powermeter.boards import Board
 from powermeter.delivery import Delivery, State
+from powermeter.errors import JournalError
 from powermeter.journal import Journal, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Meter, hold_off_ns
 from powermeter.recorder import Recorder, WatchedMeter
 from powermeter.settings import MeterSettings, Settings
+from powermeter.status import Status
 from powermeter.writers import open_writer
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,11 @@ RECORDER_STOP_S = 1.0
 KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
 
+#: After every time there will be (UTC, ns): the largest int of SQLite.
+FAR_NS = 2**63 - 1
+
 #: An edge reaches the recorder within this, in s; so much later a span of time is settled.
 EDGE_DELAY_S = 1.0
-
-Status = dict[str, Any]
 
 
 class Monitor:
@@ -67,11 +69,15 @@ class Monitor:
         self._started_s = time.monotonic()
         self._deliveries: list[tuple[Delivery, threading.Thread]] = []
         self._keeping: threading.Thread | None = None
+        self._showing = threading.Lock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
         with contextlib.ExitStack() as stack:
-            self._start(stack)
+            try:
+                self._start(stack)
+            except sqlite3.Error as error:
+                raise JournalError(f"{self._settings.data_dir}: the journal can't be used: {error}") from error
             self._stack = stack.pop_all()
         return self
 
@@ -97,6 +103,7 @@ class Monitor:
         self._lamps = Lamps(self._board.light)
         self._recorder = Recorder(watched, self._keeper, self._lamps, on_state=self._show_condition)
         stack.callback(self._recorder.close)
+        stack.callback(self._stop_deliveries)
         for writer in settings.writers:
             delivery = Delivery(
                 writer.name,
@@ -107,7 +114,6 @@ class Monitor:
             )
             self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
 
-        stack.callback(self._stop_deliveries)
         self._keeping = keeping = self._started("journal", self._keeper.run)
         stack.callback(self._stop_keeper, keeping)
         stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
@@ -142,9 +148,6 @@ class Monitor:
     def _stop_keeper(self, thread: threading.Thread) -> None:
         self._keeper.stop()
         thread.join(KEEPER_STOP_S)
-        if self._keeper.uncommitted:
-            self.crashed = True
-            log.critical("journal: %d pulses could not be written and are lost", len(self._keeper.uncommitted))
 
     def _stop_deliveries(self) -> None:
         for delivery, _ in self._deliveries:
@@ -159,6 +162,10 @@ class Monitor:
                 delivery.cursor.close()
 
     def _close_journal(self) -> None:
+        # Judged last: a slow disk has had the writers' time too.
+        if self._keeping is not None and self._keeper.uncommitted:
+            self.crashed = True
+            log.critical("journal: %d pulses could not be written and are lost", len(self._keeper.uncommitted))
         # Not under a keeper that hangs in a write: closing would wait for it.
         if self._keeping is None or not self._keeping.is_alive():
             self._journal.close()
@@ -169,18 +176,20 @@ class Monitor:
 
     def _settled_ns(self) -> int:
         """The time before which no pulse will be added to the journal any more (UTC, ns)."""
-        oldest = self._keeper.uncommitted[:1]
         seen_ns = time.time_ns() - round(EDGE_DELAY_S * NS_PER_S)
+        oldest = self._keeper.uncommitted[:1]
         return min(seen_ns, oldest[0].time_ns) if oldest else seen_ns
 
     def _show_condition(self) -> None:
-        if self._recorder.silent:
-            condition = Condition.INPUT_FAULT
-        elif self._keeper.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
-            condition = Condition.FAILING
-        else:
-            condition = Condition.WELL
-        self._lamps.show(condition)
+        # By one thread at a time: of two the later look must also be shown later.
+        with self._showing:
+            if self._recorder.silent:
+                condition = Condition.INPUT_FAULT
+            elif self._keeper.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
+                condition = Condition.FAILING
+            else:
+                condition = Condition.WELL
+            self._lamps.show(condition)
         self._recorder.look()
 
     # --- How it does; for the thread that entered
@@ -192,6 +201,10 @@ class Monitor:
         Power in W, energy in kWh, times in s; None is "not known".
         """
         uncommitted = self._keeper.uncommitted.copy()
+        with self._reader.snapshot():
+            fresh = self._not_in_journal(uncommitted)
+            meters = {watched.meter.name: self._meter_status(watched, fresh) for watched in self._recorder.meters}
+            writers = {delivery.name: self._writer_status(delivery, fresh) for delivery, _ in self._deliveries}
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -199,23 +212,29 @@ class Monitor:
             "running": True,
             "simulate": self._simulate,
             "journal": {"failing": self._keeper.failing, "uncommitted": len(uncommitted)},
-            "meters": {
-                watched.meter.name: self._meter_status(watched, uncommitted) for watched in self._recorder.meters
-            },
-            "writers": {delivery.name: self._writer_status(delivery, uncommitted) for delivery, _ in self._deliveries},
+            "meters": meters,
+            "writers": writers,
         }
 
-    def _meter_status(self, watched: WatchedMeter, uncommitted: list[Row]) -> Status:
+    def _not_in_journal(self, uncommitted: list[Row]) -> list[Row]:
+        """The rows of *uncommitted* that no commit has written since it was copied."""
+        try:
+            last = {watched.key: self._reader.last(watched.key) for watched in self._recorder.meters}
+        except sqlite3.Error:
+            return uncommitted
+        return [row for row in uncommitted if row.number > last[row.meter]]
+
+    def _meter_status(self, watched: WatchedMeter, fresh: list[Row]) -> Status:
         meter = watched.meter
         midnight_ns = _local_midnight_ns()
-        fresh = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in uncommitted)
         try:
             pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
         except sqlite3.Error:
             today: Status = {"pulses_today": None, "kwh_today": None}
         else:
-            kwh += fresh * meter.constant.watt_hours / 1000
-            today = {"pulses_today": pulses + fresh, "kwh_today": kwh}
+            of_today = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in fresh)
+            kwh += of_today * meter.constant.watt_hours / 1000
+            today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
         return {
             "watts": meter.watts_at(time.monotonic_ns()),
             **today,
@@ -225,16 +244,16 @@ class Monitor:
             "silent": watched.silent,
         }
 
-    def _writer_status(self, delivery: Delivery, uncommitted: list[Row]) -> Status:
+    def _writer_status(self, delivery: Delivery, fresh: list[Row]) -> Status:
         waiting: int | None
         try:
             waiting, oldest_ns = self._reader.waiting(delivery.cursor.position)
         except sqlite3.Error:
             waiting, oldest_ns = None, None
         else:
-            waiting += len(uncommitted)
-            if oldest_ns is None and uncommitted:
-                oldest_ns = uncommitted[0].time_ns
+            waiting += len(fresh)
+            if oldest_ns is None and fresh:
+                oldest_ns = fresh[0].time_ns
         return {
             "state": delivery.state.value,
             "reason": delivery.reason,
@@ -242,10 +261,6 @@ class Monitor:
             "oldest_s": None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
             "refused": delivery.refused,
         }
-
-
-#: After every time there will be (UTC, ns): the largest int of SQLite.
-FAR_NS = 2**63 - 1
 
 
 def _watched(kept: Journal, settings: MeterSettings) -> WatchedMeter:

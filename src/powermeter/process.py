@@ -36,7 +36,7 @@ STOP_S = 15.0
 
 #: How long the running one may take to answer, and it to be asked, in s.
 ANSWER_S = 2.0
-ASKED_S = 1.0
+ASKED_S = 0.3
 
 #: What the program makes is its user's to write and its group's to read.
 UMASK = 0o027
@@ -98,9 +98,13 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
                 self._fd = fd
             else:
                 os.close(fd)
-        os.fchmod(self._fd, 0o644)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.fchmod(self._fd, 0o644)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise ProcessError(f"{self.path}: can't be written: {_why(error)}") from error
 
     def _locked(self, fd: int) -> bool:
         """Whether the lock was had on the file that the path names still."""
@@ -157,14 +161,17 @@ def stop(path: str) -> int | None:
     pid = holder(path)
     if pid is None:
         return None
+    if pid == 0:
+        raise ProcessError(f"{path}: its holder runs in another container: stop it there")
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return pid  # it ended this moment
     try:
         # Asked again with the pidfd in hand: from here on it is this process or none.
-        if holder(path) == pid:
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if holder(path) != pid:
+            return pid
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
         if not waiting.poll(STOP_S * 1000):
@@ -238,7 +245,9 @@ class Control:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop_signal)
         signal.signal(signal.SIGINT, self._stop_signal)
-        signal.signal(signal.SIGHUP, self._hangup)
+        # What nohup has set stays.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._hangup)
         return self
 
     def __exit__(
@@ -252,6 +261,7 @@ class Control:
         finally:
             os.close(directory)
         self._listener.close()
+        # The pair that wakes stays open: a thread left behind may still call stop().
 
     def stop(self) -> None:
         """Let :meth:`serve` end."""
@@ -353,7 +363,8 @@ def _daemon(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[
         nonlocal told
         if not told:
             told = True
-            os.write(writing, message)
+            with contextlib.suppress(BrokenPipeError):  # the caller was interrupted; the daemon goes on
+                os.write(writing, message)
             os.close(writing)
 
     # No signal_map: Control sets what is heard. No core dump: a password would stand in it.

@@ -79,7 +79,8 @@ class Recorder:
 
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Let :meth:`run` end once it has taken the edges there are."""
@@ -111,9 +112,13 @@ class Recorder:
             due_s = min([*silent_s, *([] if due_s is None else [due_s])], default=None)
         self._sleeps = True
         # An edge put before the line above has woken nobody.
-        if not self._edges and (due_s is None or self._sleep.poll(max(0.0, due_s - time.monotonic()) * 1000)):
+        if not self._edges and (due_s is None or self._poll(due_s)):
             os.eventfd_read(self._wake)
         self._sleeps = False
+
+    def _poll(self, due_s: float) -> bool:
+        # At most a day at a time: poll() takes no more than 24.8 of them.
+        return bool(self._sleep.poll(min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000))
 
     def _take_all(self) -> None:
         """Take the edges there are."""

@@ -169,12 +169,17 @@ def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = Fa
 
 
 def verify_ssl(found: Any) -> bool | str:
-    """True, False, or a CA file."""
-    if isinstance(found, str) and os.path.isfile(os.path.expanduser(found)):
-        return os.path.expanduser(found)
-    if not isinstance(found, bool):
-        raise ValueError("True, False or the path of a CA file that is there")
-    return found
+    """True, False, or a file of CA certificates."""
+    if isinstance(found, bool):
+        return found
+    try:
+        import ssl
+
+        path = os.path.expanduser(found)
+        ssl.create_default_context(cafile=path)
+    except (OSError, TypeError, ValueError):
+        raise ValueError("True, False or the path of a file of CA certificates (PEM)") from None
+    return str(path)
 
 
 def absolute_path(found: Any) -> str:
@@ -210,7 +215,11 @@ _INFLUX_TAGS = tags(
 )
 # A line of the line protocol that begins with # is a comment.
 _MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
-_HOST_AND_PORT = text(r"[A-Za-z0-9._-]+(:\d{1,5})?", 'a host name or address, with or without a port: "10.0.0.5:8080"')
+_HOST_AND_PORT = text(
+    r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+    r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?",
+    'a host name or address, with or without a port: "10.0.0.5:8080"',
+)
 
 METER: dict[str, Key] = {
     "pin": Key(REQUIRED, whole(0, 40)),
@@ -277,6 +286,12 @@ BOARD_PINS = frozenset(
     {3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40}
 )
 BCM_PINS = frozenset(range(28))
+
+#: The names of the program's own files in DATA_DIR, and of a log. No file of the settings' may have one: lines in the
+#: journal would destroy it, and closing it or the lock would drop the lock.
+OWN_FILES = frozenset(
+    {"journal.db", "journal.db-wal", "journal.db-shm", "lock", "power.pid", "power.pid.sock", "power.log"}
+)
 
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 
@@ -396,6 +411,8 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
     meters = _meters(reading)
     writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"))
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
+    if log_file and os.path.basename(log_file) in OWN_FILES - {"power.log"}:
+        reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
     if log_file in [writer.options["path"] for writer in writers if writer.type == "file"]:
         reading.mistake("LOG_FILE", show(log_file), "a file of its own, a writer has this one")
     _check_pins(reading, top, meters)
@@ -503,7 +520,7 @@ def _meters(reading: _Reading) -> list[tuple[str, Values]]:
 
 
 def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSettings]:
-    """The enabled writers; of the others only the names and types of their keys are checked."""
+    """The enabled writers; of the others only the names of their keys, and "type", are checked."""
     writers = []
     paths: dict[str, str] = {}
     for where, name, entry in reading.entries("WRITERS", {"file": {"type": "file"}}):
@@ -519,6 +536,10 @@ def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSett
         _check_writer(reading, where, common["type"], options)
         if common["type"] == "file" and "path" in options:
             options["path"] = placed(options["path"])
+            if os.path.basename(options["path"]) in OWN_FILES:
+                reading.mistake(
+                    f'{where}["path"]', show(options["path"]), "another name, this one the program uses itself"
+                )
             if options["path"] in paths:
                 reading.mistake(
                     f'{where}["path"]',

@@ -20,7 +20,7 @@ class Pace:
     When a writer wants pulses, and how many.
 
     *batch_size*: the most pulses a batch. *interval_s*: the least time
-    between batches, unless a full one waits. *period_ns*: not 0 for a writer
+    between batches, where none was full. *period_ns*: not 0 for a writer
     that sends aggregates; its batches hold whole periods of that length, a
     multiple of it since 1970, and may be larger where one period is.
     """
@@ -54,8 +54,7 @@ class Writer(Protocol):
     """
     One place that pulses are taken to; used by one thread.
 
-    Made from its name and its options of the settings, without touching the
-    network.
+    Made from its options in the settings, without touching the network.
     """
 
     pace: Pace

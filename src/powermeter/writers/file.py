@@ -20,6 +20,9 @@ from powermeter.writers import Pace, Receipt
 
 HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 
+#: What the names of the journal's files in DATA_DIR begin with.
+JOURNAL_NAME = "journal.db"
+
 #: A line of this writer, or the beginning of one.
 OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,|[\d:.TZ-]+\Z")
 
@@ -103,11 +106,21 @@ class FileWriter:
     def _mend_rotated(self, inode: int, noted: int, lines: Sequence[bytes]) -> None:
         """Mend the file last written to, where it stands beside the new one under another name."""
         with os.scandir(os.path.dirname(self._path)) as entries:
-            names = [entry.path for entry in entries if entry.inode() == inode and entry.is_file(follow_symlinks=False)]
+            # Only what is longer than noted, so neither the lock nor a pidfile, and nothing of the journal: to close
+            # one of those would drop its locks. The inode's number may have gone to any of them.
+            names = [
+                entry.path
+                for entry in entries
+                if entry.inode() == inode
+                and entry.is_file(follow_symlinks=False)
+                and not entry.name.startswith(JOURNAL_NAME)
+                and entry.stat().st_size > noted
+            ]
         for name in names:
             fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
             try:
-                _mend(fd, noted, lines)
+                if os.pread(fd, len(HEADER), 0) == HEADER:
+                    _mend(fd, noted, lines)
             finally:
                 os.close(fd)
 

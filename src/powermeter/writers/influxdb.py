@@ -8,14 +8,14 @@ a 5xx, and import pandas where that is installed.
 """
 
 import base64
+import http.client
 import re
+import select
 import ssl as tls
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import urllib3
 
 if "pandas" not in sys.modules:
     # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
@@ -31,8 +31,6 @@ from powermeter.writers import Pace, Receipt, one_line
 #: As much of an answer as is read, in bytes: only the beginning of an error's is shown.
 MOST_READ = 65536
 
-TimeoutErrors = urllib3.exceptions.TimeoutError, TimeoutError
-
 
 class _Answer:
     """What the client needs of a response of requests."""
@@ -43,14 +41,14 @@ class _Answer:
 
 class _Session:
     """
-    One urllib3 pool in place of the client's session of requests.
+    One kept connection in place of the client's session of requests.
 
     With *authorization* and no other: the client's 5.2.3 sends an empty user
     over any token. A request costs a third of the CPU of requests' own.
     """
 
-    def __init__(self, pool: urllib3.HTTPConnectionPool, authorization: str | None) -> None:
-        self._pool = pool
+    def __init__(self, connection: http.client.HTTPConnection, authorization: str | None) -> None:
+        self._connection = connection
         # Not msgpack: an error is to be read by a person.
         self._headers = {"Accept": "application/json", "Content-Type": "text/plain; charset=utf-8"}
         if authorization is not None:
@@ -60,22 +58,26 @@ class _Session:
 
     def request(self, *, method: str, url: str, params: Mapping[str, str], data: bytes, **_: Any) -> _Answer:
         """Send what the client asks for, by our rules."""
+        connection = self._connection
+        # What can be read before anything was asked is the end: a server or router closed it meanwhile.
+        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()
         target = f"{urllib.parse.urlsplit(url).path}?{urllib.parse.urlencode(params)}"
-        answer = self._pool.urlopen(
-            method, target, body=data, headers=self._headers, redirect=False, retries=False, preload_content=False
-        )
         try:
+            connection.request(method, target, data, self._headers)
+            answer = connection.getresponse()
             content = answer.read(MOST_READ)
-            if answer.read(1):
-                answer.close()
-        finally:
-            answer.release_conn()
+            if not answer.isclosed():
+                connection.close()  # there is more, or the answer was cut off
+        except BaseException:
+            connection.close()
+            raise
         self.status = answer.status
-        return _Answer(answer.status, answer.headers, content)
+        return _Answer(answer.status, dict(answer.headers), content)
 
     def close(self) -> None:
         """Close the connection."""
-        self._pool.close()
+        self._connection.close()
 
 
 class _PartialWriteError(AnsweredError):
@@ -114,15 +116,12 @@ class InfluxdbWriter:
         self._series = _escaped(measurement, ", ") + "".join(
             f",{_escaped(key, ',= ')}={_escaped(value, ',= ')}" for key, value in sorted(tags.items())
         )
-        self._client = influxdb.InfluxDBClient(
-            host, port, database=database, ssl=ssl, verify_ssl=verify_ssl, timeout=timeout, retries=1
-        )
         authorization = _authorization(username, password, token)
         # A service may say back what it was sent.
         self._secrets = [secret for secret in (password, token, *(authorization or "").split()[1:]) if secret]
         self._client = influxdb.InfluxDBClient(host, port, database=database, ssl=ssl, retries=1)
         self._client.close()
-        self._session = _Session(_pool(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization)
+        self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization)
         self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not take one of ours
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
@@ -165,31 +164,29 @@ class InfluxdbWriter:
                 dropped = re.search(r"dropped=(\d+)", error.content)
                 raise _PartialWriteError(reason, max(1, int(dropped[1]) if dropped else 1)) from error
             raise AnsweredError(error.code, reason) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise UnreachableError(f"{self._place}: {self._clean(self._why(error))}") from error
 
-    def _why(self, error: BaseException) -> str:
-        """What went wrong, in words: what stands at the bottom of urllib3's chain of errors."""
-        # urllib3 takes a refused connection for a kind of time-out.
-        if isinstance(error, TimeoutErrors) and not isinstance(error, urllib3.exceptions.NewConnectionError):
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout:g} s"
-        while error.__context__ is not None:
-            error = error.__context__
-        return (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
     def _clean(self, said: str | bytes) -> str:
         return one_line(said.decode(errors="replace") if isinstance(said, bytes) else str(said), *self._secrets)
 
 
-def _pool(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> urllib3.HTTPConnectionPool:
-    """A pool for one connection; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*."""
+def _connection(
+    host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str
+) -> http.client.HTTPConnection:
+    """A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*."""
     if not ssl:
-        return urllib3.HTTPConnectionPool(host, port, maxsize=1, timeout=timeout)
-    if not verify_ssl:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        return urllib3.HTTPSConnectionPool(host, port, maxsize=1, timeout=timeout, cert_reqs="CERT_NONE")
+        return http.client.HTTPConnection(host, port, timeout=timeout)
     context = tls.create_default_context(cafile=verify_ssl if isinstance(verify_ssl, str) else None)
-    return urllib3.HTTPSConnectionPool(host, port, maxsize=1, timeout=timeout, ssl_context=context)
+    if not verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = tls.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
 
 def _authorization(username: str | None, password: str | None, token: str | None) -> str | None:

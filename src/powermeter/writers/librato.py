@@ -121,7 +121,7 @@ class LibratoWriter:
             request()
         except DeliveryError:
             raise
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise UnreachableError(f"{self._connection.hostname}: {_why(error)}") from error
         finally:
             self._connection.close()
