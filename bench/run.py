@@ -137,7 +137,8 @@ def complete(place, influxd):
     table = Table(
         "Every pulse",
         "Pulses fed to the program, and how many stand in the file, in the journal and in InfluxDB: with a hold-off "
-        "that rejects nothing (25 ns), and with that of a meter of 1,000 imp/kWh whose max_watts is just this rate.",
+        "that rejects nothing (25 ns), and with that of a meter of 1,000 imp/kWh whose max_watts is just this rate: "
+        "an edge that the library's thread hands over late then stands too close to the next, and is rejected.",
         ["fed", "hold-off", "took", "file", "journal", "InfluxDB", "rejected", ""],
     )
     for pulses, per_s in ((60_000, 1000), (10_000, 5000)):
@@ -152,9 +153,12 @@ def complete(place, influxd):
                 _settled(program, pulses)
                 found = program.lines(), program.rows(), program.points()
                 rejected = program.status()["meters"]["house"]["rejected"]
-            met = found == (pulses, pulses, pulses)
+            met = (
+                found == (pulses - rejected,) * 3 and (not meter or rejected < pulses / 100) and (meter or not rejected)
+            )
             table.missed += not met
-            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, "ok" if met else "MISSED"]
+            said = "MISSED" if not met else "all but the rejected" if rejected else "ok"
+            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, said]
             table.add(f"{pulses:,} at {per_s:,}/s", name, *cells)
     return [table]
 

@@ -251,7 +251,7 @@ class Delivery:
     def _failed_by_bug(self, error: Exception) -> float:
         reason = f"{type(error).__name__}: {error}"
         if reason != self.reason:
-            log.error("%s: failing by a bug, pulses are kept: %s", self.name, reason, exc_info=error)
+            log.error("%s: failing, pulses are kept: a bug: %s", self.name, reason, exc_info=error)
             self.reason = reason
         return self._fail(reason, loud=True)
 
