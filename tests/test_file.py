@@ -432,3 +432,15 @@ def test_crash_and_what_others_appended(path, pulses):
     lines = path.read_bytes().splitlines(keepends=True)
     assert lines.count(b"# a note\n") == 1
     assert [line for line in lines if line != b"# a note\n"] == expected(sent).splitlines(keepends=True)
+
+
+def test_what_has_the_old_inode_by_chance_is_left_alone(tmp_path, writer_of, pulses):
+    """A file beside the CSV that is none of ours, but has the number of its last inode, is neither cut nor opened."""
+    stranger = tmp_path / "stranger"
+    stranger.write_bytes(b"of another program" + bytes(100))
+    place = f"{stranger.stat().st_ino} 50"
+    writer = writer_of("file", path=str(tmp_path / "power.csv"))
+    receipt = writer.deliver(pulses(3), place)
+    assert receipt.taken == 0
+    assert writer.deliver(pulses(3), receipt.place).taken == 3
+    assert stranger.read_bytes() == b"of another program" + bytes(100)

@@ -14,7 +14,7 @@ from test_recorder import Circuit
 
 from powermeter import journal, monitor, settings
 from powermeter.delivery import Delivery
-from powermeter.errors import BoardError
+from powermeter.errors import BoardError, JournalError
 from powermeter.journal import Journal
 from powermeter.lamps import Condition, Lamp
 from powermeter.meter import NS_PER_S
@@ -312,7 +312,7 @@ def test_a_journal_that_fails_while_it_starts(tmp_path, monkeypatch, broken_at):
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(Journal, broken_at, fail)
-    with pytest.raises(sqlite3.OperationalError), running:
+    with pytest.raises(JournalError, match="disk I/O error"), running:
         pytest.fail("it counts without a journal")
     assert running.threads() == []
     assert running.open_files() == []

@@ -338,3 +338,13 @@ def test_a_train_of_edges_is_taken_in_groups(tmp_path):
         assert len(steps) <= 2 * (took_s / TRAIN_S + 2)
     assert recording.meter.rejected == 0
     assert recording.counts() == list(range(1, 1001))
+
+
+def test_a_limit_of_silence_of_months(tmp_path):
+    """The longest silence that the settings allow, some 69 days, is waited for; poll() alone would refuse it."""
+    with Recording(tmp_path, 1, meters={"house": 100_000}) as recording:
+        recording.circuit.wait_for(Lamp.L2, True)
+        recording.recorder.put((0, NS_PER_S))
+        wait_until(lambda: recording.meter.count == 1)
+    assert recording.recording.ident is not None
+    assert recording.counts() == [1]

@@ -786,3 +786,12 @@ def test_warnings_are_said_on_the_terminal(tmp_path):
     done = program.run("--check")
     assert done.stderr.startswith(f"power: {program.settings}: others may read it")
     assert done.stdout.startswith(f"settings: ok, {program.settings}\n")
+
+
+@pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "lock", "power.pid", "power.log"])
+def test_no_writer_has_a_file_of_the_program(tmp_path, name):
+    """A writer's file never has the name of one that the program uses: lines in the journal would destroy it."""
+    path = tmp_path / "settings.py"
+    path.write_text(f'DATA_DIR = "{tmp_path}"\nWRITERS = {{"file": {{"type": "file", "path": "{name}"}}}}\n')
+    with pytest.raises(SettingsError, match="another name, this one the program uses itself"):
+        settings.read(str(path))
