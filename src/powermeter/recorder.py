@@ -19,6 +19,9 @@ from powermeter.meter import NS_PER_S, Meter
 
 log = logging.getLogger(__name__)
 
+#: Two readings of clocks within this, in ns, are of one moment.
+NEAR_NS = 100_000
+
 #: What a board puts on the queue: the meter's place in the settings and the edge's monotonic time in ns.
 Edge = tuple[int, int]
 
@@ -123,7 +126,7 @@ class Recorder:
     def _take_all(self) -> None:
         """Take the edges there are."""
         # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
-        wall_ns = time.time_ns() - time.monotonic_ns()
+        wall_ns = _wall_less_monotonic_ns()
         edges, uncommitted, pulse = self._edges, self._keeper.uncommitted, False
         while edges:
             index, at_ns = edges.popleft()
@@ -151,3 +154,14 @@ class Recorder:
                 else:
                     log.info("%s: flashes again", watched.meter.name)
                 self._on_state()
+
+
+def _wall_less_monotonic_ns() -> int:
+    """How far the wall clock is ahead of the monotonic one, in ns."""
+    for _ in range(5):
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        # Where the thread was set aside between the two readings they are not of one moment.
+        if time.monotonic_ns() - before_ns < NEAR_NS:
+            break
+    return wall_ns - before_ns
