@@ -34,7 +34,7 @@ def _pins(settings: Settings, running: int | None) -> str:
         return f"in use by the running one, pid {running}, and so not tried"
     board = open_board(settings)
     try:
-        board.watch(lambda _edge: None)
+        board.watch()
     finally:
         board.close()
     return ", ".join(f"{meter.name} on {meter.pin}" for meter in settings.meters)

@@ -22,6 +22,10 @@ class BoardError(PowerError, RuntimeError):
     """The pins can't be used."""
 
 
+class NoBoardError(BoardError):
+    """The library of pins, or what it needs of the machine, is not there: another may do."""
+
+
 class JournalError(PowerError, OSError):
     """The journal can't be used."""
 

@@ -1,10 +1,11 @@
 """
-Pulses to watts and watt-hours, and the hold-off. Pure: no clock, no file, no thread.
+Edges to pulses, pulses to watts and watt-hours. Pure: no clock, no file, no thread.
 
 The count of pulses, an ``int``, is the truth; power, energy and register are
 derived from it and never summed up, so no rounding error can grow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,37 @@ NS_PER_S = 1_000_000_000
 #: The part of the shortest spacing of pulses in which an edge is bounce.
 #: Below 1, so that a load at the fuse's limit with jitter loses nothing.
 HOLD_OFF = 0.7
+
+#: A flash is over once the input has been dark for this part of the hold-off, at most this long (ns): an edge before
+#: that is bounce of its end, which may come later than any hold-off. Light that fades slowly through the input's
+#: threshold crosses it many times, each within a few 100 us of the one before.
+SETTLE = 0.1
+LONGEST_SETTLE_NS = 5_000_000
+
+
+class Edge(NamedTuple):
+    """
+    A change of the light on one input, as a board gives it.
+
+    *meter* is its place in the settings, *at_ns* its monotonic time; it is
+    *falling* where the light came. *lost* edges of this meter just before it
+    were dropped for want of room. It is *late* where the board can't tell when
+    between a stall of the program and now it came.
+    """
+
+    meter: int
+    at_ns: int
+    falling: bool = True
+    lost: int = 0
+    late: bool = False
+
+
+class Counted(NamedTuple):
+    """A pulse as the meter counts it: its running number, monotonic time, and time since the one before, if known."""
+
+    number: int
+    at_ns: int
+    interval_ns: int | None
 
 
 class Pulse(NamedTuple):
@@ -101,53 +133,140 @@ class Meter:
     """
     One meter while the program runs: its count, and which edges are pulses.
 
-    *count* is the number of its last pulse, *last_ns* that pulse's monotonic
-    time, None before the first since the start, *interval_ns* the time from
-    the pulse before to the last, None where that is not known. *rejected*
-    counts the edges taken for bounce since the start.
+    A flash is light from a falling edge on until the input has settled in the
+    dark. It is a pulse where it begins no sooner than the hold-off after the
+    last one and, with *min_flash_ns*, has shone that long. *watched_ns* is the
+    monotonic time from which no flash was missed, None if not known. The
+    counts of edges and flashes below are since the start.
     """
 
     name: str
     constant: Constant
     hold_off_ns: int
     count: int = 0
+    min_flash_ns: int | None = None
+    watched_ns: int | None = None
+    #: The last pulse's time, None before the first since the start; the time from the pulse before to it, if known.
     last_ns: int | None = None
     interval_ns: int | None = None
+    #: The last edge's time, None before the first; and for how long the last flash has shone, None if not known.
+    edge_ns: int | None = None
+    flash_ns: int | None = None
+    #: Falling edges taken for bounce; those of them after a stall that the board can't place; flashes shorter than
+    #: min_flash_ns; flashes counted in place of lost edges.
     rejected: int = 0
+    rejected_late: int = 0
+    too_short: int = 0
+    made_up: int = 0
+    #: Of the flash under way, or the last one: when it began; since when it is lit, None in the dark; since when it
+    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came.
+    _began_ns: int = 0
+    _lit_ns: int | None = None
+    _dark_ns: int | None = None
+    _waits: bool = False
+    _placed: bool = True
 
-    def edge(self, at_ns: int) -> bool:
+    def take(self, edge: Edge) -> Sequence[Counted]:
         """
-        Take a falling edge at *at_ns*, monotonic; tell whether it is a pulse.
+        Take *edge*, the next one in time; return the pulses that it completes.
 
         Not the library's bouncetime: it drops a flash shorter than itself.
         The hold-off runs from the last pulse, not from the last edge, so that
         a noisy line can't hold it up for ever.
         """
-        if self.last_ns is not None:
-            since_ns = at_ns - self.last_ns
-            if since_ns < self.hold_off_ns:
+        made_up = self._make_up(edge) if edge.lost else ()
+        counted = self._light(edge) if edge.falling else self._dark(edge.at_ns)
+        self.edge_ns = edge.at_ns
+        if counted is None:
+            return made_up
+        return (*made_up, counted)
+
+    def _light(self, edge: Edge) -> Counted | None:
+        at_ns, dark_ns, last_ns = edge.at_ns, self._dark_ns, self.last_ns
+        self._lit_ns, self._dark_ns = at_ns, None
+        if dark_ns is not None and at_ns - dark_ns < min(SETTLE * self.hold_off_ns, LONGEST_SETTLE_NS):
+            self.rejected += 1
+            return None
+        self._began_ns, self.flash_ns, self._waits = at_ns, None, False
+        if last_ns is not None and at_ns - last_ns < self.hold_off_ns:
+            if edge.late:
+                self.rejected_late += 1
+            else:
                 self.rejected += 1
-                return False
-            self.interval_ns = since_ns
+            return None
+        if self.min_flash_ns is not None:
+            self._waits = True
+            return None
+        return self._count(at_ns)
+
+    def _dark(self, at_ns: int) -> Counted | None:
+        lit_ns = self._lit_ns
+        self._lit_ns, self._dark_ns = None, at_ns
+        if lit_ns is None:
+            return None
+        # What shone, not from the first edge to the last: a burst of short interference is no long flash.
+        short = self.flash_ns is not None
+        self.flash_ns = (self.flash_ns or 0) + at_ns - lit_ns
+        if not self._waits or self.min_flash_ns is None:
+            return None
+        if self.flash_ns < self.min_flash_ns:
+            self.too_short += not short
+            return None
+        self._waits = False
+        self.too_short -= short
+        return self._count(self._began_ns)
+
+    def _make_up(self, edge: Edge) -> Sequence[Counted]:
+        """
+        The flashes among the edges lost before *edge*, spread over the time in which they came.
+
+        No more than fit into it at the limit of the main fuse, so that a burst
+        of noise makes no energy.
+        """
+        from_ns = self.last_ns if self.last_ns is not None else self.watched_ns
+        falling = (edge.lost + (self._lit_ns is None)) // 2  # edges fall and rise by turns
+        self._lit_ns = self._dark_ns = None
+        if from_ns is None:
+            return ()
+        gap_ns = edge.at_ns - from_ns
+        flashes = max(0, min(falling, int(gap_ns * HOLD_OFF / self.hold_off_ns) - 1))
+        if not flashes:
+            return ()
+        self.made_up += flashes
+        made_up = []
+        for turn in range(1, flashes + 1):
+            self._placed = False
+            made_up.append(self._count(from_ns + turn * gap_ns // (flashes + 1)))
+        self._placed = False
+        return made_up
+
+    def _count(self, at_ns: int) -> Counted:
+        self.interval_ns = at_ns - self.last_ns if self.last_ns is not None and self._placed else None
+        self._placed = True
         self.last_ns = at_ns
         self.count += 1
-        return True
+        return Counted(self.count, at_ns, self.interval_ns)
 
     @property
     def register_kwh(self) -> float:
         """The running energy, in kWh."""
         return self.constant.register_at(self.count)
 
-    def watts_at(self, now_ns: int) -> float | None:
+    def watts_at(self, now_ns: int) -> tuple[float | None, bool]:
         """
-        Power shown at *now_ns*, monotonic, in watts (W); None if not known.
+        Power shown at *now_ns*, monotonic, in watts (W), and whether it is but a bound; None if not known.
 
         It is the mean since the previous pulse; but never more than the
         silence since the last one allows, or a load switched off would be
-        shown for ever.
+        shown for ever. Such a bound is no measurement and is never stored.
         """
-        if self.interval_ns is None or self.last_ns is None:
-            return None
-        watts = self.constant.mean_watts(1, self.interval_ns / NS_PER_S)
-        silence_s = (now_ns - self.last_ns) / NS_PER_S
-        return min(watts, self.constant.mean_watts(1, silence_s)) if silence_s > 0 else watts
+        since_ns = self.last_ns if self.last_ns is not None else self.watched_ns
+        if since_ns is None:
+            return None, False
+        known_ns = self.interval_ns or self.hold_off_ns / HOLD_OFF
+        silence_ns = now_ns - since_ns
+        if silence_ns > known_ns:
+            return self.constant.mean_watts(1, silence_ns / NS_PER_S), True
+        if self.interval_ns is None:
+            return None, False
+        return self.constant.mean_watts(1, self.interval_ns / NS_PER_S), False

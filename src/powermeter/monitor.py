@@ -91,17 +91,17 @@ class Monitor:
         settings = self._settings
         kept = self._journal = Journal(os.path.join(settings.data_dir, "journal.db"))
         stack.callback(self._close_journal)
-        watched = [_watched(kept, meter) for meter in settings.meters]
         self._reader = kept.reader()
         stack.callback(self._reader.close)
-        self._board = self._open_board(settings)
-        stack.callback(self._board.close)
+        board = self._open_board(settings)
+        stack.callback(board.close)
+        watched = [_watched(kept, meter, judge_length=board.sees_ends) for meter in settings.meters]
 
         self._keeper = Keeper(
             kept, settings.commit_interval_s, on_commit=self._wake_deliveries, on_state=self._show_condition
         )
-        self._lamps = Lamps(self._board.light)
-        self._recorder = Recorder(watched, self._keeper, self._lamps, on_state=self._show_condition)
+        self._lamps = Lamps(board.light)
+        self._recorder = Recorder(watched, board, self._keeper, self._lamps, on_state=self._show_condition)
         stack.callback(self._recorder.close)
         stack.callback(self._stop_deliveries)
         for writer in settings.writers:
@@ -116,9 +116,8 @@ class Monitor:
 
         self._keeping = keeping = self._started("journal", self._keeper.run)
         stack.callback(self._stop_keeper, keeping)
+        board.watch()
         stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
-        stack.callback(self._board.unwatch)
-        self._board.watch(self._recorder.put)
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
@@ -183,7 +182,7 @@ class Monitor:
     def _show_condition(self) -> None:
         # By one thread at a time: of two the later look must also be shown later.
         with self._showing:
-            if self._recorder.silent:
+            if self._recorder.faulty:
                 condition = Condition.INPUT_FAULT
             elif self._keeper.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
                 condition = Condition.FAILING
@@ -235,13 +234,20 @@ class Monitor:
             of_today = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in fresh)
             kwh += of_today * meter.constant.watt_hours / 1000
             today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
+        watts, bound = meter.watts_at(time.monotonic_ns())
         return {
-            "watts": meter.watts_at(time.monotonic_ns()),
+            "watts": watts,
+            "watts_is_bound": bound,
             **today,
             "pulses": meter.count,
             "register_kwh": meter.register_kwh,
             "rejected": meter.rejected,
+            "rejected_after_stall": meter.rejected_late,
+            "too_short": meter.too_short,
+            "counted_without_being_seen": meter.made_up,
+            "flash_ms": None if meter.flash_ns is None else meter.flash_ns / 1e6,
             "silent": watched.silent,
+            "stuck": watched.stuck,
         }
 
     def _writer_status(self, delivery: Delivery, fresh: list[Row]) -> Status:
@@ -263,12 +269,13 @@ class Monitor:
         }
 
 
-def _watched(kept: Journal, settings: MeterSettings) -> WatchedMeter:
+def _watched(kept: Journal, settings: MeterSettings, *, judge_length: bool) -> WatchedMeter:
     known = kept.meter(settings.name, settings.impulses_per_kwh)
     hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
-    return WatchedMeter(
-        Meter(settings.name, known.constant, hold_off, known.count), known.key, settings.silence_minutes
-    )
+    # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
+    shortest = round(settings.min_flash_ms * 1e6) if settings.min_flash_ms is not None and judge_length else None
+    meter = Meter(settings.name, known.constant, hold_off, known.count, shortest)
+    return WatchedMeter(meter, known.key, settings.silence_minutes)
 
 
 def _local_midnight_ns() -> int:

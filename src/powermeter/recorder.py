@@ -1,84 +1,88 @@
 """
 Edges to pulses, on one thread, which never waits for a disk or a network.
 
-Owns the meters and the lamps. A board gives edges to :meth:`Recorder.put`
-from any thread; nothing else is shared with it.
+Owns the board's inputs, the meters and the lamps. Nothing else is shared with
+it but the keeper's list of pulses.
 """
 
-import collections
+import contextlib
 import logging
 import os
 import select
 import time
 from collections.abc import Callable
 
+from powermeter.boards import Board
 from powermeter.journal import Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamps
-from powermeter.meter import NS_PER_S, Meter
+from powermeter.meter import NS_PER_S, Edge, Meter
 
 log = logging.getLogger(__name__)
 
 #: Two readings of clocks within this, in ns, are of one moment.
 NEAR_NS = 100_000
 
-#: What a board puts on the queue: the meter's place in the settings and the edge's monotonic time in ns.
-Edge = tuple[int, int]
+#: As long as fewer edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at the most): a
+#: quarter of what the kernel keeps.
+BURST = 256
+
+#: An input lit for longer than this, in ns, with no edge, is stuck. Many meters light their LED while there is no load;
+#: one whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
+STUCK_NS = 600 * NS_PER_S
+
+#: Edges that were lost are said again when none were for this long, in ns.
+LOST_AGAIN_NS = 60 * NS_PER_S
 
 
 class WatchedMeter:
     """A meter with what the recorder needs to know of it: its key in the journal and its limit of silence."""
 
-    __slots__ = ("key", "meter", "silence_ns", "silent")
+    __slots__ = ("key", "lost_ns", "meter", "silence_ns", "silent", "stuck")
 
     def __init__(self, meter: Meter, key: int, silence_minutes: float | None) -> None:
         self.meter = meter
         self.key = key
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
+        #: No flash for longer than the settings allow; and lit for longer than a flash can be.
         self.silent = False
+        self.stuck = False
+        #: When edges were lost last.
+        self.lost_ns: int | None = None
 
 
 class Recorder:
     """
-    Takes edges until :meth:`stop`, gives the pulses among them to *keeper*, and steps *lamps*.
+    Takes the edges of *board* until :meth:`stop`, gives the pulses among them to *keeper*, and steps *lamps*.
 
-    *on_state* is called on its thread when :attr:`silent` changes.
+    *board* is watched when :meth:`run` begins, and is not when it ends.
+    *on_state* is called on its thread when :attr:`faulty` changes.
     """
 
     def __init__(
-        self, meters: list[WatchedMeter], keeper: Keeper, lamps: Lamps, *, on_state: Callable[[], None]
+        self, meters: list[WatchedMeter], board: Board, keeper: Keeper, lamps: Lamps, *, on_state: Callable[[], None]
     ) -> None:
         self.meters = meters
+        self._board = board
         self._keeper = keeper
         self._lamps = lamps
         self._on_state = on_state
-        self._judged = [watched for watched in meters if watched.silence_ns is not None]
         self._started_ns = time.monotonic_ns()
+        self._judge_at_ns = self._started_ns
         self._stopping = False
-        self._edges: collections.deque[Edge] = collections.deque()
-        # Not a queue of the library: its put() wakes the reader while it holds the interpreter, for which the reader
-        # then waits a second time; and an edge while nobody sleeps should cost no system call at all.
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
-        self._sleeps = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._sleep = select.poll()
-        self._sleep.register(self._wake, select.POLLIN)
 
     def close(self) -> None:
-        """Give back the file descriptor, once :meth:`run` has ended and no edge comes; may be called twice."""
+        """Give back the file descriptor, once :meth:`run` has ended; may be called twice."""
         if self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
 
     @property
-    def silent(self) -> bool:
-        """Whether a meter has been silent for longer than its settings allow."""
-        return any(watched.silent for watched in self._judged)
-
-    def put(self, edge: Edge) -> None:
-        """Take *edge*; from any thread, and never in its way."""
-        self._edges.append(edge)
-        if self._sleeps:
-            os.eventfd_write(self._wake, 1)
+    def faulty(self) -> bool:
+        """Whether a meter has been silent or lit for longer than it should."""
+        return any(watched.silent or watched.stuck for watched in self.meters)
 
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
@@ -92,68 +96,106 @@ class Recorder:
 
     def run(self) -> None:
         """Count until stopped; the lamps are dark then."""
+        self._sleep.register(self._board.fileno(), select.POLLIN)
+        self._sleep.register(self._wake, select.POLLIN)
+        for watched in self.meters:
+            watched.meter.watched_ns = self._started_ns
+        burst = False
         due_s = self._lamps.step(time.monotonic())
         while not self._stopping:
-            if self._lamps.flashing:
+            if self._lamps.flashing and not burst:
                 # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000 a
                 # second there are 20 instead of 1,000.
                 time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
             else:
                 self._sleep_until(due_s)
-            if self._edges:
-                self._take_all()
-            if self._judged:
-                self._judge_silence()
-            due_s = self._lamps.step(time.monotonic())
-        self._take_all()
+            edges = self._board.take()
+            burst = len(edges) > BURST
+            if edges:
+                self._take(edges)
+            now_ns = time.monotonic_ns()
+            if now_ns >= self._judge_at_ns:
+                self._judge(now_ns)
+            due_s = self._lamps.step(now_ns / NS_PER_S)
+        self._board.unwatch()
+        self._take(self._board.take())
         self._lamps.dark()
 
     def _sleep_until(self, due_s: float | None) -> None:
-        """Sleep until an edge comes, the lamps or a judgement of silence are due, or someone calls."""
-        if self._judged:
-            silent_s = [self._silent_from_ns(watched) / NS_PER_S for watched in self._judged if not watched.silent]
-            due_s = min([*silent_s, *([] if due_s is None else [due_s])], default=None)
-        self._sleeps = True
-        # An edge put before the line above has woken nobody.
-        if not self._edges and (due_s is None or self._poll(due_s)):
-            os.eventfd_read(self._wake)
-        self._sleeps = False
-
-    def _poll(self, due_s: float) -> bool:
+        """Sleep until edges come, the lamps or a judgement of the inputs are due, or someone calls."""
+        judge_s = self._judge_at_ns / NS_PER_S
+        due_s = judge_s if due_s is None else min(due_s, judge_s)
         # At most a day at a time: poll() takes no more than 24.8 of them.
-        return bool(self._sleep.poll(min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000))
+        wait_ms = min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000
+        if any(fd == self._wake for fd, _ in self._sleep.poll(wait_ms)):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
 
-    def _take_all(self) -> None:
-        """Take the edges there are."""
+    def _take(self, edges: list[Edge]) -> None:
+        """Take *edges* in."""
         # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
         wall_ns = _wall_less_monotonic_ns()
-        edges, uncommitted, pulse = self._edges, self._keeper.uncommitted, False
-        while edges:
-            index, at_ns = edges.popleft()
-            watched = self.meters[index]
-            meter = watched.meter
-            if meter.edge(at_ns):
-                uncommitted.append(Row(watched.key, meter.count, at_ns + wall_ns, meter.interval_ns))
+        uncommitted, pulse = self._keeper.uncommitted, False
+        for edge in edges:
+            watched = self.meters[edge.meter]
+            for number, at_ns, interval_ns in watched.meter.take(edge):
+                uncommitted.append(Row(watched.key, number, at_ns + wall_ns, interval_ns))
                 pulse = True
+            if edge.lost:
+                self._say_lost(watched, edge)
+            if watched.silent or watched.stuck:
+                self._judge_at_ns = 0
         if pulse:
             self._lamps.flash()
             self._keeper.wake()
 
-    def _silent_from_ns(self, watched: WatchedMeter) -> int:
-        last_ns = self._started_ns if watched.meter.last_ns is None else watched.meter.last_ns
-        return last_ns + (watched.silence_ns or 0)
+    def _say_lost(self, watched: WatchedMeter, edge: Edge) -> None:
+        if watched.lost_ns is None or edge.at_ns - watched.lost_ns > LOST_AGAIN_NS:
+            log.warning(
+                "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
+                "counted without power: %d so far",
+                watched.meter.name,
+                edge.lost,
+                watched.meter.made_up,
+            )
+        watched.lost_ns = edge.at_ns
 
-    def _judge_silence(self) -> None:
-        for watched in self._judged:
-            silent = time.monotonic_ns() >= self._silent_from_ns(watched)
-            if silent != watched.silent:
-                watched.silent = silent
-                if silent:
-                    minutes = (watched.silence_ns or 0) / NS_PER_S / 60
-                    log.warning("%s: no flash for %g minutes", watched.meter.name, minutes)
-                else:
-                    log.info("%s: flashes again", watched.meter.name)
-                self._on_state()
+    # --- Inputs that do not do what they should
+
+    def _judge(self, now_ns: int) -> None:
+        """Judge all inputs as they are now, and note when to do so again."""
+        before = self.faulty
+        due_ns = []
+        for index, watched in enumerate(self.meters):
+            meter = watched.meter
+            if watched.silence_ns is not None:
+                silent_ns = (meter.last_ns or self._started_ns) + watched.silence_ns
+                self._set_silent(watched, silent=now_ns >= silent_ns)
+                due_ns.append(silent_ns)
+            stuck_ns = (meter.edge_ns or self._started_ns) + STUCK_NS
+            self._set_stuck(watched, stuck=now_ns >= stuck_ns and self._board.sees_light(index))
+            due_ns.append(stuck_ns)
+        # What is due already has been judged: there is nothing new to see before an edge.
+        self._judge_at_ns = min((due for due in due_ns if due > now_ns), default=now_ns + STUCK_NS)
+        if self.faulty != before:
+            self._on_state()
+
+    def _set_silent(self, watched: WatchedMeter, *, silent: bool) -> None:
+        if silent != watched.silent:
+            watched.silent = silent
+            if silent:
+                minutes = (watched.silence_ns or 0) / NS_PER_S / 60
+                log.warning("%s: no flash for %g minutes", watched.meter.name, minutes)
+            else:
+                log.info("%s: flashes again", watched.meter.name)
+
+    def _set_stuck(self, watched: WatchedMeter, *, stuck: bool) -> None:
+        if stuck != watched.stuck:
+            watched.stuck = stuck
+            if stuck:
+                log.warning("%s: lit for %g minutes without a flash", watched.meter.name, STUCK_NS / NS_PER_S / 60)
+            else:
+                log.info("%s: lit no more", watched.meter.name)
 
 
 def _wall_less_monotonic_ns() -> int:

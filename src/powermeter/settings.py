@@ -280,11 +280,15 @@ TOP: dict[str, Key] = {
 }
 DICTS = ("METERS", "WRITERS")
 
-#: Header pins that are a GPIO, by board number; the others are power, ground or the HAT's EEPROM
+#: Header pins that are a GPIO, by board number, and the GPIO's own; the others are power, ground or the HAT's EEPROM
 #: (Raspberry Pi documentation, "GPIO and the 40-pin header").
-BOARD_PINS = frozenset(
-    {3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40}
-)
+# fmt: off
+BOARD_TO_BCM = {
+    3: 2, 5: 3, 7: 4, 8: 14, 10: 15, 11: 17, 12: 18, 13: 27, 15: 22, 16: 23, 18: 24, 19: 10, 21: 9, 22: 25, 23: 11,
+    24: 8, 26: 7, 29: 5, 31: 6, 32: 12, 33: 13, 35: 19, 36: 16, 37: 26, 38: 20, 40: 21,
+}
+# fmt: on
+BOARD_PINS = frozenset(BOARD_TO_BCM)
 BCM_PINS = frozenset(range(28))
 
 #: The names of the program's own files in DATA_DIR, and of a log. No file of the settings' may have one: lines in the
@@ -579,14 +583,14 @@ def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]
 
 
 def _check_gpio(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
-    if top.get("GPIO_LIBRARY") == "gpiod":
-        reading.mistake("GPIO_LIBRARY", '"gpiod"', '"auto" or "RPi.GPIO": this version has no board for gpiod yet')
+    if top.get("GPIO_LIBRARY") != "RPi.GPIO":
+        return
     for name, values in meters:
         if values.get("min_flash_ms") is not None:
             reading.mistake(
                 f'METERS["{name}"]["min_flash_ms"]',
                 show(values["min_flash_ms"]),
-                "None: it needs gpiod, for which this version has no board yet",
+                'None: RPi.GPIO does not tell how long a flash is, GPIO_LIBRARY = "gpiod" does',
             )
 
 

@@ -16,10 +16,9 @@ def text(status: Status) -> str:
             if meter["pulses_today"] is None
             else f"{meter['pulses_today']:,} pulses, {meter['kwh_today']:.3f} kWh"
         )
-        silent = "; no flashes: is the sensor in its place?" if meter["silent"] else ""
         lines.append(
             f"meter {name}: {_watts(meter)}; today {today}; register {meter['register_kwh']:,.3f} kWh; "
-            f"{meter['rejected']:,} edges rejected{silent}"
+            f"{meter['rejected']:,} edges rejected{_input(meter)}"
         )
     for name, writer in status["writers"].items():
         refused = f"; {writer['refused']:,} pulses refused" if writer["refused"] else ""
@@ -37,6 +36,7 @@ def line(status: Status) -> str:
         f"{name + ' ' if several else ''}{_watts(meter)}, today "
         + ("not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh")
         + (", no flashes" if meter["silent"] else "")
+        + (", the LED is stuck on" if meter["stuck"] else "")
         for name, meter in status["meters"].items()
     ]
     writers = [f"{name} {_state(writer)}" for name, writer in status["writers"].items()]
@@ -45,7 +45,29 @@ def line(status: Status) -> str:
 
 
 def _watts(meter: Status) -> str:
-    return "power not known before two flashes" if meter["watts"] is None else f"{meter['watts']:,.0f} W"
+    if meter["watts"] is None:
+        return "power not known before two flashes"
+    return f"{'at most ' if meter['watts_is_bound'] else ''}{meter['watts']:,.0f} W"
+
+
+def _input(meter: Status) -> str:
+    """What else is to be said of a meter's input."""
+    said = [
+        f"{meter[key]:,} {words}"
+        for key, words in (
+            ("rejected_after_stall", "rejected after a stall"),
+            ("too_short", "flashes too short"),
+            ("counted_without_being_seen", "flashes counted without being seen"),
+        )
+        if meter[key]
+    ]
+    if meter["flash_ms"] is not None:
+        said.append(f"last flash {meter['flash_ms']:.3g} ms")
+    if meter["silent"]:
+        said.append("no flashes: is the sensor in its place?")
+    if meter["stuck"]:
+        said.append("the LED is stuck on, or other light falls on the sensor")
+    return "".join(f"; {words}" for words in said)
 
 
 def _state(writer: Status) -> str:

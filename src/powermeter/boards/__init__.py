@@ -1,40 +1,57 @@
 """
 The port to the pins: :class:`Board`, and the boards there are.
 
-A board knows one library of pins and, of ours, only the settings' values and
-errors. All that follows an edge is the recorder's.
+A board knows one library of pins and, of ours, only the settings' values,
+edges and errors. What an edge means is the meter's.
 """
 
+import collections
+import contextlib
 import importlib
-from collections.abc import Callable
+import os
 from typing import Protocol
 
+from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
+from powermeter.meter import Edge
 from powermeter.settings import Settings
-
-#: Takes an edge: the meter's place in the settings, and the monotonic time in ns.
-EdgeCallback = Callable[[tuple[int, int]], None]
 
 
 class Board(Protocol):
     """
     One way to the pins: edges in, lamps out.
 
-    Made from the settings, with every pin set up; raises
-    :exc:`~powermeter.errors.BoardError` where that fails.
+    Made from the settings, with the lamps' pins set up; raises
+    :exc:`~powermeter.errors.BoardError` where that fails. Edges are taken by
+    one thread, which sleeps on :meth:`fileno`.
     """
 
-    def watch(self, edge: EdgeCallback) -> None:
+    #: Whether it tells the end of a flash too, so that its length can be judged.
+    sees_ends: bool
+
+    def watch(self) -> None:
         """
-        Call *edge* for every falling edge, from now on and from any thread.
+        Have edges come from now on.
 
         Raises :exc:`~powermeter.errors.BoardError` where the pins can't be
         watched.
         """
         ...
 
+    def fileno(self) -> int:
+        """A file descriptor that is readable while edges wait; once watched."""
+        ...
+
+    def take(self) -> list[Edge]:
+        """The edges that came since, in order; never waits."""
+        ...
+
+    def sees_light(self, meter: int) -> bool:
+        """Whether the input of a meter, by its place in the settings, is lit now; while watched."""
+        ...
+
     def unwatch(self) -> None:
-        """End the edges: none comes after this returns; may be called twice."""
+        """End the edges: after one more :meth:`take` there are none; may be called twice."""
         ...
 
     def light(self, lamp: Lamp, lit: bool) -> None:
@@ -46,18 +63,58 @@ class Board(Protocol):
         ...
 
 
+class EdgeQueue:
+    """Edges from a library's thread to the one that takes them, with a file descriptor to sleep on."""
+
+    def __init__(self) -> None:
+        self._edges: collections.deque[Edge] = collections.deque()
+        # Not a queue of the library: its put() takes ten times as long, and nobody could sleep on a lamp's time too.
+        self._waiting = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def put(self, edge: Edge) -> None:
+        """Take in *edge*; from any thread, and never in its way."""
+        self._edges.append(edge)
+        os.eventfd_write(self._waiting, 1)
+
+    def fileno(self) -> int:
+        """A file descriptor that is readable while edges wait."""
+        return self._waiting
+
+    def take(self) -> list[Edge]:
+        """The edges that came since."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._waiting)
+        return [self._edges.popleft() for _ in range(len(self._edges))]
+
+    def close(self) -> None:
+        """Give back the file descriptor, once no edge comes; may be called twice."""
+        if self._waiting >= 0:
+            os.close(self._waiting)
+            self._waiting = -1
+
+
 #: GPIO_LIBRARY in the settings, the module and the class. Imported when opened: each needs its library.
 BOARDS = {
+    "gpiod": ("powermeter.boards.gpiod", "GpiodBoard"),
     "RPi.GPIO": ("powermeter.boards.rpi_gpio", "RPiGPIOBoard"),
 }
 
 #: What "auto" tries, in this order.
-AUTO = ("RPi.GPIO",)
+AUTO = ("gpiod", "RPi.GPIO")
 
 
 def open_board(settings: Settings) -> Board:
     """The board of *settings*. Raises :exc:`~powermeter.errors.BoardError`."""
-    name = AUTO[0] if settings.gpio_library == "auto" else settings.gpio_library
-    module, board_class = BOARDS[name]
-    board: Board = getattr(importlib.import_module(module), board_class)(settings)
-    return board
+    names = AUTO if settings.gpio_library == "auto" else (settings.gpio_library,)
+    missing: list[str] = []
+    for name in names:
+        module, board_class = BOARDS[name]
+        try:
+            board: Board = getattr(importlib.import_module(module), board_class)(settings)
+        except NoBoardError as error:
+            missing.append(str(error))
+        except BoardError as error:
+            raise BoardError("; ".join([*missing, str(error)])) from error
+        else:
+            return board
+    raise BoardError(f"{'; '.join(missing)}; without a Raspberry Pi: --simulate")

@@ -3,31 +3,52 @@ The pins by the module ``RPi.GPIO``, be it the one of that name or rpi-lgpio's.
 
 Only the documented interface that both share is used. Its edges have no time
 of their own: the callback reads the clock, so an edge is as late as the
-library's thread.
+library's thread. After a stall of the program the edges come at once, and all
+but one of them within the hold-off: :class:`_Witness` tells them from bounce,
+so that what a stall has cost is known.
 """
 
 import functools
 import importlib
+import os
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from types import ModuleType
 
-from powermeter.boards import EdgeCallback
-from powermeter.errors import BoardError
+from powermeter.boards import EdgeQueue
+from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
+from powermeter.meter import NS_PER_S, Edge
 from powermeter.settings import Settings
 
 #: What to do where the library is missing. PyPI has wheels of its lgpio for Python 3.11 alone (lgpio 0.2.2.0).
 INSTALL = (
-    "on a Raspberry Pi: pip install rpi-lgpio; or, where pip finds no wheel: apt install python3-rpi-lgpio and a "
+    "on a Raspberry Pi: pip install rpi-lgpio, or where it finds no wheel apt install python3-rpi-lgpio and a "
     "virtual environment made with --system-site-packages; elsewhere: --simulate"
 )
+
+#: rpi-lgpio 0.6 stays deaf in 2 of 100 starts where edges are asked for at once after setmode(), and in none of 200
+#: where this much time, in s, lies between.
+SETTLE_S = 0.1
+
+#: How often a stall is looked for, in s, and how late that look must be to tell of one.
+WITNESS_S = 2.0
+STALL_S = 0.2
 
 
 class RPiGPIOBoard:
     """The header's pins as *settings* name them."""
 
+    sees_ends = False
+
     def __init__(self, settings: Settings) -> None:
+        if judged := [meter.name for meter in settings.meters if meter.min_flash_ms is not None]:
+            raise BoardError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
         self._gpio = gpio = _imported()
+        self._edges = EdgeQueue()
+        self._witness = _Witness()
         self._inputs = [meter.pin for meter in settings.meters]
         self._outputs = {
             lamp: pin for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin)) if pin is not None
@@ -37,6 +58,7 @@ class RPiGPIOBoard:
         try:
             gpio.setwarnings(False)  # a program that was killed leaves its pins set up, that is no news
             gpio.setmode(gpio.BOARD if settings.pin_numbering == "BOARD" else gpio.BCM)
+            self._settled_s = time.monotonic() + SETTLE_S
             for pin in self._inputs:
                 # No pull: the circuit has its own, and a second one would shift its levels.
                 gpio.setup(pin, gpio.IN, pull_up_down=gpio.PUD_OFF)
@@ -48,12 +70,16 @@ class RPiGPIOBoard:
             self.close()
             raise BoardError(f"RPi.GPIO: the pins can't be set up: {_text(error)}; {INSTALL}") from error
 
-    def watch(self, edge: EdgeCallback) -> None:
-        """Call *edge* for each falling edge, on the library's thread."""
+    def watch(self) -> None:
+        """Have the library call back for each falling edge, on its thread."""
+        time.sleep(max(0.0, self._settled_s - time.monotonic()))
+        self._witness.start()
         for index, pin in enumerate(self._inputs):
             try:
                 # Not the library's bouncetime: it drops a flash shorter than itself.
-                self._gpio.add_event_detect(pin, self._gpio.FALLING, callback=functools.partial(_stamp, edge, index))
+                self._gpio.add_event_detect(
+                    pin, self._gpio.FALLING, callback=functools.partial(_stamp, self._edges.put, self._witness, index)
+                )
             except Exception as error:
                 raise BoardError(
                     f"RPi.GPIO: pin {pin} can't be watched: {_text(error)}: RPi.GPIO itself does not work "
@@ -61,10 +87,23 @@ class RPiGPIOBoard:
                 ) from error
             self._watched.append(pin)
 
+    def fileno(self) -> int:
+        """The queue's."""
+        return self._edges.fileno()
+
+    def take(self) -> list[Edge]:
+        """What the callbacks have put on the queue."""
+        return self._edges.take()
+
+    def sees_light(self, meter: int) -> bool:
+        """Whether the collector is low."""
+        return bool(self._gpio.input(self._inputs[meter]) == self._gpio.LOW)
+
     def unwatch(self) -> None:
         """End the edges."""
         while self._watched:
             self._gpio.remove_event_detect(self._watched.pop())
+        self._witness.stop()
 
     def light(self, lamp: Lamp, lit: bool) -> None:
         """Set the lamp's pin."""
@@ -79,20 +118,67 @@ class RPiGPIOBoard:
         if self._taken:
             self._gpio.cleanup(self._taken)
             self._taken = []
+        self._edges.close()
 
 
-def _stamp(edge: EdgeCallback, index: int, _channel: int) -> None:
+class _Witness:
+    """
+    A thread that does nothing but sleep: where it overslept the program was stalled, and edges came late.
+
+    An edge that comes while it is overdue, or just after, was held up by a
+    stall. The library's callbacks ask for that; nothing else can tell it.
+    """
+
+    def __init__(self) -> None:
+        self._alive_ns = 0
+        self._late_until_ns = 0
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._alive_ns = time.monotonic_ns()
+        self._thread = threading.Thread(target=self._run, name="stalls", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ending.wait(WITNESS_S):
+            self.is_late(time.monotonic_ns())
+            self._alive_ns = time.monotonic_ns()
+
+    def is_late(self, now_ns: int) -> bool:
+        """Whether an edge that is called back now was held up."""
+        if now_ns - self._alive_ns > (WITNESS_S + STALL_S) * NS_PER_S:
+            self._late_until_ns = now_ns + round(STALL_S * NS_PER_S)
+        return now_ns < self._late_until_ns
+
+    def stop(self) -> None:
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def _stamp(put: Callable[[Edge], None], witness: _Witness, index: int, _channel: int) -> None:
     """What the library calls for an edge: a clock reading and a queue, nothing that can fail or wait."""
-    edge((index, time.monotonic_ns()))
+    now_ns = time.monotonic_ns()
+    put(Edge(index, now_ns, late=witness.is_late(now_ns)))
 
 
 def _imported() -> ModuleType:
+    # lgpio, under rpi-lgpio, makes a FIFO in the working directory, or in $LG_WD and then goes there. Once both its
+    # ends are open nobody needs its name.
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return importlib.import_module("RPi.GPIO")
+        with tempfile.TemporaryDirectory(prefix="power.") as directory:
+            os.environ["LG_WD"] = directory
+            return importlib.import_module("RPi.GPIO")
     except ImportError as error:
-        raise BoardError(f"the library RPi.GPIO is missing: {INSTALL}") from error
+        raise NoBoardError(f"the library RPi.GPIO is missing: {INSTALL}") from error
     except Exception as error:
         raise BoardError(f"RPi.GPIO does not work here: {_text(error)}; {INSTALL}") from error
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def _text(error: Exception) -> str:

@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from powermeter.boards import EdgeCallback
+from powermeter.boards import EdgeQueue
 from powermeter.lamps import Lamp
-from powermeter.meter import JOULES_PER_KWH, NS_PER_S
+from powermeter.meter import JOULES_PER_KWH, NS_PER_S, Edge
 from powermeter.settings import Settings
 
 #: A step of a load: how long, in s, and how many watts. A load is a stream of them without an end.
@@ -113,6 +113,8 @@ class SimulatedBoard:
     passed, the flashes since then come at once. :attr:`lit` tells the lamps.
     """
 
+    sees_ends = False
+
     def __init__(self, settings: Settings, load: Callable[[str], Load], start_ns: int | None = None) -> None:
         start_ns = time.monotonic_ns() if start_ns is None else start_ns
         self._flashes = heapq.merge(
@@ -122,20 +124,33 @@ class SimulatedBoard:
             )
         )
         self.lit = {Lamp.L1: False, Lamp.L2: False}
+        self._edges = EdgeQueue()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def watch(self, edge: EdgeCallback) -> None:
-        """Call *edge* for each flash, when its time has come."""
-        self._thread = threading.Thread(target=self._run, args=(edge,), name="simulated meter", daemon=True)
+    def watch(self) -> None:
+        """Have each flash come when its time has come."""
+        self._thread = threading.Thread(target=self._run, name="simulated meter", daemon=True)
         self._thread.start()
 
-    def _run(self, edge: EdgeCallback) -> None:
+    def _run(self) -> None:
         for at_ns, index in self._flashes:
             wait_s = (at_ns - time.monotonic_ns()) / NS_PER_S
             if self._stop.wait(wait_s) if wait_s > 0 else self._stop.is_set():
                 return
-            edge((index, at_ns))
+            self._edges.put(Edge(index, at_ns))
+
+    def fileno(self) -> int:
+        """The queue's."""
+        return self._edges.fileno()
+
+    def take(self) -> list[Edge]:
+        """The flashes since."""
+        return self._edges.take()
+
+    def sees_light(self, meter: int) -> bool:  # noqa: ARG002 - the port's
+        """Never: a simulated flash has no length."""
+        return False
 
     def unwatch(self) -> None:
         """End the flashes."""
@@ -151,6 +166,7 @@ class SimulatedBoard:
     def close(self) -> None:
         """End the flashes."""
         self.unwatch()
+        self._edges.close()
 
 
 def simulated_load(watts: float | None) -> Callable[[str], Load]:

@@ -1,0 +1,188 @@
+"""
+The pins by libgpiod 2: the kernel stamps every edge and keeps the last of them.
+
+One request holds all inputs, so that their edges come in one order. Both edges
+are asked for. A stalled program loses nothing within the kernel's buffer; what
+does not fit the kernel drops, oldest first, and its numbers tell how many.
+"""
+
+import errno
+import glob
+import importlib
+import select
+from types import ModuleType
+from typing import Any
+
+from powermeter.errors import BoardError, NoBoardError
+from powermeter.lamps import Lamp
+from powermeter.meter import Edge
+from powermeter.settings import BOARD_TO_BCM, Settings
+
+#: The most edges that the kernel keeps for a request: 16 for each of 64 lines (drivers/gpio/gpiolib-cdev.c).
+EDGES_KEPT = 1024
+
+#: The kernel's numbers of edges are 32 bits wide (struct gpio_v2_line_event).
+NUMBERS = 2**32
+
+#: The labels of the chips that the header hangs on: of the Pi 1 to 4 (bcm2835, bcm2711), and of the Pi 5.
+LABELS = ("pinctrl-bcm", "pinctrl-rp1")
+
+CONSUMER = "power"
+
+#: What to do where the library is missing. PyPI has no wheels of it for 32-bit Arm (2.5).
+INSTALL = "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+
+
+class GpiodBoard:
+    """The header's pins as *settings* name them."""
+
+    sees_ends = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._gpiod = _imported()
+        self._pins = {_line(meter.pin, settings): meter.pin for meter in settings.meters}
+        self._meters = {line: index for index, line in enumerate(self._pins)}
+        self._lamps = {
+            lamp: _line(pin, settings)
+            for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin))
+            if pin is not None
+        }
+        self._inputs: Any = None
+        self._outputs: Any = None
+        #: By line, the kernel's number of its last edge.
+        self._numbers = dict.fromkeys(self._pins, 0)
+        self._last: list[Edge] = []
+        self._ready = select.poll()
+        self._path, self._chip = _chip(self._gpiod, settings.gpio_chip)
+        try:
+            if self._lamps:
+                dark = self._gpiod.LineSettings(
+                    direction=self._gpiod.line.Direction.OUTPUT, output_value=self._gpiod.line.Value.INACTIVE
+                )
+                self._outputs = self._requested(tuple(self._lamps.values()), dark)
+        except BaseException:
+            self.close()
+            raise
+
+    def _requested(self, lines: tuple[int, ...], line_settings: Any) -> Any:
+        """A request of *lines*, or one line that says who has them."""
+        try:
+            return self._chip.request_lines({lines: line_settings}, consumer=CONSUMER, event_buffer_size=EDGES_KEPT)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                used = [info for info in map(self._chip.get_line_info, lines) if info.used]
+                who = ", ".join(f"GPIO{info.offset} by {info.consumer or 'a driver'}" for info in used)
+                raise BoardError(f"{self._path}: in use: {who or lines}: stop that, or choose other pins") from error
+            raise BoardError(f"{self._path}: the pins can't be had: {error.strerror}") from error
+        except ValueError as error:
+            raise BoardError(f"{self._path}: has no GPIO{max(lines)}: check GPIO_CHIP and the pins") from error
+
+    def watch(self) -> None:
+        """Ask the kernel for the edges of all inputs."""
+        line = self._gpiod.line
+        self._inputs = self._requested(
+            tuple(self._pins),
+            self._gpiod.LineSettings(
+                direction=line.Direction.INPUT,
+                edge_detection=line.Edge.BOTH,
+                # No pull: the circuit has its own. Disabled, not left as it is: most pins of a Pi wake up pulled down.
+                bias=line.Bias.DISABLED,
+                # Not the kernel's debounce: it drops a flash shorter than itself.
+                event_clock=line.Clock.MONOTONIC,
+            ),
+        )
+        self._ready.register(self._inputs.fd, select.POLLIN)
+
+    def fileno(self) -> int:
+        """The kernel's own file descriptor of the request."""
+        return int(self._inputs.fd)
+
+    def take(self) -> list[Edge]:
+        """The edges that the kernel has kept."""
+        if self._inputs is None:
+            edges, self._last = self._last, []
+            return edges
+        if not self._ready.poll(0):
+            return []
+        falling = self._gpiod.EdgeEvent.Type.FALLING_EDGE
+        numbers, edges = self._numbers, []
+        for event in self._inputs.read_edge_events(EDGES_KEPT):
+            line, number = event.line_offset, event.line_seqno
+            lost = (number - numbers[line] - 1) % NUMBERS
+            numbers[line] = number
+            edges.append(Edge(self._meters[line], event.timestamp_ns, event.event_type is falling, lost))
+        return edges
+
+    def sees_light(self, meter: int) -> bool:
+        """Whether the collector is low."""
+        line = list(self._pins)[meter]
+        return self._inputs is not None and self._inputs.get_value(line) is self._gpiod.line.Value.INACTIVE
+
+    def unwatch(self) -> None:
+        """Give the inputs back; what the kernel had kept can still be taken."""
+        if self._inputs is not None:
+            while edges := self.take():
+                self._last += edges
+            inputs, self._inputs = self._inputs, None
+            inputs.release()
+
+    def light(self, lamp: Lamp, lit: bool) -> None:
+        """Set the lamp's line."""
+        if self._outputs is not None and lamp in self._lamps:
+            value = self._gpiod.line.Value
+            self._outputs.set_value(self._lamps[lamp], value.ACTIVE if lit else value.INACTIVE)
+
+    def close(self) -> None:
+        """Give all lines back."""
+        self.unwatch()
+        if self._outputs is not None:
+            self._outputs.release()
+            self._outputs = None
+        self._chip.close()
+
+
+def _line(pin: int, settings: Settings) -> int:
+    """The chip's line of a pin of the settings: the lines are numbered as BCM's GPIOs."""
+    return BOARD_TO_BCM[pin] if settings.pin_numbering == "BOARD" else pin
+
+
+def _chip(gpiod: ModuleType, path: str | None) -> tuple[str, Any]:
+    """The chip at *path*, else the one that the header hangs on, by its label: numbers change with the kernel."""
+    if path is not None:
+        return path, _opened(gpiod, path)
+    forbidden: BoardError | None = None
+    for found in sorted(glob.glob("/dev/gpiochip*")):
+        try:
+            chip = _opened(gpiod, found)
+        except BoardError as error:
+            forbidden = error
+            continue
+        if chip.get_info().label.startswith(LABELS):
+            return found, chip
+        chip.close()
+    if forbidden:
+        raise forbidden
+    raise NoBoardError("gpiod: no GPIO chip is labelled pinctrl-bcm... or pinctrl-rp1")
+
+
+def _opened(gpiod: ModuleType, path: str) -> Any:
+    try:
+        return gpiod.Chip(path)
+    except PermissionError as error:
+        raise BoardError(
+            f"{path}: no permission: add the user to its group (sudo adduser USER gpio) and log in again"
+        ) from error
+    except OSError as error:
+        raise BoardError(f"{path}: no GPIO chip: {error.strerror}: check GPIO_CHIP") from error
+
+
+def _imported() -> ModuleType:
+    try:
+        gpiod = importlib.import_module("gpiod")
+        importlib.import_module("gpiod.line")
+    except ImportError as error:
+        raise NoBoardError(f"the library gpiod is missing: {INSTALL}") from error
+    # Debian 12's python3-libgpiod is of version 1, whose interface is another.
+    if not hasattr(gpiod, "LineSettings"):
+        raise NoBoardError(f"the library gpiod is too old, 2.1 is needed: {INSTALL}")
+    return gpiod
