@@ -5,7 +5,6 @@ Owns the board's inputs, the meters and the lamps. Nothing else is shared with
 it but the keeper's list of pulses.
 """
 
-import contextlib
 import logging
 import os
 import select
@@ -70,7 +69,7 @@ class Recorder:
         self._started_ns = time.monotonic_ns()
         self._judge_at_ns = self._started_ns
         self._stopping = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
     def close(self) -> None:
@@ -107,12 +106,8 @@ class Recorder:
                 # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000 a
                 # second there are 20 instead of 1,000.
                 time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
-            else:
-                self._sleep_until(due_s)
-            edges = self._board.take()
-            burst = len(edges) > BURST
-            if edges:
-                self._take(edges)
+                due_s = 0.0
+            burst = self._edges_by(due_s) and self._take(self._board.take()) > BURST
             now_ns = time.monotonic_ns()
             if now_ns >= self._judge_at_ns:
                 self._judge(now_ns)
@@ -121,26 +116,33 @@ class Recorder:
         self._take(self._board.take())
         self._lamps.dark()
 
-    def _sleep_until(self, due_s: float | None) -> None:
-        """Sleep until edges come, the lamps or a judgement of the inputs are due, or someone calls."""
-        judge_s = self._judge_at_ns / NS_PER_S
-        due_s = judge_s if due_s is None else min(due_s, judge_s)
-        # At most a day at a time: poll() takes no more than 24.8 of them.
-        wait_ms = min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000
-        if any(fd == self._wake for fd, _ in self._sleep.poll(wait_ms)):
-            with contextlib.suppress(BlockingIOError):
+    def _edges_by(self, due_s: float | None) -> bool:
+        """Sleep until edges wait, the lamps or a judgement of the inputs are due, or someone calls; whether they do."""
+        wait_ms = 0.0
+        if due_s != 0.0:
+            judge_s = self._judge_at_ns / NS_PER_S
+            due_s = judge_s if due_s is None else min(due_s, judge_s)
+            # At most a day at a time: poll() takes no more than 24.8 of them.
+            wait_ms = min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000
+        edges = False
+        for fd, _ in self._sleep.poll(wait_ms):
+            if fd != self._wake:
+                edges = True
+            else:
                 os.eventfd_read(self._wake)
+        return edges
 
-    def _take(self, edges: list[Edge]) -> None:
-        """Take *edges* in."""
-        # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
-        wall_ns = _wall_less_monotonic_ns()
+    def _take(self, edges: list[Edge]) -> int:
+        """Take *edges* in; return how many they are."""
+        wall_ns = 0
         uncommitted, pulse = self._keeper.uncommitted, False
         for edge in edges:
             watched = self.meters[edge.meter]
             for number, at_ns, interval_ns in watched.meter.take(edge):
+                if not pulse:
+                    # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
+                    pulse, wall_ns = True, _wall_less_monotonic_ns()
                 uncommitted.append(Row(watched.key, number, at_ns + wall_ns, interval_ns))
-                pulse = True
             if edge.lost:
                 self._say_lost(watched, edge)
             if watched.silent or watched.stuck:
@@ -148,6 +150,7 @@ class Recorder:
         if pulse:
             self._lamps.flash()
             self._keeper.wake()
+        return len(edges)
 
     def _say_lost(self, watched: WatchedMeter, edge: Edge) -> None:
         if watched.lost_ns is None or edge.at_ns - watched.lost_ns > LOST_AGAIN_NS:

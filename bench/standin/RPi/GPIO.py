@@ -2,10 +2,10 @@
 """
 A stand-in for ``RPi.GPIO``, put on PYTHONPATH: edges come from the FIFO that $GPIO_FIFO names.
 
-One byte is one falling edge; its value is the place of the pin among those
-that are watched, 0 for the first. One thread reads with a blocking read and
-calls the callbacks, as the library does. Levels put out stay in
-:data:`levels`.
+What stands in the FIFO are the kernel's events, two a flash: 96 bytes are one
+falling edge, on the pin that was watched first. One thread reads with a
+blocking read and calls the callback, as the library does. Levels put out stay
+in :data:`levels`.
 """
 
 import os
@@ -20,7 +20,7 @@ RISING, FALLING, BOTH = 31, 32, 33
 #: The level last put out on each channel.
 levels = {}
 
-#: The watched channels and their callbacks; a byte of the FIFO is an index here.
+#: The watched channels and their callbacks.
 _watched = []
 _callbacks = []
 _reading = None
@@ -71,5 +71,5 @@ def cleanup(channels=None):
 
 def _read_edges(fifo):
     while True:
-        for index in os.read(fifo, 4096):
-            _callbacks[index](_watched[index])
+        for _ in range(len(os.read(fifo, 42 * 96)) // 96):
+            _callbacks[0](_watched[0])
