@@ -6,7 +6,7 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -19,6 +19,11 @@ test-3.13: influxdb
 	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
 	$(MAKE) --no-print-directory PYTHON="$$python" .venv-test-3.13/.made && \
 	.venv-test-3.13/bin/python -m pytest $(PYTEST_ARGS)
+
+# The whole program on a real kernel with simulated pins, which is built once (some minutes).
+test-kernel: .venv-test/.made
+	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
+	.venv-test/bin/python -m pytest tests/kernel $(PYTEST_ARGS)
 
 check: lint test
 
@@ -39,12 +44,13 @@ clean:
 	rm -rf venv .venv-test .venv-test-3.13 docs/_build
 
 help:
-	@echo "make run        the simulated meter, in the foreground; Ctrl-C ends it"
-	@echo "make test       the tests, against a real InfluxDB"
-	@echo "make test-3.13  the same on Python 3.13, where there is one"
-	@echo "make check      style, types and docs (make lint), then the tests"
-	@echo "make bench      the measurements of docs/benchmarks.rst"
-	@echo "make clean      remove the virtual environments"
+	@echo "make run          the simulated meter, in the foreground; Ctrl-C ends it"
+	@echo "make test         the tests, against a real InfluxDB"
+	@echo "make test-3.13    the same on Python 3.13, where there is one"
+	@echo "make test-kernel  the program on a real kernel's GPIO device, in a guest that is built once"
+	@echo "make check        style, types and docs (make lint), then the tests"
+	@echo "make bench        the measurements of docs/benchmarks.rst"
+	@echo "make clean        remove the virtual environments"
 
 venv/.made: requirements.txt
 	@sh tools/make_venv.sh "$(PYTHON)" venv requirements.txt

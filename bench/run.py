@@ -115,7 +115,7 @@ def cpu(place, influxd):
         "CPU a pulse",
         "User and system time of the whole process in ms per 1,000 pulses, side by side, with file, lamps and InfluxDB "
         "(the sketch has InfluxDB alone). From the first pulse of a rate until InfluxDB has the last. The program "
-        "reads both edges of each flash by gpiod, which wakes no thread of its own, or is called back for one by RPi.GPIO's.",
+        "reads both edges of a flash by gpiod, with no thread of the library's, or is called back by RPi.GPIO's thread.",
         ["pulses/s", "program", "program by RPi.GPIO", "naive", "sketch"],
     )
     goals = Table("CPU a pulse, as ratios", "The same figures against each other.", GOALS)
