@@ -31,12 +31,13 @@ MAY_IMPORT = {
     },
     "process": {"errors"},
     "delivery": {"errors", "journal", "meter", "writers"},
-    "recorder": {"journal", "keeper", "lamps", "meter"},
+    "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
     "keeper": {"journal"},
     "journal": {"errors", "meter"},
-    "boards.rpi_gpio": {"boards", "errors", "lamps", "settings"},
+    "boards.gpiod": {"errors", "lamps", "meter", "settings"},
+    "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings"},
     "boards.simulated": {"boards", "lamps", "meter", "settings"},
-    "boards": {"lamps", "settings"},
+    "boards": {"errors", "lamps", "meter", "settings"},
     "writers.file": {"errors", "meter", "writers"},
     "writers.influxdb": {"errors", "meter", "writers"},
     "writers.librato": {"errors", "meter", "writers"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "": set(),
 }
 
-#: The libraries that are not Python's own, and the one module that knows each. RPi.GPIO is imported by name.
+#: The libraries that are not Python's own, and the one module that knows each. Those of pins are imported by name.
 LIBRARIES = {
     "process": {"daemon", "lockfile"},
     "live": {"rich"},
@@ -164,8 +165,11 @@ def test_asking_and_stopping_a_running_one_are_light(tmp_path):
         assert program.pid is None
 
 
-def test_a_heavy_import_would_be_seen(tmp_path):
+@pytest.mark.parametrize(("library", "board"), [("gpiod", "gpiod"), ("RPi.GPIO", "rpi_gpio")])
+def test_a_heavy_import_would_be_seen(tmp_path, library, board):
     """--check does load them, from their ports' tables too: what the tests above look for can be found this way."""
-    returned, modules = loaded_by(Program(tmp_path, 'WRITERS = {"db": {"type": "influxdb", "port": 1}}'), "--check")
+    # A chip that is none, so that no pin is touched where there are some.
+    text = f'GPIO_LIBRARY, GPIO_CHIP = "{library}", "/dev/null"; WRITERS = {{"db": {{"type": "influxdb", "port": 1}}}}'
+    returned, modules = loaded_by(Program(tmp_path, text), "--check")
     assert returned == 1
-    assert {"powermeter.boards.rpi_gpio", "powermeter.writers.influxdb", "influxdb", "requests"} <= modules
+    assert {f"powermeter.boards.{board}", "powermeter.writers.influxdb", "influxdb", "requests"} <= modules

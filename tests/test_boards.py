@@ -1,28 +1,33 @@
-"""The boards: one contract for all of them, and what each has of its own."""
+"""The boards: one contract for all of them, and what each has of its own; gpiod's on a real kernel: tests/kernel."""
 
 import bisect
 import dataclasses
 import importlib
+import importlib.util
 import itertools
 import os
 import queue
+import select
+import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import Program, wait_until
+from program import SOURCE, Program, wait_until
 
 from powermeter import settings
-from powermeter.boards import open_board
-from powermeter.boards.rpi_gpio import RPiGPIOBoard
+from powermeter.boards import EdgeQueue, gpiod, open_board, rpi_gpio
+from powermeter.boards.gpiod import GpiodBoard
+from powermeter.boards.rpi_gpio import SETTLE_S, STALL_S, WITNESS_S, RPiGPIOBoard, _Witness
 from powermeter.boards.simulated import DAY_S, SimulatedBoard, constant, flashes, household, simulated_load
-from powermeter.errors import BoardError
+from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
-from powermeter.meter import NS_PER_S
+from powermeter.meter import NS_PER_S, Edge
 
 STANDIN = Path(__file__).parent / "standin"
 
@@ -117,10 +122,8 @@ class Simulation:
     def go_on(self):
         """Return once another board of this pace has flashed twenty times."""
         other = Simulation(self._two_meters, itertools.cycle([0, 1]), None, None)
-        seen = queue.SimpleQueue()
-        other.board.watch(seen.put)
-        for _ in range(20):
-            seen.get(timeout=PATIENCE_S)
+        other.board.watch()
+        taken(other.board, 20)
         other.board.close()
 
     def lit(self, lamp):
@@ -128,6 +131,23 @@ class Simulation:
 
     def given_back(self):
         return "simulated meter" not in [thread.name for thread in threading.enumerate()]
+
+
+def readable(source):
+    """Whether the descriptor of a board or a queue is readable now."""
+    ready = select.poll()
+    ready.register(source.fileno(), select.POLLIN)
+    return bool(ready.poll(0))
+
+
+def taken(source, count):
+    """The next *count* edges, or more, slept for on the descriptor of a board or a queue, as the recorder does."""
+    ready, edges = select.poll(), []
+    ready.register(source.fileno(), select.POLLIN)
+    while len(edges) < count:
+        assert ready.poll(PATIENCE_S * 1000), f"{len(edges)} edges of {count} came"
+        edges += source.take()
+    return edges
 
 
 @pytest.fixture(params=[Header, Simulation])
@@ -151,36 +171,67 @@ class TestContract:
         """Every edge comes once, in order, as the meter's place in the settings and its monotonic time in ns."""
         order = [0, 1, 1, 0, 0, 0, 1, 0, 1, 1] * 5
         before_ns = time.monotonic_ns()
-        rig, seen = made(order), queue.SimpleQueue()
-        rig.board.watch(seen.put)
+        rig = made(order)
+        rig.board.watch()
         rig.play(len(order))
-        edges = [seen.get(timeout=PATIENCE_S) for _ in order]
-        assert [meter for meter, _ in edges] == order
-        times_ns = [at_ns for _, at_ns in edges]
+        edges = taken(rig.board, len(order))
+        assert [edge.meter for edge in edges] == order
+        times_ns = [edge.at_ns for edge in edges]
         assert all(isinstance(at_ns, int) for at_ns in times_ns)
         assert times_ns == sorted(times_ns)
         assert before_ns <= times_ns[0]
         assert times_ns[-1] <= time.monotonic_ns()
+        assert edges == [Edge(meter, at_ns) for meter, at_ns in zip(order, times_ns, strict=True)]
         rig.board.unwatch()
-        assert seen.empty()
+        assert rig.board.take() == []
+
+    def test_the_descriptor_is_readable_while_edges_wait(self, made):
+        """The descriptor is not readable before the first edge nor once all are taken, and take() never waits."""
+        rig = made([0, 1, 1, 0])
+        rig.board.watch()
+        rig.play(4)
+        edges = taken(rig.board, 4)
+        assert not readable(rig.board) or rig.board.take() == []
+        assert not readable(rig.board)
+        assert rig.board.take() == []
+        assert len(edges) == 4
 
     def test_no_edge_after_unwatch(self, made):
-        """Once unwatch has returned no edge comes, though the meters flash on."""
-        rig, seen = made(itertools.cycle([0, 1])), queue.SimpleQueue()
-        rig.board.watch(seen.put)
+        """Once unwatch has returned one more take() gives what was left, and then no edge comes, whatever flashes."""
+        rig = made(itertools.cycle([0, 1]))
+        rig.board.watch()
         rig.play(6)
-        for _ in range(6):
-            seen.get(timeout=PATIENCE_S)
+        taken(rig.board, 6)
         rig.board.unwatch()
-        left = seen.qsize()
+        rig.board.take()
         rig.go_on()
-        assert seen.qsize() == left
+        assert rig.board.take() == []
+
+    def test_what_was_left_comes_after_unwatch(self, made):
+        """Edges that nobody took before unwatch are not lost by it."""
+        rig = made([0, 1, 1])
+        rig.board.watch()
+        rig.play(3)
+        wait_until(lambda: readable(rig.board))
+        rig.board.unwatch()
+        edges = rig.board.take()
+        assert edges
+        assert [edge.meter for edge in edges] == [0, 1, 1][: len(edges)]
+
+    def test_a_board_without_ends_gives_falling_edges_alone(self, made):
+        """A board says whether it sees ends; these do not, and no input of theirs is lit at rest."""
+        rig = made([0, 1, 1])
+        rig.board.watch()
+        rig.play(3)
+        assert rig.board.sees_ends is False
+        assert all(edge.falling for edge in taken(rig.board, 3))
+        assert [rig.board.sees_light(meter) for meter in (0, 1)] == [False, False]
 
     def test_unwatch_and_close_may_be_called_twice(self, made):
         """The ends may be called twice, in the order in which a stop calls them, and without a watch before."""
         rig = made([0])
         rig.board.unwatch()
-        rig.board.watch(lambda _edge: None)
+        rig.board.watch()
         for end in (rig.board.unwatch, rig.board.unwatch, rig.board.close, rig.board.close, rig.board.unwatch):
             end()
         assert rig.given_back()
@@ -204,11 +255,75 @@ class TestContract:
     def test_close_gives_the_pins_back(self, made):
         """Closing a watched board ends its edges and leaves nothing behind; a lamp told later is no error."""
         rig = made(itertools.cycle([0, 1]))
-        rig.board.watch(lambda _edge: None)
+        rig.board.watch()
         assert not rig.given_back()
         rig.board.close()
         assert rig.given_back()
         rig.board.light(Lamp.L1, True)
+
+
+class TestEdgeQueue:
+    """The way from a library's thread to the recorder's."""
+
+    def test_readable_exactly_while_an_edge_waits(self):
+        """The descriptor is readable from an edge on until all are taken, however many came."""
+        edges = EdgeQueue()
+        assert not readable(edges)
+        assert edges.take() == []
+        for number in range(3):
+            edges.put(Edge(0, number))
+            assert readable(edges)
+        assert edges.take() == [Edge(0, 0), Edge(0, 1), Edge(0, 2)]
+        assert not readable(edges)
+        edges.put(Edge(1, 3))
+        assert readable(edges)
+        assert edges.take() == [Edge(1, 3)]
+        assert not readable(edges)
+        edges.close()
+
+    def test_a_wake_up_for_nothing_does_not_spin(self):
+        """Where an edge is taken before the one who put it has told so, the wake-up that follows is one, and empty."""
+        edges = EdgeQueue()
+        edges.put(Edge(0, 1))
+        assert edges.take() == [Edge(0, 1)]
+        os.eventfd_write(edges.fileno(), 1)
+        assert readable(edges)
+        assert edges.take() == []
+        assert not readable(edges)
+        edges.close()
+
+    def test_edges_of_several_threads(self):
+        """Edges that several threads put while another takes all come once, those of a thread in its order."""
+        edges, threads_of, each = EdgeQueue(), 6, 2000
+        together = threading.Barrier(threads_of)
+
+        def put(index):
+            together.wait()
+            for number in range(each):
+                edges.put(Edge(index, number))
+
+        threads = [threading.Thread(target=put, args=(index,)) for index in range(threads_of)]
+        for thread in threads:
+            thread.start()
+        found = taken(edges, threads_of * each)
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert edges.take() == []
+        assert not readable(edges)
+        assert len(found) == threads_of * each
+        for index in range(threads_of):
+            assert [edge.at_ns for edge in found if edge.meter == index] == list(range(each))
+        edges.close()
+
+    def test_closing_gives_the_descriptor_back(self):
+        """close() may be called twice, and closes no descriptor that another has got since."""
+        edges = EdgeQueue()
+        edges.close()
+        other = EdgeQueue()
+        edges.close()
+        other.put(Edge(0, 1))
+        assert other.take() == [Edge(0, 1)]
+        other.close()
 
 
 class TestRPiGPIO:
@@ -216,11 +331,11 @@ class TestRPiGPIO:
 
     def test_edges_close_together_all_come(self, two_meters, tmp_path, gpio):
         """A thousand edges in one go all arrive: no bouncetime of the library's takes any."""
-        rig, seen = Header(two_meters, itertools.repeat(0), tmp_path, gpio), queue.SimpleQueue()
-        rig.board.watch(seen.put)
+        rig = Header(two_meters, itertools.repeat(0), tmp_path, gpio)
+        rig.board.watch()
         rig.play(1000)
-        edges = [seen.get(timeout=PATIENCE_S) for _ in range(1000)]
-        assert len(set(edges)) == 1000
+        edges = taken(rig.board, 1000)
+        assert len(edges) == len(set(edges)) == 1000
         rig.board.close()
 
     def test_pins_are_set_up_without_a_pull(self, two_meters, tmp_path, gpio):
@@ -250,12 +365,48 @@ class TestRPiGPIO:
         log = (tmp_path / "pins.log").read_text().splitlines()
         assert log[2:] == ["setup 16 OUT", "output 16 0", "output 16 1", "cleanup 18 22 16"]
 
-    def test_auto_opens_it(self, two_meters, gpio):
-        """GPIO_LIBRARY "auto" and "RPi.GPIO" both give this board."""
-        for name in ("auto", "RPi.GPIO"):
-            board = open_board(dataclasses.replace(two_meters, gpio_library=name))
-            assert isinstance(board, RPiGPIOBoard)
-            board.close()
+    def test_its_name_opens_it(self, two_meters, gpio):
+        """GPIO_LIBRARY "RPi.GPIO" gives this board, whatever else there is."""
+        board = open_board(dataclasses.replace(two_meters, gpio_library="RPi.GPIO"))
+        assert isinstance(board, RPiGPIOBoard)
+        board.close()
+
+    def test_an_input_is_lit_while_its_collector_is_low(self, two_meters, tmp_path, gpio):
+        """Each meter's own input tells whether it is lit: low is light, as the circuit has it."""
+        board = RPiGPIOBoard(two_meters)
+        board.watch()
+        for levels in ((gpio.LOW, gpio.HIGH), (gpio.HIGH, gpio.LOW), (gpio.LOW, gpio.LOW), (gpio.HIGH, gpio.HIGH)):
+            gpio._levels.update(zip(PINS, levels, strict=True))
+            assert [board.sees_light(meter) for meter in (0, 1)] == [level == gpio.LOW for level in levels]
+        board.close()
+
+    def test_edges_are_asked_for_once_the_library_has_settled(self, two_meters, gpio, monkeypatch):
+        """Between setmode() and the first asking for edges lies the time without which rpi-lgpio may stay deaf."""
+        called_s = {}
+
+        def noting(name):
+            function = getattr(gpio, name)
+
+            def note(*args, **options):
+                called_s.setdefault(name, time.monotonic())
+                return function(*args, **options)
+
+            monkeypatch.setattr(gpio, name, note)
+
+        noting("setmode")
+        noting("add_event_detect")
+        board = RPiGPIOBoard(two_meters)
+        board.watch()
+        board.close()
+        assert called_s["add_event_detect"] - called_s["setmode"] >= SETTLE_S > 0
+
+    def test_the_length_of_a_flash_is_not_judged(self, two_meters, tmp_path, gpio):
+        """A meter with min_flash_ms is refused by its name, with the library that can; no pin is touched."""
+        house, heat = two_meters.meters
+        judging = dataclasses.replace(two_meters, meters=(house, dataclasses.replace(heat, min_flash_ms=2.0)))
+        text = raised_by(judging)
+        assert text == "min_flash_ms of heat: RPi.GPIO does not tell how long a flash is, gpiod does"
+        assert not (tmp_path / "pins.log").exists()
 
     def test_library_missing(self, two_meters, monkeypatch):
         """Without the library: one line that says so, what to install, from Debian too, and --simulate."""
@@ -283,7 +434,7 @@ class TestRPiGPIO:
         monkeypatch.setenv("STANDIN_GPIO_FAIL", "edges")
         board = RPiGPIOBoard(two_meters)
         with pytest.raises(BoardError) as error:
-            board.watch(lambda _edge: None)
+            board.watch()
         assert_names_the_way_out(str(error.value), "Failed to add edge detection")
         assert "pin 18" in str(error.value)
         board.close()
@@ -294,7 +445,7 @@ class TestRPiGPIO:
     def test_the_program_ends_where_it_could_not_count(self, tmp_path, fail, how):
         """Without working pins no program is left that counts nothing: exit 1, and the reason in one line."""
         env = {"PYTHONPATH": str(STANDIN), "STANDIN_GPIO_FAIL": fail}
-        with Program(tmp_path, env=env) as program:
+        with Program(tmp_path, 'GPIO_LIBRARY = "RPi.GPIO"', env=env) as program:
             done = program.run(*([] if how == "daemon" else [how]))
             assert done.returncode == 1
             reasons = [line for line in done.stderr.splitlines() if line.startswith("power: ")]
@@ -315,6 +466,290 @@ def assert_names_the_way_out(text, reason):
     for words in (reason, "rpi-lgpio", "apt install python3-rpi-lgpio", "--simulate"):
         assert words in text
     assert "\n" not in text
+
+
+class TestWitness:
+    """Which edges of RPi.GPIO's were held up by a stall of the program."""
+
+    OVERDUE_NS = round((WITNESS_S + STALL_S) * NS_PER_S)
+    GRACE_NS = round(STALL_S * NS_PER_S)
+
+    def test_an_edge_while_it_is_overdue_is_late(self):
+        """An edge is late if the witness should have come round before it, and not before that."""
+        witness = _Witness()
+        assert not witness.is_late(0)
+        assert not witness.is_late(self.OVERDUE_NS)
+        assert witness.is_late(self.OVERDUE_NS + 1)
+
+    def test_edges_just_after_a_stall_are_late(self):
+        """Once it has come round, edges are late for as long as those that waited may take, and no longer."""
+        witness = _Witness()
+        stalled_ns = self.OVERDUE_NS + 1
+        assert witness.is_late(stalled_ns)
+        witness._alive_ns = stalled_ns  # it came round
+        assert witness.is_late(stalled_ns + self.GRACE_NS - 1)
+        assert not witness.is_late(stalled_ns + self.GRACE_NS)
+        assert not witness.is_late(stalled_ns + self.OVERDUE_NS)
+
+    def test_a_stall_that_it_sees_first_counts_for_the_edges_after(self, monkeypatch):
+        """Whoever comes first after a stall, the witness or an edge, the edges after it are late."""
+        monkeypatch.setattr(rpi_gpio, "WITNESS_S", 0.001)
+        monkeypatch.setattr(rpi_gpio, "STALL_S", 3600.0)
+        witness = _Witness()
+        # Two hours before the machine's clock began, be that just now.
+        witness._alive_ns = -2 * 3600 * NS_PER_S
+        thread = threading.Thread(target=witness._run)
+        thread.start()
+        wait_until(lambda: witness._alive_ns > 0)
+        witness._ending.set()
+        thread.join(PATIENCE_S)
+        assert witness.is_late(time.monotonic_ns())
+
+    def test_it_comes_round_while_the_board_is_watched(self, two_meters, gpio, monkeypatch):
+        """It wakes up again and again from watch() to unwatch(): no edge of a program that runs is ever late."""
+        monkeypatch.setattr(rpi_gpio, "WITNESS_S", 0.001)
+        board = RPiGPIOBoard(two_meters)
+        assert "stalls" not in [thread.name for thread in threading.enumerate()]
+        board.watch()
+        for _ in range(3):
+            alive_ns = board._witness._alive_ns
+            wait_until(lambda alive_ns=alive_ns: board._witness._alive_ns > alive_ns)
+        board.unwatch()
+        assert "stalls" not in [thread.name for thread in threading.enumerate()]
+        board.close()
+
+    def test_an_edge_tells_that_it_is_late(self, two_meters, tmp_path, gpio):
+        """What the witness says of an edge is what the edge says."""
+        rig = Header(two_meters, itertools.repeat(0), tmp_path, gpio)
+        rig.board.watch()
+        rig.play(1)
+        assert [edge.late for edge in taken(rig.board, 1)] == [False]
+        rig.board._witness._alive_ns -= self.OVERDUE_NS + 1
+        rig.play(1)
+        assert [edge.late for edge in taken(rig.board, 1)] == [True]
+        rig.board.close()
+
+
+#: rpi-lgpio on a machine that is no Pi: as on a Pi 4, up to the first pin.
+AS_A_PI = {"RPI_LGPIO_REVISION": "c03114", "RPI_LGPIO_CHIP": "0"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lgpio") is None, reason="there is no wheel of lgpio for this Python")
+class TestRPiLGPIO:
+    """The library that most will have as RPi.GPIO, as far as it goes without a Pi."""
+
+    @staticmethod
+    def python(directory, code):
+        """What *code* prints, in *directory* and with a place of its own for temporary files."""
+        (directory / "tmp").mkdir()
+        env = os.environ | AS_A_PI | {"PYTHONPATH": str(SOURCE), "TMPDIR": str(directory / "tmp")}
+        env.pop("LG_WD", None)
+        (directory / "here").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=directory / "here",
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def test_it_leaves_nothing_behind(self, tmp_path):
+        """Importing it leaves no file, neither where the program is nor for temporary files, and no other directory."""
+        code = """
+import os, sys
+from powermeter.boards import rpi_gpio
+gpio = rpi_gpio._imported()
+assert "lgpio" in sys.modules, gpio
+print(os.getcwd(), os.listdir("."))
+"""
+        assert self.python(tmp_path, code) == f"{tmp_path / 'here'} []\n"
+        assert os.listdir(tmp_path / "here") == []
+        assert os.listdir(tmp_path / "tmp") == []
+
+    def test_it_would_leave_a_file(self, tmp_path):
+        """By itself it does: what the test above looks for is there to be seen."""
+        assert ".lgd-nfy" in self.python(tmp_path, "import os, RPi.GPIO; print(os.listdir('.'))")
+
+    def test_it_has_what_the_board_uses(self, tmp_path):
+        """Every name of RPi.GPIO's that the board uses is one of its too."""
+        names = {"setwarnings", "setmode", "setup", "input", "output", "cleanup", "add_event_detect"}
+        names |= {"remove_event_detect", "BOARD", "BCM", "IN", "OUT", "PUD_OFF", "FALLING", "LOW", "HIGH"}
+        code = f"""
+from powermeter.boards import rpi_gpio
+print(sorted({names} - set(dir(rpi_gpio._imported()))))
+"""
+        assert self.python(tmp_path, code) == "[]\n"
+
+
+@pytest.fixture
+def put_gpiod(monkeypatch):
+    """
+    Puts a gpiod in place of the machine's whose chips have these labels, by path; or can't be opened, by an error.
+
+    It serves to find the chip, no more: what is done with one is told by a kernel, in tests/kernel.
+    """
+
+    def put(labels):
+        opened = []
+
+        class Chip:
+            def __init__(self, path):
+                if isinstance(labels[path], OSError):
+                    raise labels[path]
+                self.path = path
+                opened.append(path)
+
+            def get_info(self):
+                return types.SimpleNamespace(label=labels[self.path])
+
+            def close(self):
+                opened.remove(self.path)
+
+        library = types.ModuleType("gpiod")
+        library.Chip, library.LineSettings, library.line = Chip, object, types.ModuleType("gpiod.line")
+        monkeypatch.setitem(sys.modules, "gpiod", library)
+        monkeypatch.setitem(sys.modules, "gpiod.line", library.line)
+        monkeypatch.setattr(gpiod, "glob", types.SimpleNamespace(glob=lambda _pattern: [*reversed(labels)]))
+        return opened
+
+    return put
+
+
+@pytest.fixture
+def put_no_gpiod(monkeypatch):
+    """Makes this a machine without gpiod."""
+
+    def put():
+        monkeypatch.setitem(sys.modules, "gpiod", None)
+
+    return put
+
+
+FORBIDDEN = PermissionError(13, "Permission denied")
+
+
+class TestGpiod:
+    """The board over gpiod, as far as it goes without a kernel that has pins."""
+
+    @pytest.fixture
+    def no_lamps(self, two_meters):
+        """The settings without a lamp: no pin is asked for before it is watched."""
+        return dataclasses.replace(two_meters, l1_pin=None, l2_pin=None, gpio_library="gpiod")
+
+    def test_library_missing(self, no_lamps, put_no_gpiod):
+        """Without the library: one line that says so, and what to install, from Debian too."""
+        put_no_gpiod()
+        with pytest.raises(NoBoardError) as error:
+            GpiodBoard(no_lamps)
+        assert str(error.value) == (
+            "the library gpiod is missing: pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+        )
+        with pytest.raises(BoardError, match=r"gpiod is missing: .*; without a Raspberry Pi: --simulate$"):
+            open_board(no_lamps)
+
+    def test_library_too_old(self, no_lamps, monkeypatch):
+        """With libgpiod 1's library, a module alone and with another interface, one line says that it is too old."""
+        old = types.ModuleType("gpiod")
+        old.chip, old.line_request = object, object
+        monkeypatch.setitem(sys.modules, "gpiod", old)
+        monkeypatch.delitem(sys.modules, "gpiod.line", raising=False)
+        with pytest.raises(NoBoardError) as error:
+            GpiodBoard(no_lamps)
+        assert str(error.value) == (
+            "the library gpiod is too old, 2.1 is needed: "
+            "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+        )
+
+    @pytest.mark.parametrize("labels", [{}, {"/dev/gpiochip0": "INT33FC:00", "/dev/gpiochip1": "raspberrypi-exp-gpio"}])
+    def test_no_chip(self, no_lamps, put_gpiod, labels):
+        """Where no chip is the header's: one line that says what was looked for, and none is left open."""
+        opened = put_gpiod(labels)
+        with pytest.raises(NoBoardError, match=r"^gpiod: no GPIO chip is labelled pinctrl-bcm\.\.\. or pinctrl-rp1$"):
+            GpiodBoard(no_lamps)
+        assert opened == []
+
+    @pytest.mark.parametrize("label", ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"])
+    def test_the_headers_chip_is_found_by_its_label(self, no_lamps, put_gpiod, label):
+        """Of several chips the header's is taken, whatever its number; also beside one that may not be opened."""
+        opened = put_gpiod({"/dev/gpiochip0": FORBIDDEN, "/dev/gpiochip1": "brcmvirt-gpio", "/dev/gpiochip4": label})
+        board = GpiodBoard(no_lamps)
+        assert opened == ["/dev/gpiochip4"]
+        assert board.sees_ends
+        board.close()
+        assert opened == []
+
+    def test_a_chip_that_may_not_be_opened(self, no_lamps, put_gpiod):
+        """Where the only chip may not be opened: one line with the group to join. No other library would do better."""
+        put_gpiod({"/dev/gpiochip0": FORBIDDEN})
+        with pytest.raises(BoardError) as error:
+            open_board(dataclasses.replace(no_lamps, gpio_library="auto"))
+        assert str(error.value) == (
+            "/dev/gpiochip0: no permission: add the user to its group (sudo adduser USER gpio) and log in again"
+        )
+
+    def test_a_chip_that_is_none(self, no_lamps, tmp_path):
+        """A GPIO_CHIP that is not there, or no chip: one line with its path, and where to look; by the real library."""
+        pytest.importorskip("gpiod")
+        for path, reason in ((str(tmp_path / "none"), "No such file or directory"), ("/dev/null", "")):
+            with pytest.raises(BoardError) as error:
+                open_board(dataclasses.replace(no_lamps, gpio_chip=path))
+            assert str(error.value).startswith(f"{path}: no GPIO chip: {reason}")
+            assert str(error.value).endswith(": check GPIO_CHIP")
+
+
+class TestAuto:
+    """Which board GPIO_LIBRARY = "auto" takes."""
+
+    def opened(self, two_meters):
+        board = open_board(dataclasses.replace(two_meters, l1_pin=None, l2_pin=None, gpio_library="auto"))
+        board.close()
+        return type(board)
+
+    def test_gpiod_where_it_and_a_chip_are_there(self, two_meters, gpio, put_gpiod):
+        """gpiod is taken where it is there with the header's chip, though RPi.GPIO is there too."""
+        put_gpiod({"/dev/gpiochip0": "pinctrl-bcm2711"})
+        assert self.opened(two_meters) is GpiodBoard
+
+    def test_rpi_gpio_without_gpiod(self, two_meters, gpio, put_no_gpiod):
+        """RPi.GPIO is taken where gpiod is missing."""
+        put_no_gpiod()
+        assert self.opened(two_meters) is RPiGPIOBoard
+
+    def test_rpi_gpio_where_gpiod_is_too_old(self, two_meters, gpio, monkeypatch):
+        """RPi.GPIO is taken where gpiod is libgpiod 1's, as on Debian 12."""
+        monkeypatch.setitem(sys.modules, "gpiod", types.ModuleType("gpiod"))
+        monkeypatch.delitem(sys.modules, "gpiod.line", raising=False)
+        assert self.opened(two_meters) is RPiGPIOBoard
+
+    def test_rpi_gpio_where_gpiod_has_no_chip(self, two_meters, gpio, put_gpiod):
+        """RPi.GPIO is taken where gpiod finds no chip of the header's."""
+        put_gpiod({"/dev/gpiochip0": "INT33FC:00"})
+        assert self.opened(two_meters) is RPiGPIOBoard
+
+    def test_neither_library(self, two_meters, put_no_gpiod, monkeypatch):
+        """Where neither is there: one line with what to install for each, and --simulate."""
+        put_no_gpiod()
+        forget_gpio()
+        monkeypatch.setitem(sys.modules, "RPi", None)
+        with pytest.raises(BoardError) as error:
+            self.opened(two_meters)
+        text = str(error.value)
+        assert text.startswith("the library gpiod is missing: pip install gpiod, or ")
+        assert_names_the_way_out(text, "; the library RPi.GPIO is missing: ")
+
+    def test_what_is_wrong_with_the_first_is_said_too(self, two_meters, gpio, put_no_gpiod):
+        """Where the second board fails, the line begins with why it was not the first: min_flash_ms needs that."""
+        put_no_gpiod()
+        judging = tuple(dataclasses.replace(meter, min_flash_ms=2.0) for meter in two_meters.meters)
+        with pytest.raises(BoardError) as error:
+            self.opened(dataclasses.replace(two_meters, meters=judging))
+        said = str(error.value).split("; ")
+        assert said[0].startswith("the library gpiod is missing: ")
+        assert said[1] == "min_flash_ms of house: RPi.GPIO does not tell how long a flash is, gpiod does"
 
 
 class TestStandin:
@@ -458,15 +893,14 @@ class TestSimulated:
         start_ns = time.monotonic_ns() - 3600 * NS_PER_S
         loads = {"house": 1000.0, "heat": 500.0}
         board = SimulatedBoard(two_meters, lambda name: constant(loads[name]), start_ns)
-        seen = queue.SimpleQueue()
-        board.watch(seen.put)
-        edges = [seen.get(timeout=PATIENCE_S) for _ in range(1500)]
+        board.watch()
+        edges = taken(board, 1500)[:1500]
         board.close()
         for meter, spacing_ns, pulses in ((0, 3_600_000_000, 1000), (1, 7_200_000_000, 500)):
-            times_ns = [at_ns - start_ns for index, at_ns in edges if index == meter]
+            times_ns = [edge.at_ns - start_ns for edge in edges if edge.meter == meter]
             # A nanosecond or so of rounding, after an hour.
             assert times_ns == pytest.approx([spacing_ns * pulse for pulse in range(1, pulses + 1)], rel=0, abs=10)
-        assert edges == sorted(edges, key=lambda edge: edge[1])
+        assert edges == sorted(edges, key=lambda edge: edge.at_ns)
 
     def test_what_simulate_asks_for(self):
         """--simulate WATTS is that load for every meter; without WATTS each meter has a household of its own."""
@@ -479,7 +913,7 @@ class TestSimulated:
     def test_waiting_for_a_flash_ends_at_once(self, two_meters):
         """A board whose next flash is hours away can be closed: its thread does not sleep that long."""
         board = SimulatedBoard(two_meters, lambda _name: constant(0.1))
-        board.watch(lambda _edge: None)
+        board.watch()
         wait_until(lambda: "simulated meter" in [thread.name for thread in threading.enumerate()])
         board.close()
         assert "simulated meter" not in [thread.name for thread in threading.enumerate()]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from program import Program, wait_until
 
+from powermeter.boards.rpi_gpio import STALL_S, WITNESS_S
 from powermeter.meter import NS_PER_S
 
 STANDIN = Path(__file__).with_name("standin")
@@ -25,6 +26,7 @@ BOUNCES = 3
 
 #: A hold-off of 50 ms for both: far from the spacing of the flashes and from that of the bounce.
 SETTINGS = """
+GPIO_LIBRARY = "RPi.GPIO"
 METERS = {{
     "house": {{"pin": 18, "impulses_per_kwh": 1000, "max_watts": 50400}},
     "heating": {{"pin": 22, "impulses_per_kwh": 800, "max_watts": 63000}},
@@ -234,6 +236,7 @@ def test_daemon(program, pins, influxd, influx_db, librato_server):
 def test_without_a_network(tmp_path, pins, influxd, influx_db):
     """Flashes while InfluxDB is away are kept over a restart, and arrive once it is there."""
     settings = f"""
+GPIO_LIBRARY = "RPi.GPIO"
 METERS = {{{{"house": {{{{"pin": 18, "impulses_per_kwh": 1000, "max_watts": 360000}}}}}}}}
 COMMIT_INTERVAL = 0.2
 WRITERS = {{{{"influxdb": {{{{"type": "influxdb", "host": "127.0.0.1", "port": {{port}}, "database": {influx_db!r},
@@ -261,15 +264,42 @@ WRITERS = {{{{"influxdb": {{{{"type": "influxdb", "host": "127.0.0.1", "port": {
         assert found == wanted
 
 
+def test_a_stalled_program_says_what_it_lost(tmp_path, pins):
+    """Flashes while the program is stopped come at once when it goes on: one counts, and the others are told apart."""
+    settings = 'GPIO_LIBRARY = "RPi.GPIO"; METERS = {"house": {"pin": 18, "impulses_per_kwh": 1000}}'
+    with Program(tmp_path, settings, env=pins.env) as program:
+        popen = program.foreground()
+        pins.flash(HOUSE, bounces=2)
+        wait_until(lambda: house_of(program)["rejected"] == 2)
+        popen.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, popen.pid, os.WSTOPPED)
+        for _ in range(20):
+            pins.flash(HOUSE)
+            threading.Event().wait((WITNESS_S + 2 * STALL_S) / 20)  # the stall's length, not a result
+        popen.send_signal(signal.SIGCONT)
+        wait_until(lambda: house_of(program)["pulses"] == 2)
+        found = wait_until(lambda: (house := house_of(program))["rejected_after_stall"] >= 19 and house)
+        assert (found["pulses"], found["rejected"], found["rejected_after_stall"]) == (2, 2, 19)
+        assert "; 2 edges rejected; 19 rejected after a stall\n" in program.run("--status").stdout
+        popen.send_signal(signal.SIGINT)
+        assert popen.wait(15) == 0
+
+
+def house_of(program):
+    return program.status()["meters"]["house"]
+
+
 def test_the_library_is_missing(tmp_path):
     """Without a library of pins nothing runs that counts nothing: one line says what to install, in both ways."""
+    (tmp_path / "RPi").mkdir()
+    (tmp_path / "RPi" / "__init__.py").write_text("")
+    (tmp_path / "gpiod.py").write_text("raise ImportError")
+    words = ("gpiod", "pip install gpiod", "RPi.GPIO", "pip install rpi-lgpio", "apt install", "--simulate")
     with Program(tmp_path, "", python=sys.executable, env={"PYTHONPATH": str(tmp_path)}) as program:
-        (tmp_path / "RPi").mkdir()
-        (tmp_path / "RPi" / "__init__.py").write_text("")
         for way in ([], ["--nodaemon"]):
             done = program.run(*way)
             assert done.returncode == 1
             said = [line for line in done.stderr.splitlines() if line.startswith("power: ")]
             assert len(said) == 1
-            assert all(word in said[0] for word in ("RPi.GPIO", "pip install rpi-lgpio", "apt install", "--simulate"))
+            assert all(word in said[0] for word in words)
             assert program.run("--status").returncode == 3

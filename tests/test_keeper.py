@@ -17,7 +17,7 @@ from powermeter import keeper
 from powermeter.journal import Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
-from powermeter.meter import NS_PER_S
+from powermeter.meter import NS_PER_S, Edge
 
 # --- When it commits
 
@@ -149,7 +149,7 @@ def test_commit_comes_by_itself(tmp_path):
     """A pulse is committed, and told so, with no further edge and no stop; each of a later interval too."""
     with Recording(tmp_path, 0.05) as recording:
         for number in (1, 2, 3):
-            recording.recorder.put((0, number * NS_PER_S))
+            recording.board.put(Edge(0, number * NS_PER_S))
             seen(recording.commits)
             assert recording.counts() == list(range(1, number + 1))
             assert recording.keeper.uncommitted == []
@@ -159,10 +159,10 @@ def test_commit_comes_by_itself(tmp_path):
 def test_one_commit_an_interval(tmp_path):
     """After a commit the next one waits for the interval: till then pulses are counted and in memory; or for a stop."""
     with Recording(tmp_path, NEVER_S) as recording:
-        recording.recorder.put((0, 1 * NS_PER_S))
+        recording.board.put(Edge(0, 1 * NS_PER_S))
         seen(recording.commits)
         for number in (2, 3):
-            recording.recorder.put((0, number * NS_PER_S))
+            recording.board.put(Edge(0, number * NS_PER_S))
         wait_until(lambda: len(recording.keeper.uncommitted) == 2)
         assert [row.number for row in recording.keeper.uncommitted] == [2, 3]
         assert recording.meter.count == 3
@@ -197,12 +197,12 @@ def test_a_disk_that_hangs_holds_up_neither_counting_nor_lamps(tmp_path):
     """While a commit hangs every pulse is counted, and L1 shows it; all are written when the disk is back."""
     with Recording(tmp_path, 0.05) as recording:
         with hung_disk(recording.path):
-            recording.recorder.put((0, NS_PER_S))
+            recording.board.put(Edge(0, NS_PER_S))
             wait_until(lambda: recording.journal.tries == 1)
             for number in range(2, 12):
-                recording.recorder.put((0, number * NS_PER_S))
-                recording.circuit.wait_for(Lamp.L1, True, times=number)
-                recording.circuit.wait_for(Lamp.L1, False, times=number)
+                recording.board.put(Edge(0, number * NS_PER_S))
+                recording.board.wait_for(Lamp.L1, True, times=number)
+                recording.board.wait_for(Lamp.L1, False, times=number)
                 assert recording.meter.count == number
             assert recording.journal.tries == 1, "the commit did not hang"
             assert recording.counts() == []
@@ -215,25 +215,25 @@ def test_a_disk_that_hangs_holds_up_neither_counting_nor_lamps(tmp_path):
 def test_a_disk_that_hangs_does_not_hold_up_the_recorders_stop(tmp_path):
     """The recorder ends, having taken all edges and made the lamps dark, while a commit hangs."""
     with Recording(tmp_path, NEVER_S) as recording, hung_disk(recording.path):
-        recording.recorder.put((0, NS_PER_S))
+        recording.board.put(Edge(0, NS_PER_S))
         wait_until(lambda: recording.journal.tries == 1)
         for edge in in_a_row(500):
-            recording.recorder.put(edge)
+            recording.board.put(edge)
         recording.recorder.stop()
         wait_until(lambda: not recording.recording.is_alive())
         assert recording.keeping.is_alive()
         assert recording.meter.count == 501
-        assert recording.circuit.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+        assert recording.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
 
 
 def test_a_stop_writes_what_came_during_the_last_commit(tmp_path):
     """What came while the last commit was under way is written too before the keeper ends."""
     with Recording(tmp_path, NEVER_S) as recording:
         with hung_disk(recording.path):
-            recording.recorder.put((0, NS_PER_S))
+            recording.board.put(Edge(0, NS_PER_S))
             wait_until(lambda: recording.journal.tries == 1)
             for edge in in_a_row(500):
-                recording.recorder.put(edge)
+                recording.board.put(edge)
             recording.recorder.stop()
             wait_until(lambda: not recording.recording.is_alive())
             recording.keeper.stop()
@@ -257,7 +257,7 @@ def test_full_disk(tmp_path, caplog):
         wait_until(lambda: recording.journal.tries > tries + 3)
         assert recording.kept() == []
         assert not recording.commits.acquire(blocking=False)
-        recording.recorder.put((0, time.monotonic_ns() + NS_PER_S))
+        recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
         wait_until(lambda: len(recording.keeper.uncommitted) == 1001)
         recording.journal.full = False
         seen(recording.disk_states)

@@ -8,16 +8,16 @@ import threading
 import time
 
 import pytest
+from hand_board import HandBoard
 from program import wait_until
 from test_keeper import hung_disk
-from test_recorder import Circuit
 
-from powermeter import journal, monitor, settings
+from powermeter import journal, monitor, recorder, settings
 from powermeter.delivery import Delivery
 from powermeter.errors import BoardError, JournalError
 from powermeter.journal import Journal
 from powermeter.lamps import Condition, Lamp
-from powermeter.meter import NS_PER_S
+from powermeter.meter import NS_PER_S, Edge
 from powermeter.monitor import Monitor
 
 SETTINGS = """
@@ -31,44 +31,21 @@ CLOCK_WAIT = 0
 SOON = 0.1 / 60
 
 
-class HandBoard(Circuit):
-    """A board whose flashes the test makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.flashed = 0
-        self.closed = False
-        self._edge = None
-        self._start_ns = time.monotonic_ns() - 1000 * NS_PER_S
-
-    def watch(self, edge):
-        self._edge = edge
-
-    def flash(self, count=1, index=0):
-        """Flashes that stand a second apart, the first 1,000 s ago."""
-        for _ in range(count):
-            self._edge((index, self._start_ns + self.flashed * NS_PER_S))
-            self.flashed += 1
-
-    def unwatch(self):
-        self._edge = None
-
-    def close(self):
-        self.unwatch()
-        self.closed = True
-
-
 class Running:
-    """A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager."""
+    """
+    A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager.
 
-    def __init__(self, directory, *, silence_minutes=None, board=None):
+    *meter_settings*: what the meter has besides its pin and its constant.
+    """
+
+    def __init__(self, directory, *, board=None, **meter_settings):
         path = directory / "settings.py"
         self.data_dir = directory / "data"
         path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
         path.chmod(0o600)
         read = settings.read(str(path))
         journal.prepare_dir(read.data_dir)
-        meters = tuple(dataclasses.replace(meter, silence_minutes=silence_minutes) for meter in read.meters)
+        meters = tuple(dataclasses.replace(meter, **meter_settings) for meter in read.meters)
         self.csv = self.data_dir / "power.csv"
         self.board = board or HandBoard()
         self.crashes = threading.Semaphore(0)
@@ -180,6 +157,88 @@ def test_a_silent_meter_blinks_fast(tmp_path):
     assert not running.monitor.crashed
 
 
+def test_a_stuck_input_blinks_fast(tmp_path, monkeypatch):
+    """L2 blinks fast while an input is stuck, and the status says so; both end with its next edge."""
+    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 10)
+    with Running(tmp_path) as running:
+        running.board.lit.add(0)
+        running.wait_for_condition(Condition.INPUT_FAULT)
+        assert house_of(running)["stuck"]
+        assert not house_of(running)["silent"]
+        # Ahead of the clock, so that a busy machine does not let it be stuck again at once.
+        running.board.flashed += 100_000
+        running.board.flash()
+        running.wait_for_condition(Condition.WELL)
+        assert not house_of(running)["stuck"]
+    assert not running.monitor.crashed
+
+
+# --- The status
+
+
+def house_of(running):
+    return running.monitor.status()["meters"]["house"]
+
+
+def test_status_of_the_edges(tmp_path):
+    """The status tells what became of every edge: a pulse, bounce, rejected after a stall, or made up for lost ones."""
+    ms = NS_PER_S // 1000
+    began_ns = time.monotonic_ns() - 100 * NS_PER_S
+    edges = [
+        Edge(0, began_ns),
+        Edge(0, began_ns + ms),
+        Edge(0, began_ns + 2 * ms, late=True),
+        Edge(0, began_ns + 3 * ms, late=True),
+        Edge(0, began_ns + 40 * ms, falling=False),
+        Edge(0, began_ns + 10 * NS_PER_S, lost=6),
+    ]
+    with Running(tmp_path, board=HandBoard(sees_ends=True)) as running:
+        assert house_of(running)["flash_ms"] is None
+        running.board.put_at_once(edges[:5])
+        wait_until(lambda: house_of(running)["flash_ms"] is not None)
+        assert house_of(running)["flash_ms"] == pytest.approx(37)
+        running.board.put_at_once(edges[5:])
+        wait_until(lambda: house_of(running)["pulses"] == 5)
+        found = house_of(running)
+    assert (found["rejected"], found["rejected_after_stall"], found["counted_without_being_seen"]) == (1, 2, 3)
+    assert (found["too_short"], found["flash_ms"]) == (0, None)
+    assert not running.monitor.crashed
+
+
+def test_status_of_power(tmp_path):
+    """The power in the status is said to be a bound where it is one: in a silence longer than the last interval."""
+    now_ns = time.monotonic_ns()
+    with Running(tmp_path) as running:
+        running.board.put(Edge(0, now_ns - 3600 * NS_PER_S))
+        running.board.put(Edge(0, now_ns - 1800 * NS_PER_S))
+        wait_until(lambda: house_of(running)["pulses"] == 2)
+        # At one pulse in half an hour, of which at most a minute of this test is missing: the mean, 2 W.
+        bound = house_of(running)
+        running.board.put(Edge(0, now_ns))
+        wait_until(lambda: house_of(running)["pulses"] == 3)
+        exact = house_of(running)
+    assert bound["watts_is_bound"]
+    assert 1.9 < bound["watts"] < 2
+    assert not exact["watts_is_bound"]
+    assert exact["watts"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("sees_ends", "counts"), [(True, (1, 1)), (False, (2, 0))])
+def test_a_flash_is_judged_where_its_end_is_seen(tmp_path, sees_ends, counts):
+    """min_flash_ms reaches the meter where the board sees ends; where it does not, no flash waits for its end."""
+    ms = NS_PER_S // 1000
+    began_ns = time.monotonic_ns() - 100 * NS_PER_S
+    edges = [(began_ns, 1.9), (began_ns + NS_PER_S, 2.1)]
+    with Running(tmp_path, board=HandBoard(sees_ends=sees_ends), min_flash_ms=2) as running:
+        for at_ns, length_ms in edges:
+            running.board.put(Edge(0, at_ns))
+            if sees_ends:
+                running.board.put(Edge(0, at_ns + round(length_ms * ms), falling=False))
+        wait_until(lambda: house_of(running)["pulses"] == counts[0])
+        assert house_of(running)["too_short"] == counts[1]
+    assert not running.monitor.crashed
+
+
 # --- The threads
 
 
@@ -287,17 +346,17 @@ def test_a_board_that_can_not_be_opened(tmp_path):
 class DeafBoard(HandBoard):
     """A board whose pins can't be watched."""
 
-    def watch(self, edge):
+    def watch(self):
         raise BoardError("no edges")
 
 
 def test_a_board_that_can_not_be_watched(tmp_path):
-    """The same where the pins can be set up but not watched: the board is closed too, and the lamps are dark."""
+    """The same where the pins can be set up but not watched: the board is closed too, and no lamp was ever lit."""
     running = Running(tmp_path, board=DeafBoard())
     with pytest.raises(BoardError, match="no edges"), running:
         pytest.fail("it counts without edges")
     assert running.board.closed
-    assert running.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+    assert [lamp for lamp, lit in running.board.seen if lit] == []
     assert running.threads() == []
     assert running.open_files() == []
     assert not running.monitor.crashed

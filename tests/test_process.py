@@ -53,6 +53,7 @@ BOARD, BCM, IN, OUT, PUD_OFF, FALLING, LOW, HIGH = range(8)
 def setwarnings(on): pass
 def setmode(mode): pass
 def setup(pin, direction, pull_up_down=None, initial=None): pass
+def input(pin): return HIGH
 def add_event_detect(pin, edge, callback=None): pass
 def remove_event_detect(pin): pass
 def output(pin, level): pass
@@ -72,7 +73,7 @@ def with_library(directory, text, **more):
     library.mkdir(parents=True)
     (library / "__init__.py").touch()
     (library / "GPIO.py").write_text(text)
-    return Program(directory, env={"PYTHONPATH": str(library.parent)}, **more)
+    return Program(directory, 'GPIO_LIBRARY = "RPi.GPIO"', env={"PYTHONPATH": str(library.parent)}, **more)
 
 
 def patched(program, before, *args):

@@ -1,18 +1,22 @@
-"""The recorder on its thread, over a real keeper and journal: edges to pulses, silence, and what the lamps show."""
+"""The recorder on its thread, over a real keeper and journal: edges to pulses, faulty inputs, what the lamps show."""
 
 import contextlib
+import itertools
 import logging
 import sqlite3
 import threading
 import time
 
+import pytest
+from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
+from powermeter import lamps, recorder
 from powermeter.journal import Journal
 from powermeter.keeper import Keeper
 from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
-from powermeter.meter import NS_PER_S, Meter, hold_off_ns
-from powermeter.recorder import Recorder, WatchedMeter
+from powermeter.meter import NS_PER_S, Edge, Meter, hold_off_ns
+from powermeter.recorder import BURST, LOST_AGAIN_NS, Recorder, WatchedMeter
 
 #: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
 HOLD_OFF_NS = hold_off_ns(1000, 24000)
@@ -35,32 +39,16 @@ class DiskFullJournal(Journal):
         super().append(rows)
 
 
-class Circuit:
-    """Two lamps that remember, and let a test wait for what they show."""
-
-    def __init__(self):
-        self.seen = []
-        self._changed = threading.Condition()
-
-    def light(self, lamp, lit):
-        with self._changed:
-            self.seen.append((lamp, lit))
-            self._changed.notify_all()
-
-    def wait_for(self, lamp, lit, times=1):
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.seen.count((lamp, lit)) >= times, PATIENCE_S), self.seen
-
-
 class Recording:
     """
     A recorder and a keeper that run over the journal in *directory*, and what they called; a context manager.
 
     *meters*: the names, each with its limit of silence in minutes; *waiting*:
-    edges that are there before it runs; *full*: whether the disk is, at first.
+    edges that are there before it runs; *lit*: the meters whose input is;
+    *full*: whether the disk is, at first.
     """
 
-    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), full=False):
+    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), lit=(), full=False):
         self.path = str(directory / "journal.db")
         self.journal = DiskFullJournal(self.path, full=full)
         watched = []
@@ -68,22 +56,23 @@ class Recording:
             known = self.journal.meter(name, 1000)
             meter = Meter(name, known.constant, HOLD_OFF_NS, known.count)
             watched.append(WatchedMeter(meter, known.key, silence_minutes))
-        #: Released for each commit, change of the disk's state, change of silence; and by which threads.
-        self.commits, self.disk_states, self.silences = (threading.Semaphore(0) for _ in range(3))
-        self.threads = {self.commits: set(), self.disk_states: set(), self.silences: set()}
-        self.circuit = Circuit()
-        self.lamps = Lamps(self.circuit.light)
+        #: Released for each commit, change of the disk's state, change of the inputs' faults; and by which threads.
+        self.commits, self.disk_states, self.faults = (threading.Semaphore(0) for _ in range(3))
+        self.threads = {self.commits: set(), self.disk_states: set(), self.faults: set()}
+        self.board = HandBoard()
+        self.board.lit.update(lit)
+        self.lamps = Lamps(self.board.light)
         self.keeper = Keeper(
             self.journal,
             commit_interval_s,
             on_commit=self._noting(self.commits),
             on_state=self._noting(self.disk_states),
         )
-        self.recorder = Recorder(watched, self.keeper, self.lamps, on_state=self._noting(self.silences))
+        self.recorder = Recorder(watched, self.board, self.keeper, self.lamps, on_state=self._noting(self.faults))
         self.recording = threading.Thread(target=self.recorder.run)
         self.keeping = threading.Thread(target=self.keeper.run)
         for edge in waiting:
-            self.recorder.put(edge)
+            self.board.put(edge)
 
     def _noting(self, called):
         def note():
@@ -116,6 +105,7 @@ class Recording:
             assert not thread.is_alive()
 
     def __enter__(self):
+        self.board.watch()
         self.recording.start()
         self.keeping.start()
         return self
@@ -123,6 +113,7 @@ class Recording:
     def __exit__(self, kind, error, trace):
         self.stop()
         self.recorder.close()
+        self.board.close()
         self.journal.close()
 
 
@@ -135,12 +126,12 @@ def seen(called, times=1):
 def in_a_row(count, index=0, spacing_ns=NS_PER_S):
     """Edges that came one after another until now."""
     now_ns = time.monotonic_ns()
-    return [(index, now_ns - (count - n) * spacing_ns) for n in range(1, count + 1)]
+    return [Edge(index, now_ns - (count - n) * spacing_ns) for n in range(1, count + 1)]
 
 
 def test_first_pulse_has_no_interval(tmp_path):
     """The first pulse after a start has no interval, the others the exact one; the count goes on after a restart."""
-    edges = [(0, at_ns) for at_ns in (5_000_000_001, 6_000_000_002, 9_000_000_004)]
+    edges = [Edge(0, at_ns) for at_ns in (5_000_000_001, 6_000_000_002, 9_000_000_004)]
     for _ in range(2):
         with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
             pass
@@ -158,7 +149,7 @@ def test_time_is_the_edges_own(tmp_path):
     """A pulse's time is the wall clock's at its edge, not when it was taken."""
     late_ns = 3600 * NS_PER_S
     before_ns = time.time_ns()
-    edge = (0, time.monotonic_ns() - late_ns)
+    edge = Edge(0, time.monotonic_ns() - late_ns)
     after_ns = time.time_ns()
     with Recording(tmp_path, NEVER_S, waiting=[edge]) as recording:
         pass
@@ -171,7 +162,7 @@ def test_bounce_is_rejected_and_counted(tmp_path):
     """Edges within the hold-off are counted as rejected and make no pulse; one at its end does."""
     ms = NS_PER_S // 1000
     flash = [0, 1, 2 * ms, HOLD_OFF_NS - 1]
-    edges = [(0, NS_PER_S + at_ns) for at_ns in [*flash, HOLD_OFF_NS, *(HOLD_OFF_NS + n for n in flash[1:])]]
+    edges = [Edge(0, NS_PER_S + at_ns) for at_ns in [*flash, HOLD_OFF_NS, *(HOLD_OFF_NS + n for n in flash[1:])]]
     with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
         pass
     assert [(count, interval) for count, _, interval in recording.kept()] == [(1, None), (2, HOLD_OFF_NS)]
@@ -182,26 +173,37 @@ def test_bounce_is_rejected_and_counted(tmp_path):
 def test_bounce_alone_wakes_nobody(tmp_path):
     """Rejected edges make no flash of L1 and no commit."""
     with Recording(tmp_path, 0.05) as recording:
-        recording.recorder.put((0, NS_PER_S))
+        recording.board.put(Edge(0, NS_PER_S))
         seen(recording.commits)
-        recording.circuit.wait_for(Lamp.L1, True)
-        recording.circuit.wait_for(Lamp.L1, False)
+        recording.board.wait_for(Lamp.L1, True)
+        recording.board.wait_for(Lamp.L1, False)
         for at_ns in range(1, 21):
-            recording.recorder.put((0, NS_PER_S + at_ns))
+            recording.board.put(Edge(0, NS_PER_S + at_ns))
         wait_until(lambda: recording.meter.rejected == 20)
         recording.stop()
         assert not recording.commits.acquire(blocking=False)
-        assert recording.circuit.seen.count((Lamp.L1, True)) == 1
+        assert recording.board.seen.count((Lamp.L1, True)) == 1
 
 
 def test_stop_drains(tmp_path):
     """A stop takes every edge that was put before it, and commits; those after it are not taken."""
     with Recording(tmp_path, NEVER_S) as recording:
         for edge in in_a_row(500):
-            recording.recorder.put(edge)
+            recording.board.put(edge)
         recording.stop()
-        recording.recorder.put((0, time.monotonic_ns() + NS_PER_S))
+        recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
     assert [count for count, _, _ in recording.kept()] == list(range(1, 501))
+    assert recording.keeper.uncommitted == []
+
+
+def test_stop_takes_what_the_board_still_has(tmp_path):
+    """Edges that the board gives only once it is not watched any more are taken too: its end comes before the last."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(3)) as recording:
+        wait_until(lambda: recording.meter.count == 3)
+        recording.board.left = [Edge(0, time.monotonic_ns() + turn * NS_PER_S) for turn in range(1, 501)]
+        recording.stop()
+        assert not recording.board.watched
+    assert recording.counts() == list(range(1, 504))
     assert recording.keeper.uncommitted == []
 
 
@@ -219,7 +221,7 @@ def test_stall(tmp_path):
     at_ns, edges = time.monotonic_ns() - sum(spacings), []
     for spacing_ns in spacings:
         at_ns += spacing_ns
-        edges.append((0, at_ns))
+        edges.append(Edge(0, at_ns))
     with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
         pass
     kept = recording.kept()
@@ -237,7 +239,7 @@ def test_edges_from_several_threads(tmp_path):
         def put(index):
             together.wait()
             for edge in in_a_row(400 + index, index):
-                recording.recorder.put(edge)
+                recording.board.put(edge)
 
         threads = [threading.Thread(target=put, args=(index,)) for index in range(len(names))]
         for thread in threads:
@@ -248,6 +250,69 @@ def test_edges_from_several_threads(tmp_path):
         kept = recording.kept(name)
         assert [count for count, _, _ in kept] == list(range(1, 401 + index))
         assert [interval for _, _, interval in kept] == [None] + [NS_PER_S] * (399 + index)
+
+
+def test_every_pulse_of_an_edge_is_kept(tmp_path):
+    """Where one edge tells of several pulses each gets a row: those made up without an interval, evenly spaced."""
+    flash = [Edge(0, 10 * NS_PER_S), Edge(0, 10 * NS_PER_S + 1, falling=False)]
+    with Recording(tmp_path, 0.05, waiting=flash) as recording:
+        seen(recording.commits)
+        recording.board.put(Edge(0, 18 * NS_PER_S, falling=False, lost=5))
+        # That edge alone has the pulses committed and shown.
+        seen(recording.commits)
+        recording.board.wait_for(Lamp.L1, True, times=2)
+        assert recording.meter.made_up == 3
+        recording.board.put(Edge(0, 20 * NS_PER_S))
+        recording.board.put(Edge(0, 23 * NS_PER_S))
+    kept = recording.kept()
+    assert [(count, interval) for count, _, interval in kept] == [
+        (1, None),
+        (2, None),
+        (3, None),
+        (4, None),
+        (5, None),
+        (6, 3 * NS_PER_S),
+    ]
+    # Evenly but for the wall clock, which each take() reads anew.
+    spacings_s = [(after - before) / NS_PER_S for (_, before, _), (_, after, _) in itertools.pairwise(kept)]
+    assert spacings_s == pytest.approx([2, 2, 2, 4, 3], abs=0.5)
+
+
+def test_lost_edges_before_the_first_pulse(tmp_path):
+    """What was lost before the first pulse since the start counts too: the meter knows since when it is watched."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        recording.board.put(Edge(0, time.monotonic_ns() + 10 * NS_PER_S, lost=4))
+        wait_until(lambda: recording.meter.count)
+        assert (recording.meter.count, recording.meter.made_up) == (3, 2)
+    assert recording.counts() == [1, 2, 3]
+
+
+def lost_after(*seconds):
+    """Edges, each with 2 lost before it, at these times."""
+    return [Edge(0, at_s * NS_PER_S, lost=2) for at_s in seconds]
+
+
+def test_lost_edges_are_said_once(tmp_path, caplog):
+    """Lost edges are said when they begin, with how many, and not again before none were lost for a minute."""
+    quiet_s = LOST_AGAIN_NS // NS_PER_S
+    assert quiet_s == 60
+    first, again = lost_after(100, 101, 130, 190, 250), lost_after(250 + quiet_s + 1, 250 + quiet_s + 2)
+    with Recording(tmp_path, NEVER_S, waiting=[Edge(0, NS_PER_S), *first, *again]) as recording:
+        pass
+    words = "edges came faster than they could be taken and were lost, what flashes they can have been is counted"
+    assert [message for message in caplog.messages if "lost" in message] == [
+        f"house: 2 {words} without power: 1 so far",
+        f"house: 2 {words} without power: 6 so far",
+    ]
+    assert recording.meter.made_up == 7
+
+
+def test_lost_edges_of_one_meter(tmp_path, caplog):
+    """Lost edges of one meter do not keep those of another from being said."""
+    edges = [Edge(0, 5 * NS_PER_S, lost=2), Edge(1, 6 * NS_PER_S, lost=2)]
+    with Recording(tmp_path, NEVER_S, meters={"house": None, "heat": None}, waiting=edges):
+        pass
+    assert [message.split(":")[0] for message in caplog.messages] == ["house", "heat"]
 
 
 # --- Silence
@@ -261,14 +326,14 @@ def test_silence(tmp_path, caplog):
     """A meter without a flash for longer than it may be is silent, said once; the next flash ends that, said too."""
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}) as recording:
-        seen(recording.silences)
-        assert recording.recorder.silent
+        seen(recording.faults)
+        assert recording.recorder.faulty
         # Ahead of the clock, so that a busy machine does not let it be silent again at once.
-        recording.recorder.put((0, time.monotonic_ns() + NEVER_S * NS_PER_S))
-        seen(recording.silences)
-        assert not recording.recorder.silent
-    assert not recording.silences.acquire(blocking=False)
-    assert recording.threads[recording.silences] == {recording.recording}
+        recording.board.put(Edge(0, time.monotonic_ns() + NEVER_S * NS_PER_S))
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+    assert not recording.faults.acquire(blocking=False)
+    assert recording.threads[recording.faults] == {recording.recording}
     assert [record.getMessage() for record in caplog.records] == [
         "house: no flash for 0.00166667 minutes",
         "house: flashes again",
@@ -279,24 +344,110 @@ def test_silence_after_a_flash(tmp_path):
     """A meter that has flashed gets silent too, with no edge that would wake the recorder."""
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}, waiting=in_a_row(1)) as recording:
         seen(recording.commits)
-        seen(recording.silences)
-        assert recording.recorder.silent
+        seen(recording.faults)
+        assert recording.recorder.faulty
+        assert recording.recorder.meters[0].silent
 
 
 def test_no_limit_of_silence(tmp_path):
     """A meter without a limit is never silent, whatever the time since its last flash."""
-    with Recording(tmp_path, 0.02, waiting=[(0, time.monotonic_ns() - 10**6 * NS_PER_S)]) as recording:
+    with Recording(tmp_path, 0.02, waiting=[Edge(0, time.monotonic_ns() - 10**6 * NS_PER_S)]) as recording:
         seen(recording.commits)
-        assert not recording.recorder.silent
-    assert not recording.silences.acquire(blocking=False)
+        assert not recording.recorder.faulty
+    assert not recording.faults.acquire(blocking=False)
 
 
 def test_silence_of_one_meter(tmp_path):
     """One silent meter of three makes the input silent, whatever the others do and may."""
     with Recording(tmp_path, NEVER_S, meters={"house": 60, "pump": SOON, "car": None}) as recording:
-        seen(recording.silences)
+        seen(recording.faults)
         assert [watched.silent for watched in recording.recorder.meters] == [False, True, False]
-        assert recording.recorder.silent
+        assert recording.recorder.faulty
+
+
+# --- An input that stays lit
+
+
+@pytest.fixture
+def soon_stuck(monkeypatch):
+    """An input that stays lit is stuck after a twentieth of a second, not ten minutes."""
+    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 20)
+
+
+def test_stuck(tmp_path, caplog, soon_stuck):
+    """An input that is lit for too long with no edge is a fault, said once; the next edge ends that, said too."""
+    caplog.set_level(logging.INFO)
+    with Recording(tmp_path, NEVER_S, lit=[0]) as recording:
+        seen(recording.faults)
+        assert recording.recorder.faulty
+        assert recording.recorder.meters[0].stuck
+        assert not recording.recorder.meters[0].silent
+        looks = recording.board.looks[0]
+        wait_until(lambda: recording.board.looks[0] >= looks + 3)
+        assert not recording.faults.acquire(blocking=False)
+        # Ahead of the clock, so that a busy machine does not let it be stuck again at once. It is lit as before.
+        recording.board.put(Edge(0, time.monotonic_ns() + NEVER_S * NS_PER_S, falling=False))
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+        assert not recording.recorder.meters[0].stuck
+    assert not recording.faults.acquire(blocking=False)
+    assert recording.threads[recording.faults] == {recording.recording}
+    assert caplog.messages == ["house: lit for 0.000833333 minutes without a flash", "house: lit no more"]
+
+
+def test_stuck_ends_at_once(tmp_path, soon_stuck):
+    """The edge that ends it has the input judged, whenever that would have been due."""
+    with Recording(tmp_path, NEVER_S, lit=[0]) as recording:
+        seen(recording.faults)
+        recording.recorder._judge_at_ns = time.monotonic_ns() + NEVER_S * NS_PER_S
+        recording.board.put(Edge(0, time.monotonic_ns() + NEVER_S * NS_PER_S))
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+
+
+def test_stuck_after_a_flash(tmp_path, soon_stuck):
+    """A meter that has flashed can be stuck too, with no edge that would wake the recorder."""
+    with Recording(tmp_path, NEVER_S, waiting=in_a_row(1), lit=[0]) as recording:
+        seen(recording.commits)
+        seen(recording.faults)
+        assert recording.recorder.meters[0].stuck
+
+
+def test_stuck_ends_in_the_dark(tmp_path, soon_stuck):
+    """An input that gets dark is stuck no more, also by a board that tells no rising edge."""
+    with Recording(tmp_path, NEVER_S, lit=[0]) as recording:
+        seen(recording.faults)
+        recording.board.lit.clear()
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+
+
+def test_a_dark_input_is_never_stuck(tmp_path, caplog, soon_stuck):
+    """Whatever the time without an edge, an input that is dark is no fault: that is a meter without a load."""
+    with Recording(tmp_path, NEVER_S, waiting=[Edge(0, NS_PER_S)]) as recording:
+        wait_until(lambda: recording.board.looks.get(0, 0) >= 3)
+        assert not recording.recorder.faulty
+    assert not recording.faults.acquire(blocking=False)
+    assert caplog.messages == []
+
+
+def test_one_stuck_input(tmp_path, soon_stuck):
+    """One stuck input of three is a fault, and the others are none."""
+    with Recording(tmp_path, NEVER_S, meters={"house": None, "pump": 60, "car": None}, lit=[1]) as recording:
+        seen(recording.faults)
+        assert [watched.stuck for watched in recording.recorder.meters] == [False, True, False]
+        assert recording.recorder.faulty
+
+
+def test_silent_and_stuck(tmp_path, soon_stuck):
+    """An input that is silent and stuck is one fault: it ends when both have ended, which one edge does."""
+    with Recording(tmp_path, NEVER_S, meters={"house": SOON}, lit=[0]) as recording:
+        wait_until(lambda: recording.recorder.meters[0].silent and recording.recorder.meters[0].stuck)
+        seen(recording.faults)
+        assert not recording.faults.acquire(blocking=False)
+        recording.board.put(Edge(0, time.monotonic_ns() + NEVER_S * NS_PER_S))
+        seen(recording.faults)
+        assert not recording.recorder.faulty
 
 
 # --- The lamps, stepped by the recorder, with the real clock
@@ -307,20 +458,20 @@ def test_l1_shows_each_of_pulses_apart(tmp_path):
     with Recording(tmp_path, NEVER_S) as recording:
         for turn in range(1, 11):
             # At once when it is dark: just while the recorder decides how long to wait.
-            recording.recorder.put((0, turn * NS_PER_S))
-            recording.circuit.wait_for(Lamp.L1, True, times=turn)
-            recording.circuit.wait_for(Lamp.L1, False, times=turn)
-        recording.circuit.wait_for(Lamp.L2, True)
-    assert recording.circuit.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
+            recording.board.put(Edge(0, turn * NS_PER_S))
+            recording.board.wait_for(Lamp.L1, True, times=turn)
+            recording.board.wait_for(Lamp.L1, False, times=turn)
+        recording.board.wait_for(Lamp.L2, True)
+    assert recording.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
 
 
 def test_a_look_shows_the_condition_with_no_edge(tmp_path):
     """A condition that another thread tells is shown when it has the lamps looked at, and L2 blinks on."""
     with Recording(tmp_path, NEVER_S) as recording:
-        recording.circuit.wait_for(Lamp.L2, True)
+        recording.board.wait_for(Lamp.L2, True)
         recording.lamps.show(Condition.INPUT_FAULT)
         recording.recorder.look()
-        recording.circuit.wait_for(Lamp.L2, False, times=3)
+        recording.board.wait_for(Lamp.L2, False, times=3)
 
 
 def test_a_train_of_edges_is_taken_in_groups(tmp_path):
@@ -331,7 +482,7 @@ def test_a_train_of_edges_is_taken_in_groups(tmp_path):
         never, start_s = threading.Event(), time.monotonic()
         for number in range(1000):
             never.wait(start_s + number / 1000 - time.monotonic())  # the rhythm, not a result
-            recording.recorder.put((0, number * NS_PER_S))
+            recording.board.put(Edge(0, number * NS_PER_S))
         wait_until(lambda: recording.meter.count == 1000)
         took_s = steps[-1] - start_s
         # At most two wake-ups a phase of L1, whatever the machine does.
@@ -340,11 +491,24 @@ def test_a_train_of_edges_is_taken_in_groups(tmp_path):
     assert recording.counts() == list(range(1, 1001))
 
 
+def test_a_burst_is_taken_while_l1_is_lit(tmp_path, monkeypatch):
+    """After a burst the next edges are taken at once, whatever L1 shows: the kernel keeps no more than some."""
+    monkeypatch.setattr(lamps, "FLASH_S", PATIENCE_S / 2)
+    with Recording(tmp_path, NEVER_S) as recording:
+        for burst in range(1, 4):
+            recording.board.put_at_once(
+                Edge(0, number * NS_PER_S) for number in range(burst * (BURST + 1), (burst + 1) * (BURST + 1))
+            )
+            wait_until(lambda burst=burst: recording.meter.count == burst * (BURST + 1))
+        assert recording.board.seen.count((Lamp.L1, True)) == 1
+        assert (Lamp.L1, False) not in recording.board.seen
+
+
 def test_a_limit_of_silence_of_months(tmp_path):
     """The longest silence that the settings allow, some 69 days, is waited for; poll() alone would refuse it."""
     with Recording(tmp_path, 1, meters={"house": 100_000}) as recording:
-        recording.circuit.wait_for(Lamp.L2, True)
-        recording.recorder.put((0, NS_PER_S))
+        recording.board.wait_for(Lamp.L2, True)
+        recording.board.put(Edge(0, NS_PER_S))
         wait_until(lambda: recording.meter.count == 1)
     assert recording.recording.ident is not None
     assert recording.counts() == [1]

@@ -163,9 +163,9 @@ def test_a_file_with_everything_set(read, tmp_path):
 import os                                    # a module, and names of one's own in lower case, are no settings
 host = "10.0.0.7"
 _UNUSED = 1
-GPIO_LIBRARY, GPIO_CHIP, PIN_NUMBERING, L1_PIN, L2_PIN = "RPi.GPIO", "/dev/gpiochip4", "BCM", None, 5
+GPIO_LIBRARY, GPIO_CHIP, PIN_NUMBERING, L1_PIN, L2_PIN = "gpiod", "/dev/gpiochip4", "BCM", None, 5
 METERS = {{
-    "house": {{"pin": 24, "impulses_per_kwh": 800.0, "silence_minutes": 90, "max_watts": 11e3}},
+    "house": {{"pin": 24, "impulses_per_kwh": 800.0, "min_flash_ms": 2.5, "silence_minutes": 90, "max_watts": 11e3}},
     "heat-pump_2": {{"pin": 25, "impulses_per_kwh": 3200}},
 }}
 DATA_DIR = "/srv/power"
@@ -178,11 +178,15 @@ WRITERS = {{
     "lib": {{{LIBRATO}, "tags": {{"Home": "Yes"}}, "period": 300, "source": "attic"}},
 }}
 """)
-    assert (found.gpio_library, found.gpio_chip, found.pin_numbering) == ("RPi.GPIO", "/dev/gpiochip4", "BCM")
-    assert [(m.name, m.pin, m.impulses_per_kwh, m.silence_minutes, m.max_watts) for m in found.meters] == [
-        ("house", 24, 800.0, 90, 11e3),
-        ("heat-pump_2", 25, 3200, None, 24000),
-    ]
+    assert (found.gpio_library, found.gpio_chip, found.pin_numbering) == ("gpiod", "/dev/gpiochip4", "BCM")
+    assert found.meters == (
+        settings.MeterSettings(
+            name="house", pin=24, impulses_per_kwh=800.0, min_flash_ms=2.5, silence_minutes=90, max_watts=11e3
+        ),
+        settings.MeterSettings(
+            name="heat-pump_2", pin=25, impulses_per_kwh=3200, min_flash_ms=None, silence_minutes=None, max_watts=24000
+        ),
+    )
     assert (found.l1_pin, found.l2_pin) == (None, 5)
     assert (found.data_dir, found.log_file) == ("/srv/power", "/srv/power/log/power.log")
     assert (found.commit_interval_s, found.clock_wait_s, found.keep_days) == (0.5, 0, 30)
@@ -195,13 +199,25 @@ WRITERS = {{
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize("library", ["auto", "gpiod", "RPi.GPIO"])
+def test_every_library_of_pins_may_be_chosen(read, library):
+    """GPIO_LIBRARY is each of the three words."""
+    assert read(f"GPIO_LIBRARY = {library!r}").gpio_library == library
+
+
+@pytest.mark.parametrize("library", ["auto", "gpiod"])
+def test_a_shortest_flash_may_be_asked_for(read, library):
+    """min_flash_ms is taken beside gpiod, and beside "auto", where which board there is shows later."""
+    found = read(f"GPIO_LIBRARY = {library!r}; " + meter('"min_flash_ms": 2'))
+    assert [m.min_flash_ms for m in found.meters] == [2]
+
+
 # --- Mistakes
 
 LIBRATO_NAME = "1 to 255 characters of A-Z a-z 0-9 . : - _"
 HEADER = "3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40"
 PIN = "a whole number from 0 to 40"
-NO_GPIOD = "this version has no board for gpiod yet"
-NO_BOARD = "this version has no board yet"
+NO_LENGTH = 'RPi.GPIO does not tell how long a flash is, GPIO_LIBRARY = "gpiod" does'
 TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
 HOST = 'a host name or address alone, such as "192.168.1.5"'
@@ -249,11 +265,10 @@ WRONG = [
     # words
     ("GPIO_LIBRARY = 'lgpio'", ['GPIO_LIBRARY: found \'lgpio\', allowed: "auto" or "gpiod" or "RPi.GPIO"']),
     ("PIN_NUMBERING = 'bcm'", ['PIN_NUMBERING: found \'bcm\', allowed: "BOARD" or "BCM"']),
-    # what only a later version can do
-    ("GPIO_LIBRARY = 'gpiod'", [f'GPIO_LIBRARY: found "gpiod", allowed: "auto" or "RPi.GPIO": {NO_GPIOD}']),
+    # what only gpiod can do
     (
-        meter('"min_flash_ms": 2'),
-        [f'METERS["house"]["min_flash_ms"]: found 2, allowed: None: it needs gpiod, for which {NO_BOARD}'],
+        "GPIO_LIBRARY = 'RPi.GPIO'; " + meter('"min_flash_ms": 2'),
+        [f'METERS["house"]["min_flash_ms"]: found 2, allowed: None: {NO_LENGTH}'],
     ),
     # names
     ("COMIT_INTERVAL = 5", ["COMIT_INTERVAL: unknown, did you mean COMMIT_INTERVAL?"]),

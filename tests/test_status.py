@@ -13,12 +13,18 @@ from powermeter.monitor import Monitor
 
 METER = {
     "watts": 1234.5,
+    "watts_is_bound": False,
     "pulses_today": 12345,
     "kwh_today": 12.345,
     "pulses": 54321,
     "register_kwh": 98765.4321,
     "rejected": 1017,
+    "rejected_after_stall": 0,
+    "too_short": 0,
+    "counted_without_being_seen": 0,
+    "flash_ms": None,
     "silent": False,
+    "stuck": False,
 }
 WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0}
 WELL = {
@@ -128,6 +134,62 @@ def test_a_silent_meter_is_asked_about():
     assert line_of(text, "meter house").endswith("; no flashes: is the sensor in its place?")
     assert line_of(text, "meter heat").endswith("edges rejected")
     assert status.line(two) == "house 1,234 W, today 12.345 kWh, no flashes | heat 1,234 W, today 12.345 kWh | file ok"
+
+
+def test_a_stuck_led_is_asked_about():
+    """A meter whose input stays lit is named with what that can be; the other meters are not."""
+    two = made(meters={"house": {"stuck": True}, "heat": {}})
+    text = status.text(two)
+    assert line_of(text, "meter house").endswith("; the LED is stuck on, or other light falls on the sensor")
+    assert line_of(text, "meter heat").endswith("edges rejected")
+    assert status.line(two) == (
+        "house 1,234 W, today 12.345 kWh, the LED is stuck on | heat 1,234 W, today 12.345 kWh | file ok"
+    )
+
+
+def test_a_meter_that_is_silent_and_stuck():
+    """A meter that is both says both."""
+    both = made(meters={"house": {"silent": True, "stuck": True}})
+    assert line_of(status.text(both), "meter house").endswith(
+        "; no flashes: is the sensor in its place?; the LED is stuck on, or other light falls on the sensor"
+    )
+    assert "today 12.345 kWh, no flashes, the LED is stuck on |" in status.line(both)
+
+
+def test_a_bound_is_no_power():
+    """Power that the silence alone tells of is "at most" so much, in both texts; a measured one never is."""
+    bound = made(meters={"house": {"watts": 1234.5, "watts_is_bound": True}})
+    assert line_of(status.text(bound), "meter house").startswith("meter house: at most 1,234 W; today ")
+    assert status.line(bound).startswith("at most 1,234 W, today ")
+    assert "at most" not in status.text(WELL) + status.line(WELL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rejected_after_stall": 1234}, "; 1,234 rejected after a stall"),
+        ({"too_short": 1234}, "; 1,234 flashes too short"),
+        ({"counted_without_being_seen": 1234}, "; 1,234 flashes counted without being seen"),
+        ({"flash_ms": 2.5004}, "; last flash 2.5 ms"),
+        ({"flash_ms": 0.01234}, "; last flash 0.0123 ms"),
+        (
+            {"rejected_after_stall": 2, "too_short": 3, "counted_without_being_seen": 4, "flash_ms": 50.0},
+            "; 2 rejected after a stall; 3 flashes too short; 4 flashes counted without being seen; last flash 50 ms",
+        ),
+    ],
+)
+def test_what_an_input_does_is_told(changes, said):
+    """What became of the edges, and how long the last flash was, are on the meter's line where there is such."""
+    assert line_of(status.text(made(meters={"house": changes})), "meter house").endswith(f"1,017 edges rejected{said}")
+    assert line_of(status.text(WELL), "meter house").endswith("1,017 edges rejected")
+
+
+@pytest.mark.parametrize(("flash_ms", "said"), [(999.6, "1,000 ms"), (12_345.6, "12,346 ms")])
+def test_a_long_flash_is_told_in_plain_digits(flash_ms, said):
+    """The length of a flash of a second and more, as of a meter with little load, is said without an exponent."""
+    assert line_of(status.text(made(meters={"house": {"flash_ms": flash_ms}})), "meter house").endswith(
+        f"; last flash {said}"
+    )
 
 
 def test_a_failing_journal_has_a_line():

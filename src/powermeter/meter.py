@@ -159,12 +159,14 @@ class Meter:
     too_short: int = 0
     made_up: int = 0
     #: Of the flash under way, or the last one: when it began; since when it is lit, None in the dark; since when it
-    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came.
+    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came; and
+    #: the edge behind the last lost ones.
     _began_ns: int = 0
     _lit_ns: int | None = None
     _dark_ns: int | None = None
     _waits: bool = False
     _placed: bool = True
+    _lost_ns: int | None = None
 
     def take(self, edge: Edge) -> Sequence[Counted]:
         """
@@ -223,26 +225,38 @@ class Meter:
         No more than fit into it at the limit of the main fuse, so that a burst
         of noise makes no energy.
         """
-        from_ns = self.last_ns if self.last_ns is not None else self.watched_ns
-        falling = (edge.lost + (self._lit_ns is None)) // 2  # edges fall and rise by turns
-        self._lit_ns = self._dark_ns = None
+        from_ns = self._known_ns()
+        # Edges fall and rise by turns; and a flash that waited to have shone long enough is not seen to end.
+        falling = (edge.lost + (self._lit_ns is None)) // 2 + self._waits
+        self._lit_ns = self._dark_ns = self.flash_ns = None
+        self._waits = False
+        self._lost_ns = edge.at_ns
         if from_ns is None:
             return ()
         gap_ns = edge.at_ns - from_ns
-        flashes = max(0, min(falling, int(gap_ns * HOLD_OFF / self.hold_off_ns) - 1))
-        if not flashes:
+        # A falling edge may be a flash itself, and needs its own time.
+        if not falling or gap_ns < (1 + edge.falling) * self.hold_off_ns:
             return ()
-        self.made_up += flashes
-        made_up = []
-        for turn in range(1, flashes + 1):
-            self._placed = False
-            made_up.append(self._count(from_ns + turn * gap_ns // (flashes + 1)))
+        # From here on it is not known when the last flash was.
         self._placed = False
-        return made_up
+        # What is added is less than a clock's jitter.
+        room = int(gap_ns * HOLD_OFF / self.hold_off_ns + 1e-6) - edge.falling
+        flashes = max(0, min(falling, room))
+        self.made_up += flashes
+        places = (from_ns + turn * gap_ns // (flashes + 1) for turn in range(1, flashes + 1))
+        return [self._count(at_ns, placed=False) for at_ns in places]
 
-    def _count(self, at_ns: int) -> Counted:
-        self.interval_ns = at_ns - self.last_ns if self.last_ns is not None and self._placed else None
-        self._placed = True
+    def _known_ns(self) -> int | None:
+        """The time since which no flash came, None if not known: of the last pulse, of a loss, or of the beginning."""
+        if not self._placed:
+            return self._lost_ns
+        return self.last_ns if self.last_ns is not None else self.watched_ns
+
+    def _count(self, at_ns: int, *, placed: bool = True) -> Counted:
+        self.interval_ns = None
+        if self.last_ns is not None and self._placed and placed:
+            self.interval_ns = at_ns - self.last_ns
+        self._placed = placed
         self.last_ns = at_ns
         self.count += 1
         return Counted(self.count, at_ns, self.interval_ns)
@@ -260,7 +274,7 @@ class Meter:
         silence since the last one allows, or a load switched off would be
         shown for ever. Such a bound is no measurement and is never stored.
         """
-        since_ns = self.last_ns if self.last_ns is not None else self.watched_ns
+        since_ns = self._known_ns()
         if since_ns is None:
             return None, False
         known_ns = self.interval_ns or self.hold_off_ns / HOLD_OFF

@@ -62,7 +62,8 @@ def _input(meter: Status) -> str:
         if meter[key]
     ]
     if meter["flash_ms"] is not None:
-        said.append(f"last flash {meter['flash_ms']:.3g} ms")
+        length = meter["flash_ms"]
+        said.append(f"last flash {length:,.0f} ms" if length >= 100 else f"last flash {length:.3g} ms")
     if meter["silent"]:
         said.append("no flashes: is the sensor in its place?")
     if meter["stuck"]:

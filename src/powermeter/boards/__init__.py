@@ -117,4 +117,5 @@ def open_board(settings: Settings) -> Board:
             raise BoardError("; ".join([*missing, str(error)])) from error
         else:
             return board
-    raise BoardError(f"{'; '.join(missing)}; without a Raspberry Pi: --simulate")
+    way_out = "" if "--simulate" in missing[-1] else "; without a Raspberry Pi: --simulate"
+    raise BoardError("; ".join(missing) + way_out)

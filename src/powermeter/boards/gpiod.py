@@ -187,10 +187,10 @@ def _opened(gpiod: ModuleType, path: str) -> Any:
 def _imported() -> ModuleType:
     try:
         gpiod = importlib.import_module("gpiod")
-        importlib.import_module("gpiod.line")
     except ImportError as error:
         raise NoBoardError(f"the library gpiod is missing: {INSTALL}") from error
     # Debian 12's python3-libgpiod is of version 1, whose interface is another.
     if not hasattr(gpiod, "LineSettings"):
         raise NoBoardError(f"the library gpiod is too old, 2.1 is needed: {INSTALL}")
+    importlib.import_module("gpiod.line")
     return gpiod

@@ -33,7 +33,8 @@ INSTALL = (
 #: where this much time, in s, lies between.
 SETTLE_S = 0.1
 
-#: How often a stall is looked for, in s, and how late that look must be to tell of one.
+#: How often a stall is looked for, in s, and how late that look must be to tell of one: one longer than both together
+#: is always found, a shorter one only if the look was due while it lasted.
 WITNESS_S = 2.0
 STALL_S = 0.2
 
@@ -171,7 +172,10 @@ def _imported() -> ModuleType:
     try:
         with tempfile.TemporaryDirectory(prefix="power.") as directory:
             os.environ["LG_WD"] = directory
-            return importlib.import_module("RPi.GPIO")
+            try:
+                return importlib.import_module("RPi.GPIO")
+            finally:
+                del os.environ["LG_WD"]
     except ImportError as error:
         raise NoBoardError(f"the library RPi.GPIO is missing: {INSTALL}") from error
     except Exception as error:
