@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import os
 import re
 import sys
 from pathlib import Path
@@ -150,14 +151,17 @@ def test_steady_load(run, watts, impulses_per_kwh, pulses):
         assert float(energy_wh) == 1000 / impulses_per_kwh
 
 
-#: In CI a part of them.
-STARTS = 25
+#: Fresh starts of each board; POWER_STARTS=200 is the proof that rpi-lgpio's 2 deaf ones of 100 are cured.
+STARTS = int(os.environ.get("POWER_STARTS", "20"))
 
 
 @pytest.mark.parametrize("library", BOTH)
 def test_no_start_is_deaf(run, library):
     """Fresh starts all see the first flash, and leave no file of the library's behind."""
-    assert program(run, "start_again", starts=STARTS, library=library) == {"seen": STARTS, "left": []}
+    assert program(run, "start_again", timeout=60 + 10 * STARTS, starts=STARTS, library=library) == {
+        "seen": STARTS,
+        "left": [],
+    }
 
 
 def traces():
