@@ -1,5 +1,6 @@
 """A simulated household's day through the whole program, from the queue of edges on the same code as on a Pi."""
 
+import contextlib
 import itertools
 import time
 
@@ -47,13 +48,10 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     read = settings.read(str(path))
     # The day begins a day ago: its flashes come at once, each with its own time.
     start_ns = time.monotonic_ns() - DAY_NS
-    boards = []
+    board = SimulatedBoard(read, lambda meter: household(0, seed=meter), start_ns)
+    board.watch()
 
-    def open_board(read):
-        boards.append(SimulatedBoard(read, lambda meter: household(0, seed=meter), start_ns))
-        return boards[0]
-
-    with Monitor(read, open_board, simulate=True, on_crash=lambda: None) as monitor:
+    with contextlib.closing(board), Monitor(read, board, simulate=True, on_crash=lambda: None) as monitor:
         expected = {m.name: integral_kwh(household(0, seed=m.name), 86400) for m in read.meters}
 
         def counted():
@@ -67,7 +65,7 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
             )
 
         wait_until(counted)
-        boards[0].unwatch()
+        board.unwatch()
         elapsed_s = (time.monotonic_ns() - start_ns) / NS_PER_S
     assert not monitor.crashed
 

@@ -14,7 +14,7 @@ from test_keeper import hung_disk
 
 from powermeter import journal, monitor, recorder, settings
 from powermeter.delivery import Delivery
-from powermeter.errors import BoardError, JournalError
+from powermeter.errors import JournalError
 from powermeter.journal import Journal
 from powermeter.lamps import Condition, Lamp
 from powermeter.meter import NS_PER_S, Edge
@@ -49,13 +49,9 @@ class Running:
         self.csv = self.data_dir / "power.csv"
         self.board = board or HandBoard()
         self.crashes = threading.Semaphore(0)
-        self.monitor = Monitor(
-            dataclasses.replace(read, meters=meters), self.open_board, simulate=None, on_crash=self.crashes.release
-        )
+        self.settings = dataclasses.replace(read, meters=meters)
+        self.monitor = Monitor(self.settings, self.board, simulate=None, on_crash=self.crashes.release)
         self._before = set(threading.enumerate())
-
-    def open_board(self, _settings):
-        return self.board
 
     def threads(self):
         """The names of the threads there are more than before."""
@@ -84,11 +80,13 @@ class Running:
         return len(self.csv.read_text().splitlines()) - 1 if self.csv.is_file() else 0
 
     def __enter__(self):
+        self.board.watch()
         self.monitor.__enter__()
         return self
 
     def __exit__(self, kind, error, trace):
         self.monitor.__exit__(kind, error, trace)
+        self.board.close()
 
 
 # --- The lamps
@@ -329,37 +327,6 @@ def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name)
 
 
 # --- A start that fails
-
-
-def test_a_board_that_can_not_be_opened(tmp_path):
-    """Where the board fails the start fails with its error, and nothing is left: no thread, no open file."""
-    running = Running(tmp_path)
-    running.monitor._open_board = lambda _settings: (_ for _ in ()).throw(BoardError("no pins"))
-    with pytest.raises(BoardError, match="no pins"), running:
-        pytest.fail("it counts without a board")
-    assert (running.data_dir / "journal.db").exists()
-    assert running.threads() == []
-    assert running.open_files() == []
-    assert not running.monitor.crashed
-
-
-class DeafBoard(HandBoard):
-    """A board whose pins can't be watched."""
-
-    def watch(self):
-        raise BoardError("no edges")
-
-
-def test_a_board_that_can_not_be_watched(tmp_path):
-    """The same where the pins can be set up but not watched: the board is closed too, and no lamp was ever lit."""
-    running = Running(tmp_path, board=DeafBoard())
-    with pytest.raises(BoardError, match="no edges"), running:
-        pytest.fail("it counts without edges")
-    assert running.board.closed
-    assert [lamp for lamp, lit in running.board.seen if lit] == []
-    assert running.threads() == []
-    assert running.open_files() == []
-    assert not running.monitor.crashed
 
 
 @pytest.mark.parametrize("broken_at", ["cursor", "reader"])

@@ -1,5 +1,6 @@
 """What --status and the live line say of every state the program can be in."""
 
+import contextlib
 import copy
 import time
 
@@ -229,10 +230,10 @@ def test_the_program_gives_what_is_said_here(tmp_path):
     start_ns = time.monotonic_ns() - 100 * NS_PER_S  # 27 pulses at 1,000 W, and the next in 0.8 s
     crashes = []
 
-    def board(found):
-        return SimulatedBoard(found, lambda _name: constant(1000.0), start_ns)
-
-    with Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
+    board = SimulatedBoard(found, lambda _name: constant(1000.0), start_ns)
+    board.watch()
+    watching = contextlib.closing(board)
+    with watching, Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
         wait_until(lambda: monitor.status()["meters"]["house"]["pulses"] >= 27)
         now = monitor.status()
     assert shape(now) == shape(WELL)

@@ -77,7 +77,15 @@ def _start(args: argparse.Namespace, simulate: Simulate, settings: "Settings", p
     from powermeter import process, run
 
     def work(ready: Callable[[], None]) -> int:
-        return run.run(settings, pidfile, simulate=simulate, verbose=args.verbose, as_daemon=True, ready=ready)
+        return run.run(
+            settings,
+            pidfile,
+            simulate=simulate,
+            verbose=args.verbose,
+            as_daemon=True,
+            reread=lambda: _settings(args, simulate),
+            ready=ready,
+        )
 
     return process.daemonize(process.PidFile(pidfile), settings.data_dir, work)
 
@@ -92,7 +100,14 @@ def foreground(args: argparse.Namespace) -> int:
     # As the daemon: a library of pins may make files where it is.
     os.chdir(settings.data_dir)
     with process.PidFile(pidfile):
-        return run.run(settings, pidfile, simulate=args.simulate, verbose=args.verbose, as_daemon=False)
+        return run.run(
+            settings,
+            pidfile,
+            simulate=args.simulate,
+            verbose=args.verbose,
+            as_daemon=False,
+            reread=lambda: _settings(args, args.simulate),
+        )
 
 
 def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":

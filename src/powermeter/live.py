@@ -38,6 +38,7 @@ class LiveLine:
             self._handler.setStream(self._stream)
         self._live.stop()
 
-    def refresh(self) -> None:
-        """Show the line as it is now."""
+    def refresh(self) -> bool:
+        """Show the line as it is now; true, as it may be shown again."""
         self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+        return True

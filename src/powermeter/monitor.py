@@ -7,13 +7,14 @@ delivered.
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from powermeter import __version__
@@ -24,7 +25,7 @@ from powermeter.journal import Journal, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Meter, hold_off_ns
-from powermeter.recorder import Recorder, WatchedMeter
+from powermeter.recorder import Recorder, Watchdog, WatchedMeter
 from powermeter.settings import MeterSettings, Settings
 from powermeter.status import Status
 from powermeter.writers import open_writer
@@ -47,23 +48,29 @@ class Monitor:
     """
     Counts from its entry as a context manager to its exit.
 
-    *open_board* is called when all else is ready for its edges. *simulate* is
-    passed on to :meth:`status`. *on_crash* is
-    called, from any thread, when a bug ended a thread; :attr:`crashed` is set
-    then.
+    *board* is watched already, and stays so after :meth:`hand_over`; *before*
+    are the meters of the monitor before this one, by their names, where they
+    have stayed on their pins. *simulate* is passed on to :meth:`status`.
+    *on_crash* is called, from any thread, when a bug ended a thread;
+    :attr:`crashed` is set then.
     """
 
     def __init__(
         self,
         settings: Settings,
-        open_board: Callable[[Settings], Board],
+        board: Board,
         *,
         simulate: float | bool | None,
         on_crash: Callable[[], None],
+        before: Mapping[str, Meter] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.crashed = False
         self._settings = settings
-        self._open_board = open_board
+        self._board = board
+        self._before = before or {}
+        self._watchdog = watchdog
+        self._hands_over = False
         self._simulate = simulate
         self._on_crash = on_crash
         self._started_s = time.monotonic()
@@ -93,15 +100,16 @@ class Monitor:
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
-        board = self._open_board(settings)
-        stack.callback(board.close)
-        watched = [_watched(kept, meter, judge_length=board.sees_ends) for meter in settings.meters]
+        board = self._board
+        watched = [self._watched(meter) for meter in settings.meters]
 
         self._keeper = Keeper(
             kept, settings.commit_interval_s, on_commit=self._wake_deliveries, on_state=self._show_condition
         )
         self._lamps = Lamps(board.light)
-        self._recorder = Recorder(watched, board, self._keeper, self._lamps, on_state=self._show_condition)
+        self._recorder = Recorder(
+            watched, board, self._keeper, self._lamps, on_state=self._show_condition, watchdog=self._watchdog
+        )
         stack.callback(self._recorder.close)
         stack.callback(self._stop_deliveries)
         for writer in settings.writers:
@@ -116,11 +124,38 @@ class Monitor:
 
         self._keeping = keeping = self._started("journal", self._keeper.run)
         stack.callback(self._stop_keeper, keeping)
-        board.watch()
         stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+
+    def _watched(self, settings: MeterSettings) -> WatchedMeter:
+        known = self._journal.meter(settings.name, settings.impulses_per_kwh)
+        hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
+        # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
+        judged = settings.min_flash_ms is not None and self._board.sees_ends
+        shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
+        meter = Meter(settings.name, known.constant, hold_off, known.count, shortest)
+        if before := self._before.get(settings.name):
+            meter = dataclasses.replace(
+                before, constant=known.constant, hold_off_ns=hold_off, count=known.count, min_flash_ns=shortest
+            )
+        return WatchedMeter(meter, known.key, settings.silence_minutes)
+
+    def end_deliveries(self) -> None:
+        """Let the deliveries end, and nothing else."""
+        for delivery, _ in self._deliveries:
+            delivery.stop()
+
+    @property
+    def delivers(self) -> bool:
+        """Whether a delivery has not ended."""
+        return any(thread.is_alive() for _, thread in self._deliveries)
+
+    def hand_over(self) -> dict[str, Meter]:
+        """Leave the board watched at the exit; return the meters, which are final after it."""
+        self._hands_over = True
+        return {watched.meter.name: watched.meter for watched in self._recorder.meters}
 
     def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = self._thread(name, work)
@@ -141,7 +176,7 @@ class Monitor:
         return threading.Thread(target=run, name=name, daemon=True)
 
     def _stop_recorder(self, thread: threading.Thread) -> None:
-        self._recorder.stop()
+        self._recorder.stop(unwatch=not self._hands_over)
         thread.join(RECORDER_STOP_S)
 
     def _stop_keeper(self, thread: threading.Thread) -> None:
@@ -149,8 +184,7 @@ class Monitor:
         thread.join(KEEPER_STOP_S)
 
     def _stop_deliveries(self) -> None:
-        for delivery, _ in self._deliveries:
-            delivery.stop()
+        self.end_deliveries()
         end_s = time.monotonic() + WRITERS_STOP_S
         for delivery, thread in self._deliveries:
             if thread.ident is not None:  # it was started
@@ -192,6 +226,11 @@ class Monitor:
         self._recorder.look()
 
     # --- How it does; for the thread that entered
+
+    @property
+    def failing(self) -> str:
+        """Why the journal can't be written; "" while it can."""
+        return self._keeper.failing
 
     def status(self) -> Status:
         """
@@ -267,15 +306,6 @@ class Monitor:
             "oldest_s": None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
             "refused": delivery.refused,
         }
-
-
-def _watched(kept: Journal, settings: MeterSettings, *, judge_length: bool) -> WatchedMeter:
-    known = kept.meter(settings.name, settings.impulses_per_kwh)
-    hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
-    # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
-    shortest = round(settings.min_flash_ms * 1e6) if settings.min_flash_ms is not None and judge_length else None
-    meter = Meter(settings.name, known.constant, hold_off, known.count, shortest)
-    return WatchedMeter(meter, known.key, settings.silence_minutes)
 
 
 def _local_midnight_ns() -> int:

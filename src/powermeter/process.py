@@ -226,16 +226,19 @@ def ask(pidfile: str, question: str) -> str:
 
 class Control:
     """
-    What the running one hears: signals to stop, and questions how it does.
+    What the running one hears: signals to stop or to reload, and questions how it does.
 
     A context manager, entered by the main thread before any other is started.
-    :meth:`stop` may be called from any thread.
+    :meth:`stop` may be called from any thread. SIGHUP reloads, or stops where
+    *hangup_stops*: it comes from a terminal that is gone.
     """
 
     def __init__(self, pidfile: str, *, hangup_stops: bool) -> None:
         self._pidfile = pidfile
-        self._hangup = self._stop_signal if hangup_stops else signal.SIG_IGN
-        self._stopping = False
+        self._hangup = self._stop_signal if hangup_stops else self._reload_signal
+        #: Whether it is to end.
+        self.stopping = False
+        self._reloading = False
 
     def __enter__(self) -> "Control":
         self._wake, self._waker = socket.socketpair()
@@ -265,33 +268,39 @@ class Control:
 
     def stop(self) -> None:
         """Let :meth:`serve` end."""
-        self._stopping = True
+        self.stopping = True
         # Where so many wake-ups wait that the pipe is full, one more changes nothing.
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"\0")
 
     def serve(
-        self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], None] | None = None
-    ) -> None:
+        self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], bool] | None = None
+    ) -> bool:
         """
-        Answer questions by *answer* until stopped; call *tick* every *every_s*, if given.
+        Answer questions by *answer* until stopped, or asked to reload; whether it is that.
 
+        *tick*, if given, is called every *every_s*, and ends it by being false.
         Sleeps without an end otherwise.
         """
         waiting = select.poll()
         waiting.register(self._wake, select.POLLIN)
         waiting.register(self._listener, select.POLLIN)
-        while not self._stopping:
-            if tick is not None:
-                tick()
+        while not self.stopping and not self._reloading:
+            if tick is not None and not tick():
+                return False
             for fd, _ in waiting.poll(None if every_s is None else every_s * 1000):
                 if fd == self._wake.fileno():
                     self._wake.recv(4096)
                 else:
                     self._answer_one(answer)
+        self._reloading = False
+        return not self.stopping
 
     def _stop_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping = True
+        self.stopping = True
+
+    def _reload_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._reloading = True
 
     def _listening(self) -> socket.socket:
         directory, address = _socket_of(self._pidfile)
@@ -324,6 +333,31 @@ class Control:
                 asked.sendall(answer(question).encode())
             except OSError:
                 return  # who asked has gone, or does not read
+
+
+# --- Telling systemd
+
+
+def notify(*lines: str) -> None:
+    """Tell the service manager *lines*, such as READY=1 (sd_notify(3)); nothing where none listens."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    # A manager that does not read is none of our trouble, and never in the way of counting.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
+        telling.setblocking(False)
+        telling.sendto("\n".join(lines).encode(), address)
+
+
+def watchdog_s() -> float | None:
+    """How often the service manager wants to hear WATCHDOG=1, in s; None for not at all (sd_watchdog_enabled(3))."""
+    try:
+        asked_us = int(os.environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return asked_us / 1e6 if ours and asked_us > 0 else None
 
 
 # --- Detaching

@@ -10,6 +10,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from powermeter.boards import Board
 from powermeter.journal import Row
@@ -34,6 +35,13 @@ STUCK_NS = 600 * NS_PER_S
 LOST_AGAIN_NS = 60 * NS_PER_S
 
 
+class Watchdog(NamedTuple):
+    """Who wants to be told at least every *every_ns* that the recorder is alive."""
+
+    every_ns: int
+    feed: Callable[[], None]
+
+
 class WatchedMeter:
     """A meter with what the recorder needs to know of it: its key in the journal and its limit of silence."""
 
@@ -54,21 +62,30 @@ class Recorder:
     """
     Takes the edges of *board* until :meth:`stop`, gives the pulses among them to *keeper*, and steps *lamps*.
 
-    *board* is watched when :meth:`run` begins, and is not when it ends.
-    *on_state* is called on its thread when :attr:`faulty` changes.
+    *board* is watched when :meth:`run` begins. *on_state* is called on its
+    thread when :attr:`faulty` changes, and *watchdog* is fed there.
     """
 
     def __init__(
-        self, meters: list[WatchedMeter], board: Board, keeper: Keeper, lamps: Lamps, *, on_state: Callable[[], None]
+        self,
+        meters: list[WatchedMeter],
+        board: Board,
+        keeper: Keeper,
+        lamps: Lamps,
+        *,
+        on_state: Callable[[], None],
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.meters = meters
         self._board = board
         self._keeper = keeper
         self._lamps = lamps
         self._on_state = on_state
+        self._watchdog = watchdog
         self._started_ns = time.monotonic_ns()
         self._judge_at_ns = self._started_ns
         self._stopping = False
+        self._unwatches = True
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
@@ -88,8 +105,9 @@ class Recorder:
         if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
-    def stop(self) -> None:
-        """Let :meth:`run` end once it has taken the edges there are."""
+    def stop(self, *, unwatch: bool = True) -> None:
+        """Let :meth:`run` end once it has taken the edges there are; without *unwatch* more may come for another."""
+        self._unwatches = unwatch
         self._stopping = True
         self.look()
 
@@ -98,7 +116,8 @@ class Recorder:
         self._sleep.register(self._board.fileno(), select.POLLIN)
         self._sleep.register(self._wake, select.POLLIN)
         for watched in self.meters:
-            watched.meter.watched_ns = self._started_ns
+            if watched.meter.watched_ns is None:
+                watched.meter.watched_ns = self._started_ns
         burst = False
         due_s = self._lamps.step(time.monotonic())
         while not self._stopping:
@@ -112,7 +131,8 @@ class Recorder:
             if now_ns >= self._judge_at_ns:
                 self._judge(now_ns)
             due_s = self._lamps.step(now_ns / NS_PER_S)
-        self._board.unwatch()
+        if self._unwatches:
+            self._board.unwatch()
         self._take(self._board.take())
         self._lamps.dark()
 
@@ -169,6 +189,9 @@ class Recorder:
         """Judge all inputs as they are now, and note when to do so again."""
         before = self.faulty
         due_ns = []
+        if self._watchdog is not None:
+            self._watchdog.feed()
+            due_ns.append(now_ns + self._watchdog.every_ns)
         for index, watched in enumerate(self.meters):
             meter = watched.meter
             if watched.silence_ns is not None:

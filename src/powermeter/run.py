@@ -1,26 +1,37 @@
-"""One run of the program: its log, its locks, its monitor, until it is told to stop."""
+"""
+One run of the program: its log, its locks, its board and its monitor, until it is told to stop.
+
+When the settings are read again the monitor is replaced whole. The board stays
+where its pins do: it keeps the edges that come in between.
+"""
 
 import contextlib
-import functools
 import json
 import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from powermeter import status
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
-from powermeter.errors import PowerError
+from powermeter.errors import BoardError, PowerError
+from powermeter.meter import NS_PER_S, Meter
 from powermeter.monitor import Monitor
-from powermeter.process import Control, PidFile
+from powermeter.process import Control, PidFile, notify, watchdog_s
+from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
 
 log = logging.getLogger(__name__)
 
 #: How often the live line is shown anew, in s.
 LIVE_S = 1.0
+
+#: How often the end of deliveries is looked for, in s, while settings are read again.
+RELOAD_S = 0.1
 
 
 def run(
@@ -30,18 +41,21 @@ def run(
     simulate: float | bool | None,
     verbose: bool,
     as_daemon: bool,
+    reread: Callable[[], Settings],
     ready: Callable[[], None] = lambda: None,
 ) -> int:
     """
     Count until a signal; returns the exit status.
 
     *simulate*: watts, True for a household's day, None for the real pins.
-    *ready* is called once it counts. Raises
-    :exc:`~powermeter.errors.PowerError` where that can't be.
+    *reread* gives the settings as they are now, or raises
+    :exc:`~powermeter.errors.PowerError`. *ready* is called once it counts.
+    Raises :exc:`~powermeter.errors.PowerError` where that can't be.
     """
     handler = _log_handler(settings, as_daemon=as_daemon)
+    logging.getLogger("powermeter").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
-        return _run(settings, pidfile, handler, simulate, as_daemon=as_daemon, verbose=verbose, ready=ready)
+        return _run(settings, pidfile, handler, simulate, as_daemon=as_daemon, reread=reread, ready=ready)
     except PowerError as error:
         if as_daemon:
             log.critical("%s", error)
@@ -61,36 +75,163 @@ def _run(
     simulate: float | bool | None,
     *,
     as_daemon: bool,
-    verbose: bool,
+    reread: Callable[[], Settings],
     ready: Callable[[], None],
 ) -> int:
-    logging.getLogger("powermeter").setLevel(logging.DEBUG if verbose else logging.INFO)
     with contextlib.ExitStack() as stack:
         # Whoever uses another pidfile would still write to the same journal.
         stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock")))
-        control = stack.enter_context(Control(pidfile, hangup_stops=not as_daemon))
-        board = open_board if simulate is None else functools.partial(_simulated, simulate)
-        monitor = stack.enter_context(Monitor(settings, board, simulate=simulate, on_crash=control.stop))
+        # On a terminal a hang-up means that it is gone.
+        control = stack.enter_context(Control(pidfile, hangup_stops=not as_daemon and sys.stdin.isatty()))
+        counting = stack.enter_context(_Counting(settings, simulate, on_crash=control.stop))
         ready()
+        notify("READY=1")
+        serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
         if not as_daemon and sys.stdout.isatty():
             from powermeter.live import LiveLine  # rich: 50 ms and 6 MiB that a daemon does not need
 
-            live = stack.enter_context(LiveLine(lambda: status.line(monitor.status()), handler))
-            control.serve(functools.partial(_answer, monitor), LIVE_S, live.refresh)
-        else:
-            control.serve(functools.partial(_answer, monitor))
+            live = stack.enter_context(LiveLine(lambda: status.line(counting.monitor.status()), handler))
+            serving = (LIVE_S, live.refresh)
+        while control.serve(counting.answer, *serving):
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            _reload(counting, control, reread)
+            notify("READY=1")
+        notify("STOPPING=1")
         log.info("stopping")
     log.info("stopped")
-    return 1 if monitor.crashed else 0
+    return 1 if counting.crashed else 0
 
 
-def _simulated(simulate: float | bool, settings: Settings) -> Board:
-    return SimulatedBoard(settings, simulated_load(None if simulate is True else simulate))
+def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settings]) -> None:
+    """Have the settings as they are now take effect, or say why they don't."""
+    try:
+        settings = counting.acceptable(reread())
+    except PowerError as error:
+        for line in str(error).splitlines():
+            log.error("reload: %s", line)
+        log.error("reload: the settings from before stay in force")
+        return
+    # Counting goes on while a writer finishes what it is at.
+    counting.monitor.end_deliveries()
+    control.serve(counting.answer, RELOAD_S, lambda: counting.monitor.delivers)
+    if not control.stopping:
+        counting.change(settings)
+        log.info("reload: %s is in force", settings.path)
 
 
-def _answer(monitor: Monitor, question: str) -> str:
-    now = monitor.status()
-    return status.text(now) if question == "text" else json.dumps(now) + "\n"
+class _Counting:
+    """The board, watched, and the monitor over it; a context manager."""
+
+    def __init__(self, settings: Settings, simulate: float | bool | None, *, on_crash: Callable[[], None]) -> None:
+        self.settings = settings
+        #: Whether a bug has ended a thread.
+        self.crashed = False
+        self._simulate = simulate
+        self._on_crash = on_crash
+        every_s = watchdog_s()
+        # Twice in the time that is asked for, as sd_watchdog_enabled(3) says.
+        self._watchdog = every_s and Watchdog(round(every_s * NS_PER_S / 2), lambda: notify("WATCHDOG=1"))
+
+    def __enter__(self) -> "_Counting":
+        self._board = self._opened(self.settings)
+        try:
+            self.monitor = self._monitor({})
+        except BaseException:
+            self._board.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end()
+        finally:
+            self._board.close()
+
+    def _opened(self, settings: Settings) -> Board:
+        if self._simulate is None:
+            board = open_board(settings)
+        else:
+            board = SimulatedBoard(settings, simulated_load(None if self._simulate is True else self._simulate))
+        try:
+            board.watch()
+        except BaseException:
+            board.close()
+            raise
+        return board
+
+    def _monitor(self, before: Mapping[str, Meter]) -> Monitor:
+        return Monitor(
+            self.settings,
+            self._board,
+            simulate=self._simulate,
+            on_crash=self._on_crash,
+            before=before,
+            watchdog=self._watchdog or None,
+        ).__enter__()
+
+    def _end(self) -> None:
+        self.monitor.__exit__(None, None, None)
+        self.crashed = self.crashed or self.monitor.crashed
+
+    def answer(self, question: str) -> str:
+        """What is told to who asks over the socket."""
+        now = self.monitor.status()
+        return status.text(now) if question == "text" else json.dumps(now) + "\n"
+
+    def acceptable(self, settings: Settings) -> Settings:
+        """*settings*, if they can take effect without a restart. Raises :exc:`PowerError`."""
+        for name, before, now in (
+            ("DATA_DIR", self.settings.data_dir, settings.data_dir),
+            ("LOG_FILE", self.settings.log_file, settings.log_file),
+        ):
+            if before != now:
+                raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
+        judged = [meter.name for meter in settings.meters if meter.min_flash_ms is not None]
+        if judged and self._simulate is None and not self._board.sees_ends:
+            raise PowerError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
+        if self.monitor.failing:
+            raise PowerError(f"the journal can't be written now: {self.monitor.failing}: mend that first")
+        return settings
+
+    def change(self, settings: Settings) -> None:
+        """
+        Go on with *settings*.
+
+        Where the pins are other ones now and can't be had, with the old ones.
+        Raises :exc:`BoardError` where these can't be had either.
+        """
+        stays = _pins(settings) == _pins(self.settings)
+        if self._simulate is not None:  # its flashes are made of all that the meters are
+            stays = settings.meters == self.settings.meters
+        meters = self.monitor.hand_over() if stays else {}
+        names = [meter.name for meter in self.settings.meters]
+        self._end()
+        if not stays:
+            self._board.close()
+            try:
+                self._board = self._opened(settings)
+            except BoardError as error:
+                log.error("reload: %s: the settings from before stay in force", error)
+                settings = self.settings
+                self._board = self._opened(settings)
+        self.settings = settings
+        # A name that has moved to another pin is another meter's now.
+        same = {m.name for m, name in zip(settings.meters, names, strict=False) if m.name == name}
+        self.monitor = self._monitor({name: meter for name, meter in meters.items() if name in same})
+
+
+def _pins(settings: Settings) -> tuple[object, ...]:
+    """What a board is made of."""
+    return (
+        settings.gpio_library,
+        settings.gpio_chip,
+        settings.pin_numbering,
+        tuple(meter.pin for meter in settings.meters),
+        settings.l1_pin,
+        settings.l2_pin,
+    )
 
 
 def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.StreamHandler:  # type: ignore[type-arg]
@@ -102,6 +243,8 @@ def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.StreamHandle
         )
     except OSError as error:
         raise PowerError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # The journal of systemd has the time of each line itself.
+    when = "" if path is None and os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
+    handler.setFormatter(logging.Formatter(f"{when}%(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler

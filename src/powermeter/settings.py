@@ -442,7 +442,10 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
 
 
 def default_data_dir(*, as_root: bool) -> str:
-    """Where the journal is kept unless DATA_DIR says otherwise."""
+    """Where the journal is kept unless DATA_DIR says otherwise; a service is told by systemd where its state is."""
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(state):
+        return state
     return "/var/lib/power" if as_root else os.path.expanduser("~/.local/state/power")
 
 

@@ -1,0 +1,290 @@
+"""One run of the program: what it tells systemd, and settings that are read again while it counts."""
+
+import csv
+import os
+import signal
+import socket
+
+import pytest
+from hand_board import HandBoard
+from program import PATIENCE_S, Program, wait_until
+
+from powermeter import journal, run, settings
+from powermeter.errors import BoardError, PowerError
+from powermeter.meter import NS_PER_S, Edge
+
+# --- Read again, by the command line
+
+
+def logged(program, words):
+    return words in (program.data_dir / "simulated" / "power.log").read_text()
+
+
+def powers(path):
+    return [row["power_w"] for row in csv.DictReader(path.read_text().splitlines())]
+
+
+def test_a_reload_takes_effect_without_missing_a_flash(tmp_path):
+    """SIGHUP: a writer that was added delivers, and no pulse but the first is without its power."""
+    with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
+        pid = program.start("--simulate", "20000")
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 5)
+        program.set(
+            'COMMIT_INTERVAL = 0.2\nWRITERS = {"one": {"type": "file"}, "two": {"type": "file", "path": "b.csv"}}'
+        )
+        os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: set(program.status()["writers"]) == {"one", "two"})
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
+        assert program.pid == pid
+        pulses = program.status()["meters"]["house"]["pulses"]
+        assert program.run("--kill").returncode == 0
+        first, *others = powers(program.data_dir / "simulated" / "power.csv")
+        assert first == ""
+        assert len(others) >= pulses - 1
+        assert [float(watts) for watts in others] == pytest.approx([20_000] * len(others), rel=1e-6)
+        assert len(powers(program.data_dir / "simulated" / "b.csv")) >= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("COMMIT_INTERVAL = 'soon'", "COMMIT_INTERVAL: found 'soon'"),
+        ("COMMIT_INTERVAL = (", "not Python"),
+        ("DATA_DIR = '/nowhere/else'", "DATA_DIR: was "),
+        ("LOG_FILE = 'other.log'", "LOG_FILE: was None, is "),
+    ],
+)
+def test_a_reload_of_wrong_settings_changes_nothing(tmp_path, text, reason):
+    """SIGHUP with wrong settings, or with what needs a restart: the log says why, and the old ones stay in force."""
+    with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
+        pid = program.start("--simulate", "20000")
+        program.set(text)
+        os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: logged(program, "reload: the settings from before stay in force"))
+        assert logged(program, reason)
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
+        assert list(program.status()["writers"]) == ["file"]
+
+
+def test_a_reload_does_not_wait_for_a_hung_server_to_count_and_to_answer(tmp_path):
+    """While a writer hangs in a request, a reload waits for it; counting and --status do not, and a stop ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        hung.settimeout(PATIENCE_S)
+        writer = (
+            f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1", "timeout": 600}}'
+        )
+        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
+            pid = program.start("--simulate", "20000")
+            with hung.accept()[0]:
+                program.set("COMMIT_INTERVAL = 0.2")
+                os.kill(pid, signal.SIGHUP)
+                seen = program.status()["meters"]["house"]["pulses"]
+                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
+                assert list(program.status()["writers"]) == ["influxdb"]
+                assert program.run("--kill").returncode == 0
+
+
+# --- Read again, over a board by hand
+
+
+class Rig:
+    """A :class:`run._Counting` whose boards are made by hand; a context manager."""
+
+    def __init__(self, directory, monkeypatch):
+        self.path = directory / "settings.py"
+        self.data_dir = directory / "data"
+        self.boards = []
+        self.refused = False
+        journal.prepare_dir(str(self.data_dir))
+        monkeypatch.setattr(run, "open_board", self.open_board)
+        self.counting = run._Counting(self.settings(), None, on_crash=lambda: pytest.fail("it crashed"))
+
+    def settings(self, meters="'house': {'pin': 18, 'impulses_per_kwh': 1000}", more=""):
+        self.path.write_text(
+            f"DATA_DIR = {str(self.data_dir)!r}\nCOMMIT_INTERVAL = 0.1\nCLOCK_WAIT = 0\nMETERS = {{{meters}}}\n{more}"
+        )
+        self.path.chmod(0o600)
+        return settings.read(str(self.path))
+
+    def open_board(self, _settings):
+        if self.refused:
+            self.refused = False
+            raise BoardError("no such pins")
+        self.boards.append(HandBoard())
+        return self.boards[-1]
+
+    def change(self, new):
+        self.counting.monitor.end_deliveries()
+        wait_until(lambda: not self.counting.monitor.delivers)
+        self.counting.change(new)
+
+    def pulses(self, name="house"):
+        return self.counting.monitor.status()["meters"][name]["pulses"]
+
+    def __enter__(self):
+        self.counting.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.counting.__exit__(*error)
+
+
+@pytest.fixture
+def rig(tmp_path, monkeypatch):
+    with Rig(tmp_path, monkeypatch) as one:
+        yield one
+
+
+def test_where_the_pins_stay_the_board_does(rig):
+    """Another constant is in force from the next pulse on: edges in between are counted, and the interval is known."""
+    board = rig.boards[0]
+    board.flash(3)
+    wait_until(lambda: rig.pulses() == 3)
+    before = rig.counting.monitor.status()["meters"]["house"]
+    new = rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 2000}")
+    rig.counting.monitor.end_deliveries()
+    wait_until(lambda: not rig.counting.monitor.delivers)
+    monitor = rig.counting.monitor
+    board.flash()  # the old one takes it, or leaves it on the board
+    rig.counting.change(new)
+    assert rig.counting.monitor is not monitor
+    board.flash()
+    wait_until(lambda: rig.pulses() == 5)
+    assert rig.boards == [board]
+    assert board.watched
+    now = rig.counting.monitor.status()["meters"]["house"]
+    assert before["register_kwh"] == 0.003
+    assert now["register_kwh"] in (pytest.approx(0.004), pytest.approx(0.0045))
+    rows = rig.counting.monitor._reader._connection.execute("SELECT count, interval_ns FROM pulses").fetchall()
+    wait_until(lambda: len(rows) == 5 or rig.counting.monitor._keeper.uncommitted == [])
+    assert [interval for _, interval in rows[1:]] == [NS_PER_S] * (len(rows) - 1)
+
+
+def test_other_pins_are_another_board(rig):
+    """Where a pin changes the board is made anew; the register goes on, and the next pulse has no predecessor."""
+    rig.boards[0].flash(3)
+    wait_until(lambda: rig.pulses() == 3)
+    rig.change(rig.settings("'house': {'pin': 22, 'impulses_per_kwh': 1000}"))
+    assert rig.boards[0].closed
+    rig.boards[1].put(Edge(0, rig.boards[0]._start_ns + 10 * NS_PER_S))
+    wait_until(lambda: rig.pulses() == 4)
+    assert rig.counting.monitor.status()["meters"]["house"]["register_kwh"] == 0.004
+    assert rig.counting.monitor._recorder.meters[0].meter.interval_ns is None
+
+
+def test_a_name_that_moves_is_another_meter(rig):
+    """Two meters that change their places on the same pins keep their registers, and no interval spans the change."""
+    two = "'house': {'pin': 18, 'impulses_per_kwh': 1000}, 'heat': {'pin': 22, 'impulses_per_kwh': 1000}"
+    rig.change(rig.settings(two))
+    board = rig.boards[-1]
+    board.flash(2, 0)
+    board.flash(5, 1)
+    wait_until(lambda: (rig.pulses("house"), rig.pulses("heat")) == (2, 5))
+    moved = "'heat': {'pin': 18, 'impulses_per_kwh': 1000}, 'house': {'pin': 22, 'impulses_per_kwh': 1000}"
+    rig.change(rig.settings(moved))
+    assert rig.boards[-1] is board
+    board.flash(1, 0)
+    wait_until(lambda: (rig.pulses("heat"), rig.pulses("house")) == (6, 2))
+    assert [watched.meter.interval_ns for watched in rig.counting.monitor._recorder.meters] == [None, None]
+
+
+def test_pins_that_can_not_be_had(rig, caplog):
+    """Where the new pins can't be had the old ones are taken again, and the log says why."""
+    rig.refused = True
+    rig.change(rig.settings("'house': {'pin': 22, 'impulses_per_kwh': 1000}"))
+    assert rig.counting.settings.meters[0].pin == 18
+    assert "reload: no such pins: the settings from before stay in force" in caplog.messages
+    rig.boards[-1].flash()
+    wait_until(lambda: rig.pulses() == 1)
+
+
+def test_a_length_that_the_board_can_not_tell(rig):
+    """min_flash_ms is refused where the board that stays does not see the ends of flashes."""
+    new = rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 1000, 'min_flash_ms': 2}")
+    with pytest.raises(PowerError, match="min_flash_ms of house"):
+        rig.counting.acceptable(new)
+
+
+# --- A start that fails
+
+
+def test_a_board_that_can_not_be_opened(tmp_path, monkeypatch):
+    """Where the board can't be opened the start fails with its error."""
+    one = Rig(tmp_path, monkeypatch)
+    one.refused = True
+    with pytest.raises(BoardError, match="no such pins"), one:
+        pytest.fail("it counts without a board")
+
+
+def test_a_board_that_can_not_be_watched(tmp_path, monkeypatch):
+    """Where its pins can be set up but not watched it is closed again, and no lamp was ever lit."""
+    one = Rig(tmp_path, monkeypatch)
+
+    def deaf():
+        raise BoardError("no edges")
+
+    board = HandBoard()
+    board.watch = deaf
+    monkeypatch.setattr(run, "open_board", lambda _settings: board)
+    with pytest.raises(BoardError, match="no edges"), one:
+        pytest.fail("it counts without edges")
+    assert board.closed
+    assert board.seen == []
+
+
+def test_a_journal_that_can_not_be_had(tmp_path, monkeypatch):
+    """Where the journal can't be opened the board is given back."""
+    one = Rig(tmp_path, monkeypatch)
+    (one.data_dir / "journal.db").mkdir()
+    with pytest.raises(PowerError, match=r"journal\.db"), one:
+        pytest.fail("it counts without a journal")
+    assert one.boards[0].closed
+
+
+# --- What systemd is told
+
+
+def test_systemd_is_told(tmp_path):
+    """READY once it counts, WATCHDOG at least twice in the time asked for, RELOADING and READY, STOPPING."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(PATIENCE_S)
+        env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
+        with Program(tmp_path / "power", "COMMIT_INTERVAL = 0.1", env=env) as program:
+            popen = program.foreground("--simulate", "100")
+            told = [manager.recv(4096).decode()]
+            while told.count("WATCHDOG=1") < 5:
+                told.append(manager.recv(4096).decode())
+            assert "READY=1" in told[:2]
+            popen.send_signal(signal.SIGHUP)
+            after = []
+            while "READY=1" not in after:
+                after.append(manager.recv(4096).decode())
+            (reloading,) = [text for text in after if text.startswith("RELOADING=1\nMONOTONIC_USEC=")]
+            assert after.index(reloading) < after.index("READY=1")
+            popen.send_signal(signal.SIGTERM)
+            last = ""
+            while last != "STOPPING=1":
+                last = manager.recv(4096).decode()
+            assert popen.wait(PATIENCE_S) == 0
+
+
+def test_a_manager_that_is_gone(tmp_path):
+    """A notify socket that nobody reads, or that is not there, changes nothing."""
+    env = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "50000"}
+    with Program(tmp_path / "power", env=env) as program:
+        popen = program.foreground("--simulate", "20000")
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 3)
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(PATIENCE_S) == 0
+
+
+def test_where_a_service_keeps_its_state(monkeypatch):
+    """$STATE_DIRECTORY, as systemd sets it, is the default of DATA_DIR; the first of several."""
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/power:/var/lib/other")
+    assert settings.default_data_dir(as_root=False) == "/var/lib/power"
+    monkeypatch.setenv("STATE_DIRECTORY", "relative")
+    assert settings.default_data_dir(as_root=True) == "/var/lib/power"
