@@ -7,7 +7,6 @@ Owns the tail of the journal and when it is written.
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 
 from powermeter.journal import Journal, Row
@@ -41,7 +40,6 @@ class Keeper:
         self._journal = journal
         self._commit_interval_s = commit_interval_s
         self._on_commit, self._on_state = on_commit, on_state
-        self._committed_s = time.monotonic() - commit_interval_s
         self._pulses = threading.Event()
         self._stopping = threading.Event()
 
@@ -60,10 +58,10 @@ class Keeper:
         while not self._stopping.is_set():
             self._pulses.wait()
             self._pulses.clear()
-            if time.monotonic() - self._committed_s < self._commit_interval_s:
-                self._stopping.wait(self._commit_interval_s)
-            if self.uncommitted:
+            while self.uncommitted and not self._stopping.is_set():
                 self._commit()
+                # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit.
+                self._stopping.wait(self._commit_interval_s)
         # What came while the last commit was under way.
         if self.uncommitted:
             self._commit()
@@ -77,14 +75,12 @@ class Keeper:
             if not self.failing:
                 log.error("journal: %s: counting goes on, pulses are kept in memory", error)
             self._set_failing(str(error))
-            self._pulses.set()
         else:
             del self.uncommitted[: len(rows)]
             if self.failing:
                 log.info("journal: written again, %d pulses were kept in memory", len(rows))
             self._set_failing("")
             self._on_commit()
-        self._committed_s = time.monotonic()
 
     def _set_failing(self, reason: str) -> None:
         changed = bool(reason) != bool(self.failing)
