@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
     "keeper": {"journal"},
     "journal": {"errors", "meter"},
-    "boards.gpiod": {"errors", "lamps", "meter", "settings"},
+    "boards.gpiod": {"boards", "errors", "lamps", "meter", "settings"},
     "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings"},
     "boards.simulated": {"boards", "lamps", "meter", "settings"},
     "boards": {"errors", "lamps", "meter", "settings"},

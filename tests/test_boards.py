@@ -646,7 +646,8 @@ class TestGpiod:
         with pytest.raises(NoBoardError) as error:
             GpiodBoard(no_lamps)
         assert str(error.value) == (
-            "the library gpiod is missing: pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+            "the library gpiod is missing: pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod "
+            "and a virtual environment made with --system-site-packages"
         )
         with pytest.raises(BoardError, match=r"gpiod is missing: .*; without a Raspberry Pi: --simulate$"):
             open_board(no_lamps)
@@ -661,7 +662,8 @@ class TestGpiod:
             GpiodBoard(no_lamps)
         assert str(error.value) == (
             "the library gpiod is too old, 2.1 is needed: "
-            "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+            "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod "
+            "and a virtual environment made with --system-site-packages"
         )
 
     @pytest.mark.parametrize("labels", [{}, {"/dev/gpiochip0": "INT33FC:00", "/dev/gpiochip1": "raspberrypi-exp-gpio"}])

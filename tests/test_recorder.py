@@ -263,6 +263,7 @@ def test_every_pulse_of_an_edge_is_kept(tmp_path):
         recording.board.wait_for(Lamp.L1, True, times=2)
         assert recording.meter.made_up == 3
         recording.board.put(Edge(0, 20 * NS_PER_S))
+        recording.board.put(Edge(0, 20 * NS_PER_S + 1, falling=False))
         recording.board.put(Edge(0, 23 * NS_PER_S))
     kept = recording.kept()
     assert [(count, interval) for count, _, interval in kept] == [
@@ -293,7 +294,7 @@ def lost_after(*seconds):
 
 
 def test_lost_edges_are_said_once(tmp_path, caplog):
-    """Lost edges are said when they begin, with how many, and not again before none were lost for a minute."""
+    """Lost edges are said when they begin, with how many, and once a minute while they go on."""
     quiet_s = LOST_AGAIN_NS // NS_PER_S
     assert quiet_s == 60
     first, again = lost_after(100, 101, 130, 190, 250), lost_after(250 + quiet_s + 1, 250 + quiet_s + 2)
@@ -302,6 +303,7 @@ def test_lost_edges_are_said_once(tmp_path, caplog):
     words = "edges came faster than they could be taken and were lost, what flashes they can have been is counted"
     assert [message for message in caplog.messages if "lost" in message] == [
         f"house: 2 {words} without power: 1 so far",
+        f"house: 2 {words} without power: 4 so far",
         f"house: 2 {words} without power: 6 so far",
     ]
     assert recording.meter.made_up == 7
@@ -448,6 +450,57 @@ def test_silent_and_stuck(tmp_path, soon_stuck):
         recording.board.put(Edge(0, time.monotonic_ns() + NEVER_S * NS_PER_S))
         seen(recording.faults)
         assert not recording.recorder.faulty
+
+
+def test_a_stuck_led_after_a_dark_hour(tmp_path, monkeypatch):
+    """A LED that lights up long after the last flash is found, though a limit of silence is far off."""
+    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 20)
+    with Recording(tmp_path, NEVER_S, meters={"house": 1440}) as recording:
+        wait_until(lambda: recording.board.looks.get(0, 0) >= 3)
+        assert not recording.recorder.faulty
+        recording.board.lit.add(0)  # its edge was seen by nobody
+        seen(recording.faults)
+        assert recording.recorder.meters[0].stuck
+
+
+def test_light_that_flickers_is_a_fault(tmp_path, caplog):
+    """An input that is never dark for a minute is a fault, said once; a flash after some rest ends it."""
+    caplog.set_level(logging.INFO)
+    ms, start_ns = NS_PER_S // 1000, time.monotonic_ns()
+    with Recording(tmp_path, NEVER_S) as recording:
+        board = recording.board
+        for turn in range(6100):
+            board.put(Edge(0, start_ns + turn * 10 * ms))
+            board.put(Edge(0, start_ns + turn * 10 * ms + 6 * ms, falling=False))
+        seen(recording.faults)
+        assert recording.recorder.meters[0].flickers
+        board.put(Edge(0, start_ns + 100 * NS_PER_S))
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+    assert [record.getMessage() for record in caplog.records] == [
+        "house: never dark for 60 s, flashes can't be told",
+        "house: flickers no more",
+    ]
+    assert recording.meter.count == 2
+
+
+def test_what_is_settled(tmp_path):
+    """What waits on the board, or is lit and not judged, is not settled: no pulse of before may come later."""
+    waiting = Recording(tmp_path, NEVER_S)
+    waiting.board.watch()
+    before_ns = time.monotonic_ns()
+    waiting.board.put(Edge(0, before_ns - NS_PER_S))
+    assert waiting.recorder.settled_ns() < before_ns
+    with waiting as recording:
+        recording.meter.min_flash_ns = NS_PER_S
+        wait_until(lambda: recording.recorder.settled_ns() > before_ns)
+        lit_ns = time.monotonic_ns()
+        recording.board.put(Edge(0, lit_ns))
+        wait_until(lambda: recording.meter.waits_since_ns == lit_ns)
+        assert recording.recorder.settled_ns() == lit_ns
+        recording.board.put(Edge(0, lit_ns + 2 * NS_PER_S, falling=False))
+        wait_until(lambda: recording.meter.count == 2)
+        assert recording.recorder.settled_ns() > lit_ns
 
 
 # --- The lamps, stepped by the recorder, with the real clock

@@ -26,6 +26,7 @@ METER = {
     "flash_ms": None,
     "silent": False,
     "stuck": False,
+    "flickers": False,
 }
 WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0}
 WELL = {

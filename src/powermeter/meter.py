@@ -23,6 +23,9 @@ HOLD_OFF = 0.7
 SETTLE = 0.1
 LONGEST_SETTLE_NS = 5_000_000
 
+#: A flash that has not settled for this long, in ns, is none: other light flickers on the sensor, and hides flashes.
+FLICKER_NS = 60 * NS_PER_S
+
 
 class Edge(NamedTuple):
     """
@@ -149,9 +152,11 @@ class Meter:
     #: The last pulse's time, None before the first since the start; the time from the pulse before to it, if known.
     last_ns: int | None = None
     interval_ns: int | None = None
-    #: The last edge's time, None before the first; and for how long the last flash has shone, None if not known.
+    #: The last edge's time, None before the first; for how long the last flash has shone without a break, None if not
+    #: known; and whether it has flickered for too long to be one.
     edge_ns: int | None = None
     flash_ns: int | None = None
+    flickers: bool = False
     #: Falling edges taken for bounce; those of them after a stall that the board can't place; flashes shorter than
     #: min_flash_ns; flashes counted in place of lost edges.
     rejected: int = 0
@@ -159,25 +164,33 @@ class Meter:
     too_short: int = 0
     made_up: int = 0
     #: Of the flash under way, or the last one: when it began; since when it is lit, None in the dark; since when it
-    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came; and
-    #: the edge behind the last lost ones.
+    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came; the
+    #: edge behind the last lost ones; and whether ends of flashes are seen at all.
     _began_ns: int = 0
     _lit_ns: int | None = None
     _dark_ns: int | None = None
     _waits: bool = False
     _placed: bool = True
     _lost_ns: int | None = None
+    _sees_ends: bool = False
 
     def take(self, edge: Edge) -> Sequence[Counted]:
         """
         Take *edge*, the next one in time; return the pulses that it completes.
 
         Not the library's bouncetime: it drops a flash shorter than itself.
-        The hold-off runs from the last pulse, not from the last edge, so that
-        a noisy line can't hold it up for ever.
+        The hold-off runs from the last pulse, not from the last edge. A line
+        that never settles in the dark holds it up all the same: it flickers.
         """
         made_up = self._make_up(edge) if edge.lost else ()
-        counted = self._light(edge) if edge.falling else self._dark(edge.at_ns)
+        if edge.falling:
+            counted = self._light(edge)
+        elif self._dark_ns is None:
+            counted = self._dark(edge.at_ns)
+        else:
+            # Dark already: the light came and went before the kernel looked which it was. A flash, if a short one.
+            counted = self._light(edge) or self._dark(edge.at_ns)
+            self._lit_ns, self._dark_ns = None, edge.at_ns
         self.edge_ns = edge.at_ns
         if counted is None:
             return made_up
@@ -185,11 +198,16 @@ class Meter:
 
     def _light(self, edge: Edge) -> Counted | None:
         at_ns, dark_ns, last_ns = edge.at_ns, self._dark_ns, self.last_ns
+        if self._sees_ends and self._lit_ns is not None:
+            # Lit already: the dark in between was too short for the kernel to see.
+            self.rejected += 1
+            return None
         self._lit_ns, self._dark_ns = at_ns, None
         if dark_ns is not None and at_ns - dark_ns < min(SETTLE * self.hold_off_ns, LONGEST_SETTLE_NS):
             self.rejected += 1
+            self.flickers = at_ns - self._began_ns > FLICKER_NS
             return None
-        self._began_ns, self.flash_ns, self._waits = at_ns, None, False
+        self._began_ns, self.flash_ns, self._waits, self.flickers = at_ns, None, False, False
         if last_ns is not None and at_ns - last_ns < self.hold_off_ns:
             if edge.late:
                 self.rejected_late += 1
@@ -203,12 +221,12 @@ class Meter:
 
     def _dark(self, at_ns: int) -> Counted | None:
         lit_ns = self._lit_ns
-        self._lit_ns, self._dark_ns = None, at_ns
+        self._lit_ns, self._dark_ns, self._sees_ends = None, at_ns, True
         if lit_ns is None:
             return None
-        # What shone, not from the first edge to the last: a burst of short interference is no long flash.
+        # At a stretch: neither from the first edge to the last nor in all, or much short interference were a flash.
         short = self.flash_ns is not None
-        self.flash_ns = (self.flash_ns or 0) + at_ns - lit_ns
+        self.flash_ns = max(self.flash_ns or 0, at_ns - lit_ns)
         if not self._waits or self.min_flash_ns is None:
             return None
         if self.flash_ns < self.min_flash_ns:
@@ -227,7 +245,7 @@ class Meter:
         """
         from_ns = self._known_ns()
         # Edges fall and rise by turns; and a flash that waited to have shone long enough is not seen to end.
-        falling = (edge.lost + (self._lit_ns is None)) // 2 + self._waits
+        falling = (edge.lost + (self._lit_ns is None)) // 2 + (self.waits_since_ns is not None)
         self._lit_ns = self._dark_ns = self.flash_ns = None
         self._waits = False
         self._lost_ns = edge.at_ns
@@ -245,6 +263,11 @@ class Meter:
         self.made_up += flashes
         places = (from_ns + turn * gap_ns // (flashes + 1) for turn in range(1, flashes + 1))
         return [self._count(at_ns, placed=False) for at_ns in places]
+
+    @property
+    def waits_since_ns(self) -> int | None:
+        """When the flash began that is lit and not judged yet, None without one: it may become a pulse of that time."""
+        return self._began_ns if self._waits and self._lit_ns is not None else None
 
     def _known_ns(self) -> int | None:
         """The time since which no flash came, None if not known: of the last pulse, of a loss, or of the beginning."""

@@ -20,7 +20,7 @@ from types import TracebackType
 from powermeter import __version__
 from powermeter.boards import Board
 from powermeter.delivery import Delivery, State
-from powermeter.errors import JournalError
+from powermeter.errors import JournalError, PowerError
 from powermeter.journal import Journal, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
@@ -40,7 +40,7 @@ WRITERS_STOP_S = 5.0
 #: After every time there will be (UTC, ns): the largest int of SQLite.
 FAR_NS = 2**63 - 1
 
-#: An edge reaches the recorder within this, in s; so much later a span of time is settled.
+#: A library's callback stamps an edge within this, in s; so much later a span of time is settled.
 EDGE_DELAY_S = 1.0
 
 
@@ -168,6 +168,10 @@ class Monitor:
         def run() -> None:
             try:
                 work()
+            except PowerError as error:
+                log.critical("%s: %s, the program ends", name, error)
+                self.crashed = True
+                self._on_crash()
             except BaseException:
                 log.critical("%s: ended by a bug, the program ends", name, exc_info=True)
                 self.crashed = True
@@ -209,7 +213,8 @@ class Monitor:
 
     def _settled_ns(self) -> int:
         """The time before which no pulse will be added to the journal any more (UTC, ns)."""
-        seen_ns = time.time_ns() - round(EDGE_DELAY_S * NS_PER_S)
+        unsettled_ns = time.monotonic_ns() - self._recorder.settled_ns()
+        seen_ns = time.time_ns() - unsettled_ns - round(EDGE_DELAY_S * NS_PER_S)
         oldest = self._keeper.uncommitted[:1]
         return min(seen_ns, oldest[0].time_ns) if oldest else seen_ns
 
@@ -287,6 +292,7 @@ class Monitor:
             "flash_ms": None if meter.flash_ns is None else meter.flash_ns / 1e6,
             "silent": watched.silent,
             "stuck": watched.stuck,
+            "flickers": watched.flickers,
         }
 
     def _writer_status(self, delivery: Delivery, fresh: list[Row]) -> Status:

@@ -16,7 +16,7 @@ from powermeter.boards import Board
 from powermeter.journal import Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamps
-from powermeter.meter import NS_PER_S, Edge, Meter
+from powermeter.meter import FLICKER_NS, NS_PER_S, Edge, Meter
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 NEAR_NS = 100_000
 
 #: As long as fewer edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at the most): a
-#: quarter of what the kernel keeps.
+#: quarter of what the kernel keeps. Interference of more than 10,000 edges a second may overflow it from rest.
 BURST = 256
 
 #: An input lit for longer than this, in ns, with no edge, is stuck. Many meters light their LED while there is no load;
 #: one whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
 STUCK_NS = 600 * NS_PER_S
 
-#: Edges that were lost are said again when none were for this long, in ns.
+#: While edges are lost that is said this often, in ns.
 LOST_AGAIN_NS = 60 * NS_PER_S
 
 
@@ -45,17 +45,23 @@ class Watchdog(NamedTuple):
 class WatchedMeter:
     """A meter with what the recorder needs to know of it: its key in the journal and its limit of silence."""
 
-    __slots__ = ("key", "lost_ns", "meter", "silence_ns", "silent", "stuck")
+    __slots__ = ("flickers", "key", "meter", "said_ns", "silence_ns", "silent", "stuck")
 
     def __init__(self, meter: Meter, key: int, silence_minutes: float | None) -> None:
         self.meter = meter
         self.key = key
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
-        #: No flash for longer than the settings allow; and lit for longer than a flash can be.
+        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark.
         self.silent = False
         self.stuck = False
-        #: When edges were lost last.
-        self.lost_ns: int | None = None
+        self.flickers = False
+        #: When lost edges were said last.
+        self.said_ns: int | None = None
+
+    @property
+    def faulty(self) -> bool:
+        """Whether its input does not do what it should."""
+        return self.silent or self.stuck or self.flickers
 
 
 class Recorder:
@@ -86,6 +92,8 @@ class Recorder:
         self._judge_at_ns = self._started_ns
         self._stopping = False
         self._unwatches = True
+        self._taking = False
+        self._settled_ns = self._started_ns
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
@@ -97,8 +105,23 @@ class Recorder:
 
     @property
     def faulty(self) -> bool:
-        """Whether a meter has been silent or lit for longer than it should."""
-        return any(watched.silent or watched.stuck for watched in self.meters)
+        """Whether the input of a meter does not do what it should."""
+        return any(watched.faulty for watched in self.meters)
+
+    def settled_ns(self) -> int:
+        """
+        The monotonic time before which every pulse has been given to the keeper; from any thread.
+
+        But for those that a loss of edges hides, which are counted once it is seen.
+        """
+        now_ns = time.monotonic_ns()
+        waiting = select.poll()
+        waiting.register(self._board.fileno(), select.POLLIN)
+        # In this order: what the board has no more is being taken, or has been.
+        if not waiting.poll(0) and not self._taking:
+            self._settled_ns = now_ns
+        since_ns = [watched.meter.waits_since_ns for watched in self.meters]
+        return min([self._settled_ns, *(at_ns for at_ns in since_ns if at_ns is not None)])
 
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
@@ -126,14 +149,14 @@ class Recorder:
                 # second there are 20 instead of 1,000.
                 time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
                 due_s = 0.0
-            burst = self._edges_by(due_s) and self._take(self._board.take()) > BURST
+            burst = self._edges_by(due_s) and self._take() > BURST
             now_ns = time.monotonic_ns()
             if now_ns >= self._judge_at_ns:
                 self._judge(now_ns)
             due_s = self._lamps.step(now_ns / NS_PER_S)
         if self._unwatches:
             self._board.unwatch()
-        self._take(self._board.take())
+        self._take()
         self._lamps.dark()
 
     def _edges_by(self, due_s: float | None) -> bool:
@@ -152,9 +175,10 @@ class Recorder:
                 os.eventfd_read(self._wake)
         return edges
 
-    def _take(self, edges: list[Edge]) -> int:
-        """Take *edges* in; return how many they are."""
-        wall_ns = 0
+    def _take(self) -> int:
+        """Take in the edges that the board has; return how many they are."""
+        self._taking = True
+        edges, wall_ns = self._board.take(), 0
         uncommitted, pulse = self._keeper.uncommitted, False
         for edge in edges:
             watched = self.meters[edge.meter]
@@ -165,15 +189,17 @@ class Recorder:
                 uncommitted.append(Row(watched.key, number, at_ns + wall_ns, interval_ns))
             if edge.lost:
                 self._say_lost(watched, edge)
-            if watched.silent or watched.stuck:
+            if watched.faulty or watched.meter.flickers:
                 self._judge_at_ns = 0
+        self._taking = False
         if pulse:
             self._lamps.flash()
             self._keeper.wake()
         return len(edges)
 
     def _say_lost(self, watched: WatchedMeter, edge: Edge) -> None:
-        if watched.lost_ns is None or edge.at_ns - watched.lost_ns > LOST_AGAIN_NS:
+        if watched.said_ns is None or edge.at_ns - watched.said_ns > LOST_AGAIN_NS:
+            watched.said_ns = edge.at_ns
             log.warning(
                 "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
                 "counted without power: %d so far",
@@ -181,7 +207,6 @@ class Recorder:
                 edge.lost,
                 watched.meter.made_up,
             )
-        watched.lost_ns = edge.at_ns
 
     # --- Inputs that do not do what they should
 
@@ -201,8 +226,12 @@ class Recorder:
             stuck_ns = (meter.edge_ns or self._started_ns) + STUCK_NS
             self._set_stuck(watched, stuck=now_ns >= stuck_ns and self._board.sees_light(index))
             due_ns.append(stuck_ns)
-        # What is due already has been judged: there is nothing new to see before an edge.
-        self._judge_at_ns = min((due for due in due_ns if due > now_ns), default=now_ns + STUCK_NS)
+            calm_ns = (meter.edge_ns or self._started_ns) + FLICKER_NS
+            self._set_flickers(watched, flickers=meter.flickers and now_ns < calm_ns)
+            if watched.flickers:
+                due_ns.append(calm_ns)
+        # What is due already has been judged, and is judged again: it may be dark now and lit then.
+        self._judge_at_ns = min(due if due > now_ns else now_ns + STUCK_NS for due in due_ns)
         if self.faulty != before:
             self._on_state()
 
@@ -222,6 +251,14 @@ class Recorder:
                 log.warning("%s: lit for %g minutes without a flash", watched.meter.name, STUCK_NS / NS_PER_S / 60)
             else:
                 log.info("%s: lit no more", watched.meter.name)
+
+    def _set_flickers(self, watched: WatchedMeter, *, flickers: bool) -> None:
+        if flickers != watched.flickers:
+            watched.flickers = flickers
+            if flickers:
+                log.warning("%s: never dark for %g s, flashes can't be told", watched.meter.name, FLICKER_NS / NS_PER_S)
+            else:
+                log.info("%s: flickers no more", watched.meter.name)
 
 
 def _wall_less_monotonic_ns() -> int:

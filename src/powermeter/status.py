@@ -37,6 +37,7 @@ def line(status: Status) -> str:
         + ("not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh")
         + (", no flashes" if meter["silent"] else "")
         + (", the LED is stuck on" if meter["stuck"] else "")
+        + (", never dark" if meter["flickers"] else "")
         for name, meter in status["meters"].items()
     ]
     writers = [f"{name} {_state(writer)}" for name, writer in status["writers"].items()]
@@ -68,6 +69,8 @@ def _input(meter: Status) -> str:
         said.append("no flashes: is the sensor in its place?")
     if meter["stuck"]:
         said.append("the LED is stuck on, or other light falls on the sensor")
+    if meter["flickers"]:
+        said.append("never dark: other light flickers on the sensor")
     return "".join(f"; {words}" for words in said)
 
 

@@ -63,6 +63,11 @@ class Board(Protocol):
         ...
 
 
+def lamp_pins(settings: Settings) -> dict[Lamp, int]:
+    """The pins of the lamps that are fitted, as they are numbered in *settings*."""
+    return {lamp: pin for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin)) if pin is not None}
+
+
 class EdgeQueue:
     """Edges from a library's thread to the one that takes them, with a file descriptor to sleep on."""
 

@@ -11,6 +11,7 @@ include/uapi/linux/gpio.h. The library's own objects for them cost four times
 as much, once an edge.
 """
 
+import contextlib
 import errno
 import glob
 import importlib
@@ -19,6 +20,7 @@ import struct
 from types import ModuleType
 from typing import Any
 
+from powermeter.boards import lamp_pins
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
@@ -38,7 +40,10 @@ LABELS = ("pinctrl-bcm", "pinctrl-rp1")
 CONSUMER = "power"
 
 #: What to do where the library is missing. PyPI has no wheels of it for 32-bit Arm (2.5).
-INSTALL = "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod"
+INSTALL = (
+    "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod and a virtual environment made with "
+    "--system-site-packages"
+)
 
 
 class GpiodBoard:
@@ -48,17 +53,14 @@ class GpiodBoard:
 
     def __init__(self, settings: Settings) -> None:
         self._gpiod = _imported()
-        self._pins = {_line(meter.pin, settings): meter.pin for meter in settings.meters}
-        self._meters = {line: index for index, line in enumerate(self._pins)}
-        self._lamps = {
-            lamp: _line(pin, settings)
-            for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin))
-            if pin is not None
-        }
+        #: The lines of the meters, in their order; and by line the meter's place.
+        self._lines = tuple(_line(meter.pin, settings) for meter in settings.meters)
+        self._meters = {line: index for index, line in enumerate(self._lines)}
+        self._lamps = {lamp: _line(pin, settings) for lamp, pin in lamp_pins(settings).items()}
         self._inputs: Any = None
         self._outputs: Any = None
         #: By line, the kernel's number of its last edge.
-        self._numbers = dict.fromkeys(self._pins, 0)
+        self._numbers = dict.fromkeys(self._lines, 0)
         self._last: list[Edge] = []
         self._fd = -1
         self._path, self._chip = _chip(self._gpiod, settings.gpio_chip)
@@ -89,7 +91,7 @@ class GpiodBoard:
         """Ask the kernel for the edges of all inputs."""
         line = self._gpiod.line
         self._inputs = self._requested(
-            tuple(self._pins),
+            self._lines,
             self._gpiod.LineSettings(
                 direction=line.Direction.INPUT,
                 edge_detection=line.Edge.BOTH,
@@ -115,6 +117,8 @@ class GpiodBoard:
             events = os.read(self._fd, EDGES_KEPT * EVENT.size)
         except BlockingIOError:
             return edges
+        except OSError as error:
+            raise BoardError(f"{self._path}: no edges come any more: {error.strerror}") from error
         numbers = self._numbers
         for at_ns, kind, line, _, number in EVENT.iter_unpack(events):
             lost = (number - numbers[line] - 1) % NUMBERS
@@ -124,15 +128,17 @@ class GpiodBoard:
 
     def sees_light(self, meter: int) -> bool:
         """Whether the collector is low."""
-        line = list(self._pins)[meter]
-        return self._inputs is not None and self._inputs.get_value(line) is self._gpiod.line.Value.INACTIVE
+        dark = self._gpiod.line.Value.ACTIVE
+        return self._inputs is not None and self._inputs.get_value(self._lines[meter]) is not dark
 
     def unwatch(self) -> None:
         """Give the inputs back; what the kernel had kept can still be taken."""
         if self._inputs is not None:
-            self._last = self.take()
-            inputs, self._inputs = self._inputs, None
-            inputs.release()
+            try:
+                self._last = self.take()
+            finally:
+                inputs, self._inputs = self._inputs, None
+                inputs.release()
 
     def light(self, lamp: Lamp, lit: bool) -> None:
         """Set the lamp's line."""
@@ -142,11 +148,15 @@ class GpiodBoard:
 
     def close(self) -> None:
         """Give all lines back."""
-        self.unwatch()
-        if self._outputs is not None:
-            self._outputs.release()
-            self._outputs = None
-        self._chip.close()
+        with contextlib.ExitStack() as stack:
+            # Up to libgpiod 2.2 a chip may be closed once.
+            if self._chip is not None:
+                stack.callback(self._chip.close)
+                self._chip = None
+            if self._outputs is not None:
+                stack.callback(self._outputs.release)
+                self._outputs = None
+            self.unwatch()
 
 
 def _line(pin: int, settings: Settings) -> int:

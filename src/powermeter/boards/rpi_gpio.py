@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
-from powermeter.boards import EdgeQueue
+from powermeter.boards import EdgeQueue, lamp_pins
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Edge
@@ -51,9 +51,7 @@ class RPiGPIOBoard:
         self._edges = EdgeQueue()
         self._witness = _Witness()
         self._inputs = [meter.pin for meter in settings.meters]
-        self._outputs = {
-            lamp: pin for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin)) if pin is not None
-        }
+        self._outputs = lamp_pins(settings)
         self._taken: list[int] = []
         self._watched: list[int] = []
         try:
