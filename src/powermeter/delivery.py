@@ -172,7 +172,7 @@ class Delivery:
         """Deliver one batch, if one is due; return how long to pause then, in s: None until there are news."""
         try:
             # Asked before reading: what is committed in between must not be taken for settled and missing.
-            settled_ns = self._settled_ns()
+            settled_ns = self._settled_ns() if writer.pace.period_ns else 0
             pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(writer.pace))
             more = len(pulses) >= self._read_limit(writer.pace)
             if writer.pace.period_ns:

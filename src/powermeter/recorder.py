@@ -92,6 +92,7 @@ class Recorder:
         self._judge_at_ns = self._started_ns
         self._stopping = False
         self._unwatches = True
+        self._ended = False
         self._taking = False
         self._settled_ns = self._started_ns
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
@@ -115,13 +116,18 @@ class Recorder:
         But for those that a loss of edges hides, which are counted once it is seen.
         """
         now_ns = time.monotonic_ns()
-        waiting = select.poll()
-        waiting.register(self._board.fileno(), select.POLLIN)
         # In this order: what the board has no more is being taken, or has been.
-        if not waiting.poll(0) and not self._taking:
+        if self._ended or (not self._board_has_edges() and not self._taking):
             self._settled_ns = now_ns
         since_ns = [watched.meter.waits_since_ns for watched in self.meters]
         return min([self._settled_ns, *(at_ns for at_ns in since_ns if at_ns is not None)])
+
+    def _board_has_edges(self) -> bool:
+        if self._taking:
+            return True
+        waiting = select.poll()
+        waiting.register(self._board.fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
@@ -154,9 +160,12 @@ class Recorder:
             if now_ns >= self._judge_at_ns:
                 self._judge(now_ns)
             due_s = self._lamps.step(now_ns / NS_PER_S)
+        # From here on the board has no descriptor to ask.
+        self._taking = True
         if self._unwatches:
             self._board.unwatch()
         self._take()
+        self._ended = True
         self._lamps.dark()
 
     def _edges_by(self, due_s: float | None) -> bool:
