@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from program import PATIENCE_S, Program, kill
+from program import PATIENCE_S, Program, kill, wait_until
 
 from powermeter import process
 
@@ -771,6 +771,11 @@ def test_reload_is_a_hangup_to_the_one_that_runs(service, verb):
     service("start", status=0)
     pid = service.pid
     service(verb, status=0, says=f"pid {pid} reads its settings again")
+    log = service.data_dir / "simulated/power.log"
+    wait_until(lambda: "settings.py is in force" in log.read_text())
+    service.set("L1_PIN = 1")
+    service(verb, status=0)
+    wait_until(lambda: "the settings from before stay in force" in log.read_text())
     service("status", status=0)
     assert service.pid == pid
 

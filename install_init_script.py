@@ -1,0 +1,1103 @@
+#!/usr/bin/env python3
+"""
+Install power as a service that starts with the machine: an init script, and on a systemd machine a unit too.
+
+Run it from the source directory: sudo python3 install_init_script.py
+
+Everything it does is one list of steps. --dry-run prints the list, an install
+does what is not done already, --uninstall takes it back, last step first. All
+checks come before the first change; a step that fails takes back those before it.
+
+No file of the virtual environment or of src runs as root here: they belong to
+whoever may write them. What is asked of them is asked as the service's user.
+"""
+
+# ruff: noqa: D102 - what the methods of a step are for is said once, in Step
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import glob
+import grp
+import json
+import os
+import pwd
+import shlex
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+TOP = os.path.dirname(os.path.realpath(__file__))
+
+#: Stands in each file that is installed: a file without it is somebody else's.
+MARK = "installed by install_init_script.py of power"
+
+#: Whom the service runs as, unless venv or source lie in somebody's home.
+DEFAULT_USER = "power"
+
+#: Whose the pins are, on Raspberry Pi OS by a udev rule.
+GROUP = "gpio"
+
+#: The init script's exit status where the program has gone (LSB).
+NOT_INSTALLED = 5
+
+#: The user ids of people (Debian Policy 9.2.2).
+PEOPLE = range(1000, 60000)
+
+UDEV_RULE = f'SUBSYSTEM=="gpio", KERNEL=="gpiochip*", GROUP="{GROUP}", MODE="0660"'
+
+
+class InstallError(Exception):
+    """Nothing was changed; each line says what is wrong, where, and what to do."""
+
+
+class CommandError(InstallError):
+    """A command failed, with *status*."""
+
+    def __init__(self, text: str, status: int) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are on the machine."""
+
+    rpienv: str = "/usr/local/rpienv"
+    init_script: str = "/etc/init.d/power"
+    unit: str = "/etc/systemd/system/power.service"
+    default: str = "/etc/default/power"
+    logrotate: str = "/etc/logrotate.d/power"
+    #: What was made that no mark can be put on: links, the group, the user.
+    record: str = "/etc/power.installed"
+    state: str = "/var/lib/power"
+    run: str = "/run/power"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """The service's user, who may still have to be made."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    exists: bool = True
+
+
+# --- The steps
+
+
+class Record:
+    """The file that lists what was made that no mark can be put on, a line a thing."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def lines(self) -> list[str]:
+        """What stands in it."""
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, encoding="utf-8") as file:
+            return [line for line in file.read().splitlines() if line and not line.startswith("#")]
+
+    def add(self, line: str) -> None:
+        """Note *line*."""
+        self._write([*self.lines(), line])
+
+    def remove(self, line: str) -> None:
+        """Forget *line*; the file goes with its last one."""
+        self._write([other for other in self.lines() if other != line])
+
+    def _write(self, lines: list[str]) -> None:
+        if lines:
+            text = "\n".join([f"# {MARK}, which reads it to uninstall", *lines, ""])
+            _replace(self.path, text.encode(), 0o644)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+class Step:
+    """One thing that an install does, and how it is taken back."""
+
+    def __str__(self) -> str:
+        raise NotImplementedError
+
+    def is_done(self) -> bool:
+        """Whether there is nothing to do."""
+        raise NotImplementedError
+
+    def problem(self) -> str | None:
+        """Why it can't be done: what is wrong, and what to do."""
+        return None
+
+    def do(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        """Take it back, if an install did it, and say what that is; *dry*: say it alone."""
+        raise NotImplementedError
+
+
+class Link(Step):
+    """A symbolic link *path* to *target*."""
+
+    def __init__(self, path: str, target: str, record: Record) -> None:
+        self.path, self.target, self.record = path, target, record
+
+    def __str__(self) -> str:
+        return f"link {self.path} -> {self.target}"
+
+    def is_done(self) -> bool:
+        return os.path.realpath(self.path) == os.path.realpath(self.target)
+
+    def do(self) -> None:
+        os.symlink(self.target, self.path)
+        self.record.add(f"link {self.path}")
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if f"link {self.path}" not in self.record.lines():
+            return None
+        if not dry:
+            if os.path.islink(self.path):
+                os.unlink(self.path)
+            self.record.remove(f"link {self.path}")
+        return f"remove {self.path}"
+
+
+class Group(Step):
+    """The group *name*."""
+
+    def __init__(self, name: str, record: Record) -> None:
+        self.name, self.record = name, record
+
+    def __str__(self) -> str:
+        return f"make the group {self.name}: {shlex.join(self._line())}"
+
+    def _line(self) -> list[str]:
+        return ["groupadd", "--system", self.name]
+
+    def is_done(self) -> bool:
+        return _group(self.name) is not None
+
+    def do(self) -> None:
+        _run(*self._line())
+        self.record.add(f"group {self.name}")
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if f"group {self.name}" not in self.record.lines():
+            return None
+        if not dry:
+            # Others who are in it by now need it.
+            found = _group(self.name)
+            if found and not found.gr_mem and all(entry.pw_gid != found.gr_gid for entry in pwd.getpwall()):
+                _run("groupdel", self.name)
+            self.record.remove(f"group {self.name}")
+        return f"remove the group {self.name}, if nobody else is in it"
+
+
+class User(Step):
+    """
+    The system user *name*, with *home*.
+
+    Once it is gone its number may become another's: *left*, the paths that
+    stay after an uninstall, are given to root then.
+    """
+
+    def __init__(self, name: str, home: str, left: Iterable[str], record: Record) -> None:
+        self.name, self.home, self.left, self.record = name, home, tuple(left), record
+
+    def __str__(self) -> str:
+        return f"make the system user {self.name}: {shlex.join(self._line())}"
+
+    def _line(self) -> list[str]:
+        group = ["--gid", self.name] if _group(self.name) else ["--user-group"]
+        words = ["--system", *group, "--no-create-home", "--home-dir", self.home, "--shell", "/usr/sbin/nologin"]
+        return ["useradd", *words, "--comment", "counts the flashes of the electricity meter", self.name]
+
+    def is_done(self) -> bool:
+        return _entry(self.name) is not None
+
+    def do(self) -> None:
+        _run(*self._line())
+        self.record.add(f"user {self.name}")
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if f"user {self.name}" not in self.record.lines():
+            return None
+        if not dry:
+            if entry := _entry(self.name):
+                for path in [path for path in _all_in(self.left) if os.lstat(path).st_uid == entry.pw_uid]:
+                    os.chown(path, 0, 0, follow_symlinks=False)
+                _run("userdel", self.name)
+            self.record.remove(f"user {self.name}")
+        return f"remove the user {self.name}; data and settings are root's then"
+
+
+class Member(Step):
+    """The user *name*'s membership in *group*; it goes with the user."""
+
+    def __init__(self, name: str, group: str) -> None:
+        self.name, self.group = name, group
+
+    def __str__(self) -> str:
+        return f"put {self.name} in the group {self.group}: {shlex.join(self._line())}"
+
+    def _line(self) -> list[str]:
+        return ["usermod", "--append", "--groups", self.group, self.name]
+
+    def is_done(self) -> bool:
+        entry, group = _entry(self.name), _group(self.group)
+        return bool(entry and group and group.gr_gid in os.getgrouplist(self.name, entry.pw_gid))
+
+    def do(self) -> None:
+        _run(*self._line())
+
+    def undo(self, *, dry: bool = False) -> str | None:  # noqa: ARG002
+        return None
+
+
+class Directory(Step):
+    """The directory *path* for the data, with all that is in it *name*'s; it stays after an uninstall unless empty."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
+        self._before: list[tuple[str, int, int]] = []
+
+    def __str__(self) -> str:
+        return f"make the directory {self.path} (mode 750, with what is in it {self.name}'s)"
+
+    def is_done(self) -> bool:
+        return os.path.isdir(self.path) and stat.S_IMODE(os.stat(self.path).st_mode) == 0o750 and not self._foreign()
+
+    def _foreign(self) -> list[str]:
+        """What is not the user's: of a service that ran as another one, or by hand as root."""
+        entry = _entry(self.name)
+        if entry is None:
+            return [self.path]
+        # A file with a second name may be one of /etc: it is left as it is.
+        found = [(path, os.lstat(path)) for path in _all_in([self.path])]
+        return [p for p, s in found if s.st_uid != entry.pw_uid and not (stat.S_ISREG(s.st_mode) and s.st_nlink > 1)]
+
+    def problem(self) -> str | None:
+        if os.path.lexists(self.path) and (os.path.islink(self.path) or not os.path.isdir(self.path)):
+            return f"{self.path} is in the way, no directory: move it away"
+        return None
+
+    def do(self) -> None:
+        entry = pwd.getpwnam(self.name)
+        os.makedirs(self.path, exist_ok=True)
+        os.chmod(self.path, 0o750)  # noqa: S103 - the group may read the log
+        for path in self._foreign():
+            found = os.lstat(path)
+            self._before.append((path, found.st_uid, found.st_gid))
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if not os.path.isdir(self.path):
+            return None
+        for path, uid, gid in self._before:  # taken back by the install that failed
+            os.chown(path, uid, gid, follow_symlinks=False)
+        if os.listdir(self.path):
+            return f"keep {self.path}: the data"
+        if not dry:
+            os.rmdir(self.path)
+        return f"remove {self.path}, which is empty"
+
+
+class Private(Step):
+    """The settings *path*, for *name* and nobody else. A third user's are not taken away."""
+
+    def __init__(self, path: str, name: str, record: Record) -> None:
+        self.path, self.name, self.record = path, name, record
+        self._before: os.stat_result | None = None
+
+    def __str__(self) -> str:
+        return f"give {self.path} to {self.name}, closed to others (mode 600)"
+
+    def is_done(self) -> bool:
+        entry, found = _entry(self.name), os.lstat(self.path)
+        return entry is not None and found.st_uid == entry.pw_uid and not stat.S_IMODE(found.st_mode) & 0o077
+
+    def _owners(self) -> set[int]:
+        """Root, the user, and the one that an install made before it was to be another."""
+        made = [DEFAULT_USER] if f"user {DEFAULT_USER}" in self.record.lines() else []
+        return {0, *(entry.pw_uid for name in [self.name, *made] if (entry := _entry(name)))}
+
+    def problem(self) -> str | None:
+        found, entry = os.lstat(self.path), _entry(self.name)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            return (
+                f"{self.path} is a link or no file: put the settings themselves there, or name them in POWER_SETTINGS"
+            )
+        if found.st_uid not in self._owners():
+            mend = f"chown {self.name} {shlex.quote(self.path)} && sudo chmod 600 {shlex.quote(self.path)}"
+            owner = _name_of(found.st_uid)
+            if entry is None:
+                return f"{self.path} belongs to {owner}: sudo chown root {shlex.quote(self.path)}, or --user {owner}"
+            return f"{self.path} belongs to {owner}, the service runs as {self.name}: sudo {mend}"
+        return None
+
+    def do(self) -> None:
+        entry = pwd.getpwnam(self.name)
+        with _own_file(self.path) as fd:
+            found = os.fstat(fd)
+            if found.st_uid not in self._owners():
+                raise InstallError(f"{self.path} was changed while this ran: run it again")
+            self._before = found
+            os.fchmod(fd, 0o600)
+            os.fchown(fd, entry.pw_uid, entry.pw_gid)
+
+    def undo(self, *, dry: bool = False) -> str | None:  # noqa: ARG002
+        if self._before is not None:  # taken back by the install that failed
+            with _own_file(self.path) as fd:
+                os.fchown(fd, self._before.st_uid, self._before.st_gid)
+                os.fchmod(fd, stat.S_IMODE(self._before.st_mode))
+        return f"keep {self.path}: the settings" if os.path.exists(self.path) else None
+
+
+class File(Step):
+    """
+    The file *path* with *content*; another that is ours is replaced.
+
+    One that is *yours* to change is not replaced, and removed only while it is as it was.
+    """
+
+    def __init__(self, path: str, content: str, mode: int = 0o644, *, yours: bool = False) -> None:
+        self.path, self.content, self.mode, self.yours = path, content.encode(), mode, yours
+        self._before: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"write {self.path} (mode {self.mode:o})"
+
+    def _found(self) -> bytes | None:
+        try:
+            with open(self.path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def is_ours(self) -> bool:
+        """Whether an install wrote what is there."""
+        found = self._found()
+        return found is not None and MARK.encode() in found and not os.path.islink(self.path)
+
+    def is_done(self) -> bool:
+        if not self.is_ours():
+            return False
+        return self.yours or (self._found() == self.content and os.stat(self.path).st_mode & 0o777 == self.mode)
+
+    def problem(self) -> str | None:
+        if os.path.lexists(self.path) and not (os.path.isfile(self.path) and self.is_ours()):
+            return f"{self.path} is not of this installer: look at it, then move it away"
+        return None
+
+    def do(self) -> None:
+        self._before = self._found()
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        _replace(self.path, self.content, self.mode)
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if not os.path.isfile(self.path):
+            return None
+        if self._before is not None:  # taken back by the install that failed
+            _replace(self.path, self._before, self.mode)
+            return f"put back {self.path}"
+        if not self.is_ours():
+            return f"keep {self.path}: it is not of this installer"
+        if self.yours and self._found() != self.content:
+            return f"keep {self.path}: it was changed"
+        if not dry:
+            os.unlink(self.path)
+        return f"remove {self.path}"
+
+
+class Command(Step):
+    """A command, not needed where *is_done* says so; *back*, if given, takes it back."""
+
+    def __init__(self, *line: str, is_done: Callable[[], bool], back: tuple[str, ...] = ()) -> None:
+        self.line, self._is_done, self.back = line, is_done, back
+
+    def __str__(self) -> str:
+        return f"run {shlex.join(self.line)}"
+
+    def is_done(self) -> bool:
+        return self._is_done()
+
+    def do(self) -> None:
+        _run(*self.line)
+
+    def undo(self, *, dry: bool = False) -> str | None:
+        if not self.back or not self.is_done():
+            return None
+        if not dry:
+            _run(*self.back)
+        return f"run {shlex.join(self.back)}"
+
+
+# --- What the steps are made of
+
+
+def _replace(path: str, content: bytes, mode: int) -> None:
+    """Write *path* as a whole, or not at all."""
+    fd, new = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".power-")
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+
+
+@contextlib.contextmanager
+def _own_file(path: str) -> Iterator[int]:
+    """
+    The file *path*, open.
+
+    Its directory may be somebody's who would have root open another: no link is followed, no second name taken.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise InstallError(f"{path} is a link or no file: put the settings themselves there")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _run(*line: str) -> None:
+    try:
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError as error:
+        raise InstallError(f"{line[0]} is missing: install the Debian package that has it") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
+        raise CommandError(f"{shlex.join(line)} failed with status {done.returncode}: {said}", done.returncode)
+
+
+def _entry(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _group(name: str) -> grp.struct_group | None:
+    try:
+        return grp.getgrnam(name)
+    except KeyError:
+        return None
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _all_in(paths: Iterable[str]) -> Iterable[str]:
+    """The *paths* that are there and all that is in them; links are not followed."""
+    for path in paths:
+        if os.path.lexists(path):
+            yield path
+        for directory, directories, files in os.walk(path):
+            yield from (os.path.join(directory, name) for name in [*directories, *files])
+
+
+def _is_under(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, directory]) == directory
+
+
+def _systemd_runs() -> bool:
+    return os.path.isdir("/run/systemd/system")  # sd_booted(3)
+
+
+def running_as(places: Places) -> int | None:
+    """The user id of the running service; None where none runs. As the program does it: by the pidfile's lock."""
+    try:
+        fd = os.open(os.path.join(places.run, "power.pid"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        asked = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        kind, _, _, _, pid = struct.unpack("hhqqi", asked[: struct.calcsize("hhqqi")])
+        return None if kind == fcntl.F_UNLCK else os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+# --- Whom it runs as, and what that one may do
+
+
+def person(name: str) -> Person:
+    """The user *name*, or who it will be."""
+    entry, group = _entry(name), _group(GROUP)
+    if entry is not None:
+        return Person(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))
+    taken = {other.pw_uid for other in pwd.getpwall()} | {other.gr_gid for other in grp.getgrall()}
+    free = next(number for number in range(999, 0, -1) if number not in taken)
+    return Person(name, free, free, (free, *([group.gr_gid] if group else [])), exists=False)
+
+
+def owners_of_homes(paths: Iterable[str]) -> list[str]:
+    """Whose homes *paths* lie in: people's, or root's."""
+    homes = {os.path.realpath(e.pw_dir): e.pw_name for e in pwd.getpwall() if e.pw_uid == 0 or e.pw_uid in PEOPLE}
+    return sorted({name for path in paths for home, name in homes.items() if home != "/" and _is_under(path, home)})
+
+
+def chosen_user(named: str | None, paths: Iterable[str]) -> tuple[str, str | None]:
+    """Whom the service runs as, and what hinders that. Never root."""
+    if named:
+        entry = _entry(named)
+        if named == "root" or (entry is not None and entry.pw_uid == 0):
+            raise InstallError(f"--user {named}: the service never runs as root: name another user, or none")
+        missing = f"--user {named}: there is no such user: sudo adduser {named}"
+        return named, None if entry is not None or named == DEFAULT_USER else missing
+    owners = owners_of_homes(paths)
+    if not owners:
+        return DEFAULT_USER, None
+    if len(owners) > 1:
+        return owners[0], f"source and virtual environment lie in homes of {' and '.join(owners)}: choose with --user"
+    if owners == ["root"]:
+        return DEFAULT_USER, f"{TOP} or its virtual environment lies in root's home: move both to /opt/power, say"
+    return owners[0], None
+
+
+def _as(who: Person, work: Callable[[], Any]) -> Any:
+    """
+    What *work* returns in a child process with the ids of *who*; None where this process may not take them.
+
+    The kernel's own answer: modes do not tell of lists, mounts and parents.
+    """
+    if os.geteuid() not in (0, who.uid):
+        return None
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups(who.groups)
+                os.setresgid(who.gid, who.gid, who.gid)
+                os.setresuid(who.uid, who.uid, who.uid)
+            os.write(writing, json.dumps(work()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise InstallError(f"a process as {who.name} could not be started, or ended early")
+    return json.loads(said)
+
+
+def _closed(paths: Iterable[tuple[str, int]]) -> list[str]:
+    """For each of *paths* that this process can't use (os.R_OK ...) where it is stopped: a parent, or itself."""
+    stops = []
+    for path, use in paths:
+        real = os.path.realpath(path)
+        parents = ["/", *(real[:end] for end, letter in enumerate(real) if letter == "/" and end)]
+        stop = next((p for p in parents if not os.access(p, os.X_OK)), None)
+        if stop is None and not os.access(real, use):
+            stop = real
+        if stop:
+            stops.append(stop)
+    return stops
+
+
+def _closed_in(directory: str) -> list[str]:
+    """The first of *directory*'s own that this process can't read."""
+    for where, directories, files in os.walk(directory):
+        for path in (os.path.join(where, name) for name in [*directories, *files]):
+            if not os.access(path, os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK):
+                return [path]
+    return []
+
+
+def _opens_a_chip() -> bool:
+    """Whether this process can open one of the GPIO chips."""
+    for chip in glob.glob("/dev/gpiochip*"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(chip, os.O_RDWR | os.O_CLOEXEC))
+            return True
+    return False
+
+
+def _python(who: Person, places: Places, *line: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """The virtual environment's Python run as *who*, as the service will."""
+    others = {"user": who.uid, "group": who.gid, "extra_groups": list(who.groups)} if os.geteuid() == 0 else {}
+    # No __pycache__ either: nothing is changed.
+    # fmt: off
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": places.state, "STATE_DIRECTORY": places.state,
+           "PYTHONDONTWRITEBYTECODE": "1"}
+    # fmt: on
+    return subprocess.run(line, input=given, capture_output=True, cwd="/", env=env, check=False, **others)  # type: ignore[call-overload,no-any-return] # noqa: S603
+
+
+#: Run by the virtual environment's Python as the service's user: where the settings let the program write. Their text
+#: comes on stdin where they still have to be made readable, and is a file of the child's own then.
+READ_SETTINGS = """
+import json, os, sys
+source, named, given = sys.argv[1:]
+sys.path.insert(0, source)
+from powermeter import errors, settings
+path = named
+if given == "given":
+    fd = os.memfd_create("settings")
+    os.write(fd, sys.stdin.buffer.read())
+    path = f"/proc/self/fd/{fd}"
+try:
+    read = settings.read(path)
+except errors.PowerError as error:
+    sys.exit(str(error).replace(path, named))
+files = [writer.options["path"] for writer in read.writers if writer.type == "file"]
+print(json.dumps({"data_dir": read.data_dir, "log_file": read.log_file, "files": files}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the settings let the program write."""
+
+    data_dir: str
+    log_file: str
+    directories: tuple[str, ...]
+
+
+# --- The plan
+
+
+class Plan:
+    """What an install would do here: its steps, and the problems that stand in its way."""
+
+    def __init__(self, args: argparse.Namespace, places: Places) -> None:
+        self.places = places
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.kind = _kind(args)
+        self.source = os.path.join(TOP, "src")
+        self.venv = os.path.realpath(places.rpienv) if os.path.exists(places.rpienv) else self._venv_here()
+        self.python = os.path.join(self.venv, "bin", "python")
+        self.links = self._links(make=args.link)
+        self.user, hindrance = chosen_user(args.user, [self.venv, self.source])
+        self.problems += [hindrance] if hindrance else []
+        self.settings = self._settings()
+        self.who = person(self.user)
+        self._check_before()
+        self.files = self._check_user()
+        self.steps = self._steps()
+        self.problems += [problem for step in self.steps if (problem := step.problem())]
+
+    @staticmethod
+    def _venv_here() -> str:
+        found = [path for path in ("venv", ".venv") if os.path.exists(os.path.join(TOP, path, "bin", "python"))]
+        return os.path.join(TOP, *found[:1] or ["venv"])
+
+    def _links(self, *, make: bool) -> list[Link]:
+        """The two links, where they are not there and are to be made; else a problem with the command for each."""
+        record = Record(self.places.record)
+        inner = os.path.join(self.places.rpienv, "rpienv")
+        outer_link, inner_link = Link(self.places.rpienv, self.venv, record), Link(inner, self.source, record)
+        if not os.path.exists(self.python):
+            self.problems.append(
+                f"no virtual environment in {self.venv}: python3 -m venv --system-site-packages {self.venv} && "
+                f"{self.venv}/bin/pip install -r {TOP}/requirements.txt"
+            )
+        missing = []
+        for link, place in ((outer_link, self.places.rpienv), (inner_link, os.path.join(self.venv, "rpienv"))):
+            if os.path.exists(place):
+                if os.path.realpath(place) != os.path.realpath(link.target):
+                    self.problems.append(
+                        f"{link.path} leads to {os.path.realpath(place)}, not to {link.target}: "
+                        f"install from there, or remove it: sudo rm {link.path}"
+                    )
+            elif os.path.lexists(place):
+                self.problems.append(f"{link.path} is a link to nothing: sudo rm {link.path}")
+            else:
+                missing.append(link)
+        if not make:
+            self.problems += [
+                f"{link.path} is missing: sudo ln -s {shlex.quote(link.target)} {link.path} (or --link makes both)"
+                for link in missing
+            ]
+        # Those that are there and were made by an install belong to the list too: it is what an uninstall goes by.
+        made = [link for link in (outer_link, inner_link) if f"link {link.path}" in record.lines()]
+        return [link for link in (outer_link, inner_link) if (link in missing and make) or link in made]
+
+    def _settings(self) -> str | None:
+        named = _power_settings(self.places.default)
+        beside = [os.path.join(TOP, "settings.py"), os.path.join(self.source, "settings.py")]
+        if named and not os.path.isabs(named):
+            self.problems.append(f"{self.places.default}: POWER_SETTINGS={named}: a full path is needed")
+            return None
+        found = [path for path in ([os.path.normpath(named)] if named else beside) if os.path.lexists(path)]
+        if found:
+            return found[0]
+        wanted = named or beside[0]
+        self.problems.append(f"no {wanted}: cp {TOP}/settings.py.example {wanted}, and set your meter in it")
+        return None
+
+    def _check_before(self) -> None:
+        """What an install before this one left that does not go with it."""
+        if self.kind == "sysv" and File(self.places.unit, "").is_ours():
+            self.problems.append(f"{self.places.unit} was installed, which --sysv is without: --uninstall first")
+        running = running_as(self.places)
+        if running not in (None, self.who.uid):
+            # As another user it could not be stopped any more, and its data would be taken from it.
+            self.problems.append(f"power runs as {_name_of(running or 0)}: sudo service power stop, then again")
+
+    def _check_user(self) -> Files:
+        """Add what the user could not read, run or write to the problems; return what it will write."""
+        fallback = Files(self.places.state, os.path.join(self.places.state, "power.log"), (self.places.state,))
+        if os.geteuid() not in (0, self.who.uid):
+            self.notes.append(
+                f"what {self.user} may read and write is found out by root alone: sudo, or at the install"
+            )
+            return fallback
+        before = len(self.problems)
+        self._check_reading()
+        if glob.glob("/dev/gpiochip*") and not _as(self.who, _opens_a_chip):
+            self.problems.append(f"{self.user} can't open the GPIO chip: {self._mend_chip()}")
+        if len(self.problems) > before or not os.path.exists(self.python):
+            return fallback
+        return self._check_program() or fallback
+
+    def _check_reading(self) -> None:
+        uses = [(self.python, os.X_OK), (self.source, os.R_OK | os.X_OK)] if os.path.exists(self.python) else []
+        if self.settings:
+            uses.append((os.path.dirname(self.settings), os.X_OK))
+        for stop in dict.fromkeys(_as(self.who, lambda: _closed(uses))):
+            owner = _owner(stop)
+            other = "" if owner in ("root", self.user) else f", or --user {owner}"
+            self.problems.append(f"{self.user} can't pass {stop}: sudo chmod o+x {shlex.quote(stop)}{other}")
+        if not self.problems:
+            for stop in _as(self.who, lambda: _closed_in(self.source)):
+                self.problems.append(f"{self.user} can't read {stop}: sudo chmod -R o+rX {shlex.quote(self.source)}")
+
+    def _mend_chip(self) -> str:
+        chips = sorted(glob.glob("/dev/gpiochip*"))
+        group = _group(GROUP)
+        theirs = [chip for chip in chips if group and os.stat(chip).st_gid == group.gr_gid]
+        if group and theirs and group.gr_gid not in self.who.groups:
+            return f"sudo usermod -aG {GROUP} {self.user}"
+        first = "" if group else f"sudo groupadd --system {GROUP} && "
+        if not os.path.isdir("/run/udev"):
+            return f"{first}sudo chgrp {GROUP} {' '.join(chips)} && sudo chmod g+rw {' '.join(chips)}, at each boot"
+        rule = "/etc/udev/rules.d/60-gpio.rules"
+        return (
+            f"{first}echo {shlex.quote(UDEV_RULE)} | sudo tee {rule} && "
+            "sudo udevadm control --reload && sudo udevadm trigger --settle --subsystem-match=gpio"
+        )
+
+    def _check_program(self) -> Files | None:
+        """Ask the program itself: whether it runs, and where the settings let it write."""
+        program = os.path.join(self.source, "power.py")
+        asked = _python(self.who, self.places, self.python, program, "--pidfile", "/nonexistent", "--status")
+        if asked.returncode != 3:  # LSB: not running
+            self.problems.append(f"{program} does not run as {self.user}: {_last(asked.stderr)}")
+            return None
+        if self.settings is None:
+            return None
+        given = None
+        if _as(self.who, lambda: _closed([(str(self.settings), os.R_OK)])):
+            if Private(self.settings, self.user, Record(self.places.record)).problem():
+                return None
+            with _own_file(self.settings) as fd, open(fd, "rb", closefd=False) as file:
+                given = file.read()
+        words = (self.source, self.settings, "" if given is None else "given")
+        asked = _python(self.who, self.places, self.python, "-c", READ_SETTINGS, *words, given=given or b"")
+        if asked.returncode:
+            said = asked.stderr.decode(errors="replace").strip()
+            # A bug's traceback is no list of mistakes.
+            self.problems += [f"{program}: {_last(asked.stderr)}"] if "Traceback" in said else said.splitlines()
+            return None
+        return self._check_writing(json.loads(asked.stdout))
+
+    def _check_writing(self, read: dict[str, Any]) -> Files:
+        log_file = read["log_file"] or os.path.join(read["data_dir"], "power.log")
+        wanted = [read["data_dir"], *(os.path.dirname(path) for path in [log_file, *read["files"]])]
+        directories = [path for path in dict.fromkeys(wanted) if not _is_under(path, self.places.state)]
+        for path in directories:
+            # DATA_DIR itself the program makes, where it may.
+            parent = path
+            while path == read["data_dir"] and not os.path.exists(parent):
+                parent = os.path.dirname(parent)
+            if _as(self.who, functools.partial(_closed, [(parent, os.W_OK | os.X_OK)])):
+                self.problems.append(
+                    f"{self.user} can't write {path}, which {self.settings} names: "
+                    f"sudo install -d -m 750 -o {self.user} {shlex.quote(path)}"
+                )
+        return Files(read["data_dir"], log_file, tuple(directories))
+
+    def _steps(self) -> list[Step]:
+        places, record = self.places, Record(self.places.record)
+        left = [places.state, *([self.settings] if self.settings else [])]
+        steps: list[Step] = [*self.links]
+        # Other users are asked for: what groups they are in is not ours to change.
+        if self.user == DEFAULT_USER:
+            steps += [Group(GROUP, record), User(self.user, places.state, left, record), Member(self.user, GROUP)]
+        steps.append(Directory(places.state, self.user))
+        if self.settings:
+            steps.append(Private(self.settings, self.user, record))
+        steps.append(File(places.default, self._render("power.default"), yours=True))
+        steps.append(File(places.logrotate, self._render("power.logrotate")))
+        script = File(places.init_script, self._render("power.init"), 0o755)
+        steps += [script, _rc_links()] if self.kind == "sysv" or shutil.which("update-rc.d") else [script]
+        if self.kind == "systemd":
+            unit = File(places.unit, self._render("power.service"))
+            steps += [unit, _reload_systemd(unit), _enable(places)]
+        return steps
+
+    def _render(self, name: str) -> str:
+        return rendered(
+            name,
+            self.places,
+            user=self.user,
+            files=self.files,
+            reads=[self.venv, self.python, self.source, self.settings],
+        )
+
+
+def _owner(path: str) -> str:
+    return _name_of(os.stat(path).st_uid)
+
+
+def _last(output: bytes) -> str:
+    return (output.decode(errors="replace").strip() or "it says nothing").splitlines()[-1].removeprefix("power: ")
+
+
+def _kind(args: argparse.Namespace) -> str:
+    """Which kind of init: ``sysv`` or ``systemd``."""
+    if args.kind:
+        return str(args.kind)
+    if _systemd_runs():
+        return "systemd"
+    with contextlib.suppress(OSError), open("/proc/1/comm", encoding="utf-8") as file:
+        if file.read().strip() == "init" and os.path.exists("/etc/inittab"):
+            return "sysv"
+    raise InstallError("this machine's init is neither systemd nor sysvinit: choose with --systemd or --sysv")
+
+
+def _power_settings(path: str) -> str | None:
+    """POWER_SETTINGS as /etc/default/power sets it."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+        for word in shlex.split(file.read(), comments=True):
+            name, _, value = word.partition("=")
+            if name == "POWER_SETTINGS" and value:
+                return value
+    return None
+
+
+def rendered(name: str, places: Places, *, user: str, files: Files, reads: Iterable[str | None] = ()) -> str:
+    """The template *name* of init/ with its words filled in; *reads* are paths that the service reads."""
+    entry = _entry(user)
+    # The interpreter too: a virtual environment's is a link.
+    read = [os.path.realpath(path) for path in reads if path]
+    closed = ("/home", "/root", "/run/user")  # by ProtectHome=yes
+    homes = any(_is_under(path, home) for path in [*read, *files.directories] for home in closed)
+    mounts = [places.state, *files.directories, *(os.path.dirname(path) for path in read)]
+    words = {
+        "MARK": MARK,
+        "TOP": TOP.replace("%", "%%").replace(" ", "%20"),
+        "USER": user,
+        "GROUP": grp.getgrgid(entry.pw_gid).gr_name if entry else user,
+        "RPIENV": places.rpienv,
+        "DEFAULT": places.default,
+        "UNIT": places.unit,
+        "STATE": places.state,
+        "RUN": places.run,
+        "LOG": files.log_file,
+        "WRITABLE": _unit_paths(path for path in files.directories if path != places.state),
+        "MOUNTS": _unit_paths(mounts),
+        "PROTECT_HOME": "read-only" if homes else "yes",
+    }
+    with open(os.path.join(TOP, "init", name), encoding="utf-8") as file:
+        text = file.read()
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
+def _unit_paths(paths: Iterable[str]) -> str:
+    """*paths* as a list in a unit."""
+    quoted = (path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for path in dict.fromkeys(paths))
+    return " ".join(f'"{path}"' if set(path) & set(' "\\') else path for path in quoted)
+
+
+def _rc_links() -> Command:
+    def there() -> bool:
+        return bool(glob.glob("/etc/rc[0-6S].d/[SK][0-9][0-9]power"))
+
+    return Command("update-rc.d", "power", "defaults", is_done=there, back=("update-rc.d", "-f", "power", "remove"))
+
+
+def _reload_systemd(unit: File) -> Command:
+    return Command("systemctl", "daemon-reload", is_done=lambda: unit.is_done() or not _systemd_runs())
+
+
+def _enable(places: Places) -> Command:
+    wanted = os.path.join(os.path.dirname(places.unit), "multi-user.target.wants", os.path.basename(places.unit))
+    line = ("systemctl", "--quiet", "enable", "power.service")
+    back = ("systemctl", "--quiet", "disable", "power.service")
+    return Command(*line, is_done=lambda: os.path.lexists(wanted), back=back)
+
+
+# --- The commands
+
+
+def install(args: argparse.Namespace, places: Places) -> None:
+    """Do what is not done already; all of it, or nothing."""
+    _need_root(places)
+    plan = Plan(args, places)
+    for tool in ("update-rc.d",) if plan.kind == "sysv" else ("systemctl",):
+        if not shutil.which(tool):
+            plan.problems.append(f"{tool} is missing: this machine can't start an init script or unit by it")
+    if plan.problems:
+        raise InstallError("\n".join(plan.problems))
+    done: list[Step] = []
+    # Asked before the first is done: a daemon-reload is due where the unit was another.
+    due = [step for step in plan.steps if not step.is_done()]
+    try:
+        for step in plan.steps:
+            text = str(step)
+            if step in due:
+                done.append(step)
+                step.do()
+            print(f"{'done' if step in due else 'already so'}: {text}")
+    except (InstallError, OSError) as error:
+        _take_back(done)
+        raise InstallError(f"{error}; everything is as it was before") from error
+    verb = "start" if running_as(places) is None else "restart"
+    print(f"power runs as {plan.user}, from the next boot on; at once: sudo service power {verb}")
+
+
+def _take_back(done: list[Step]) -> None:
+    for step in reversed(done):
+        # What can't be taken back must not hide why.
+        with contextlib.suppress(InstallError, OSError):
+            step.undo()
+
+
+def dry_run(args: argparse.Namespace, places: Places) -> None:
+    """Print what an install would do."""
+    plan = Plan(args, places)
+    for problem in plan.problems:
+        print(f"to be mended first: {problem}")
+    for note in plan.notes:
+        print(f"not checked: {note}")
+    for step in plan.steps:
+        with contextlib.suppress(OSError):
+            print(f"{'already so' if step.is_done() else 'would'}: {step}")
+            continue
+        print(f"would, if it is not so: {step}")
+
+
+def uninstall(places: Places, *, dry: bool) -> None:
+    """Take back what an install did, whichever kind; data and settings stay."""
+    if not dry:
+        _need_root(places)
+    record = Record(places.record)
+    beside = [os.path.join(TOP, "settings.py"), os.path.join(TOP, "src", "settings.py")]
+    settings = [path for path in [_power_settings(places.default), *beside] if path]
+    default = rendered("power.default", places, user=DEFAULT_USER, files=Files(places.state, "", ()))
+    unit = File(places.unit, "")
+    steps: list[Step] = [
+        *(Link(line.removeprefix("link "), "", record) for line in record.lines() if line.startswith("link ")),
+        Group(GROUP, record),
+        User(DEFAULT_USER, places.state, [places.state, *settings], record),
+        Directory(places.state, ""),
+        File(places.default, default, yours=True),
+        File(places.logrotate, ""),
+        File(places.init_script, ""),
+        _rc_links(),
+        unit,
+        _enable(places),
+    ]
+    stop = _stop(places, dry=dry)
+    said = [stop] if stop else []
+    had_unit = os.path.exists(places.unit)
+    said += [line for step in reversed(steps) if (line := step.undo(dry=dry))]
+    if os.path.isdir(places.run):
+        said.append(f"remove {places.run}")
+        if not dry:
+            shutil.rmtree(places.run)
+    if had_unit and _systemd_runs() and not dry:
+        _run("systemctl", "daemon-reload")
+    for line in said:
+        print(f"{'would' if dry else 'done'}: {line}")
+    if all(line.startswith("keep") for line in said):
+        print("nothing is installed")
+
+
+def _stop(places: Places, *, dry: bool) -> str | None:
+    """Stop the service, before anything of it goes; says how."""
+    if os.path.exists(places.unit) and _systemd_runs():
+        line = ["systemctl", "stop", "power.service"]
+    elif File(places.init_script, "").is_ours():
+        line = [places.init_script, "stop"]
+    else:
+        return None
+    try:
+        if not dry:
+            _run(*line)
+    except CommandError as error:
+        if error.status != NOT_INSTALLED:  # a program that has gone can't be asked to stop anything
+            raise
+    return f"run {shlex.join(line)}"
+
+
+def _need_root(places: Places) -> None:
+    if os.geteuid() != 0:
+        raise InstallError(f"only root may change {os.path.dirname(places.init_script)}: sudo, or try --dry-run")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Install power as a service that starts with the machine.")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--sysv", dest="kind", action="store_const", const="sysv", help="an init script alone")
+    kind.add_argument("--systemd", dest="kind", action="store_const", const="systemd", help="a unit and an init script")
+    parser.add_argument("--user", metavar="NAME", help="whom it runs as; else power, or whose home it lies in")
+    parser.add_argument("--link", action="store_true", help="make the links in /usr/local too")
+    parser.add_argument("--dry-run", action="store_true", help="print each step and change nothing")
+    parser.add_argument("--uninstall", action="store_true", help="take it all back; data and settings stay")
+    return parser
+
+
+def main(argv: list[str] | None = None, places: Places | None = None) -> int:
+    """Do what *argv* says and return the exit status."""
+    args = parser().parse_args(argv)
+    places = places or Places()
+    try:
+        if args.uninstall:
+            uninstall(places, dry=args.dry_run)
+        elif args.dry_run:
+            dry_run(args, places)
+        else:
+            install(args, places)
+    except (InstallError, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"install_init_script: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
