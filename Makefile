@@ -34,6 +34,7 @@ lint: .venv-test/.made
 	.venv-test/bin/python -m sphinx -q -n -W docs docs/_build/html
 
 bench: .venv-test/.made influxdb
+	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python bench/run.py
 
 # Pins for the tests; uv is needed for this alone.

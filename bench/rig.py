@@ -44,6 +44,20 @@ def wait_until(true, what, seconds=WAIT_S, every=0.2):
         time.sleep(every)
 
 
+def cpu_s(pid):
+    """CPU time of all threads there were: the process's clock (clock_getcpuclockid), exact where stat has ticks."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def switches(pid):
+    """By thread that is there now, how often it was put on a CPU after it had been off."""
+    found = {}
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        found[status.parent.name] = int(fields["voluntary_ctxt_switches"]) + int(fields["nonvoluntary_ctxt_switches"])
+    return found
+
+
 class Fifo:
     """
     A FIFO of flashes, each as the two events that the kernel gives for it (struct gpio_v2_line_event, 48 bytes).
@@ -152,16 +166,12 @@ class Measured:
     # --- What the kernel counts for the process
 
     def cpu_s(self):
-        """CPU time of all threads there were: the process's clock (clock_getcpuclockid), exact where stat has ticks."""
-        return time.clock_gettime(~self.pid << 3 | 2)
+        """CPU time of all threads there were."""
+        return cpu_s(self.pid)
 
     def wakeups(self):
         """How often a thread that is there now was put on a CPU after it had been off."""
-        total = 0
-        for status in Path(f"/proc/{self.pid}/task").glob("*/status"):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            total += int(fields["voluntary_ctxt_switches"]) + int(fields["nonvoluntary_ctxt_switches"])
-        return total
+        return sum(switches(self.pid).values())
 
     def memory_mib(self, field="VmRSS"):
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

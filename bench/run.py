@@ -9,10 +9,13 @@ run: on another machine they differ, the ratios hardly.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import datetime as dt
 import http.client
 import http.server
+import importlib.util
+import io
 import os
 import platform
 import random
@@ -68,6 +71,33 @@ DISK_RATES = (0.127, 1)
 DISK_S = 240
 JOURNAL_PULSES, JOURNAL_BYTES = 1_000_000, 30
 
+#: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
+GUEST_IDLE_S = 30
+GUEST_RATES = {10: 60, 100: 30}
+MINUTE = 60_000
+
+#: The flashes of a stall: when, how long (ns), and the max_watts of a meter that may flash so fast. The stall begins
+#: after 1 s; the burst falls into it.
+MS = 1_000_000
+STALL_FLASHES = {
+    "10/s": ([n * 100 * MS for n in range(150)], 20 * MS, 72_000),
+    "1,000/s": ([n * MS for n in range(7000)], MS // 2, 9_000_000),
+    "a burst, 1,667/s": (
+        [0, *(1200 * MS + n * MS * 6 // 10 for n in range(1000)), 9000 * MS],
+        MS * 3 // 10,
+        9_000_000,
+    ),
+}
+#: What the program does meanwhile: how (kernel_jobs.stalled), for how long (s), and whether by the jumping clock.
+#: That one stands still beside a thread that computes.
+STALLS = {
+    "idle": (None, 0, True),
+    "asleep 1 s": ("stop", 1, True),
+    "asleep 5 s": ("stop", 5, True),
+    "interpreter held 5 s": ("hold", 5, True),
+    "a busy thread beside it": ("busy", 10, False),
+}
+
 
 @dataclass
 class Table:
@@ -115,7 +145,8 @@ def cpu(place, influxd):
         "CPU a pulse",
         "User and system time of the whole process in ms per 1,000 pulses, side by side, with file, lamps and InfluxDB "
         "(the sketch has InfluxDB alone). From the first pulse of a rate until InfluxDB has the last. The program "
-        "reads both edges of a flash by gpiod, with no thread of the library's, or is called back by RPi.GPIO's thread.",
+        "reads both edges of a flash by gpiod, with no thread of the library's, or is called back by RPi.GPIO's "
+        "thread.",
         ["pulses/s", "program", "program by RPi.GPIO", "naive", "sketch"],
     )
     goals = Table("CPU a pulse, as ratios", "The same figures against each other.", GOALS)
@@ -457,6 +488,161 @@ def _file_system(place):
     return max((m for m in mounts if f"{place}/".startswith(m[0].rstrip("/") + "/")), key=lambda m: len(m[0]))[1]
 
 
+# --- On a real kernel's GPIO device
+
+
+def kernel(place, influxd):  # noqa: ARG001 - what every part gets: a guest has a place of its own, and no network
+    """The whole program in a User Mode Linux guest, by gpiod and, where lgpio can be had, by rpi-lgpio."""
+    return [_guest_idle(), _guest_cpu(), _guest_minute(), _guest_stalls()]
+
+
+def _boards():
+    return ["gpiod", *(["RPi.GPIO"] if importlib.util.find_spec("lgpio") else [])]
+
+
+def _in_guests(name, jobs, at_once=2):
+    """
+    Run kernel_jobs.*name* in a guest for each of *jobs*, its arguments and whether the clock jumps; return the answers.
+
+    *at_once*: so many guests at a time.
+    """
+    sys.path.append(str(TOP / "tests" / "kernel"))
+    import guest
+
+    if not (path := guest.kernel_path()).exists():
+        raise SystemExit(f"no {path}: it is built by tests/kernel/build.sh {path.parents[1]}")
+
+    def answer(job):
+        arguments, jumping = job
+        return guest.run(path, f"kernel_jobs.{name}", arguments, jumping=jumping, timeout=600)
+
+    # What a job prints is shown where it fails.
+    with contextlib.redirect_stdout(io.StringIO()), concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(answer, jobs))
+
+
+def _guest_idle():
+    table = Table(
+        "Idle on a real kernel",
+        f"A daemon with its file alone and no pulses for {GUEST_IDLE_S} s, in the guest at the host's pace: context "
+        "switches of all its threads, those of the one that has most, and CPU by the guest's ticks of 10 ms.",
+        GOALS,
+    )
+    jobs = [({"library": library, "seconds": GUEST_IDLE_S}, False) for library in _boards()]
+    for library, found in zip(_boards(), _in_guests("idle", jobs), strict=True):
+        for what, per_s in (("all threads", found["all"]), ("busiest thread", found["most"])):
+            title = f"{library}: wake-ups a second, {what}"
+            if library == "gpiod":
+                table.judge(title, per_s, IDLE_WAKEUPS)
+            else:
+                table.add(title, f"{per_s:.2f}", "", "")
+        table.add(f"{library}: threads", found["threads"], "", "")
+        table.add(f"{library}: CPU, us a second", f"{found['cpu_us']:.0f}", "", "")
+    return table
+
+
+def _guest_cpu():
+    table = Table(
+        "CPU a pulse on a real kernel",
+        "User and system time in ms per 1,000 pulses of 2 ms, from the kernel's event until the journal has it, in the "
+        "guest at the host's pace: the program with lamps and file, and beside it, given the same flashes, a bare loop "
+        "that waits for a request's edges and reads them with the library gpiod. The guest's clock for it is made of "
+        "ticks of 10 ms, which count what else the host does too: on a quiet machine a figure is good to a tenth, "
+        "the loop's at 10/s to a quarter.",
+        ["board", "pulses/s", "fed", "counted", "program", "loop", "program / loop"],
+    )
+    jobs = [({"library": library, "rates": list(GUEST_RATES.items())}, False) for library in _boards()]
+    # One at a time: a tick counts the time too in which the host ran something else.
+    for library, rates in zip(_boards(), _in_guests("cpu", jobs, at_once=1), strict=True):
+        for found in rates:
+            ours, loops = found["ms"]
+            ratio = f"{ours / loops:.2f}" if loops else "-"
+            cells = [f"{found['fed']:,}", f"{found['counted']:,}", f"{ours:.0f}", f"{loops:.0f}", ratio]
+            table.add(library, found["per_s"], *cells)
+    return table
+
+
+def _guest_minute():
+    table = Table(
+        "A minute at 1,000/s on a real kernel",
+        "Flashes fed to the program by gpiod, by the guest's own clock. Edges that the guest merged are known to "
+        "nobody: its kernel's thread was not run between them, and its numbers have no gap.",
+        GOALS,
+    )
+    flashes = {"starts_ns": [n * MS for n in range(MINUTE)], "length_ns": MS // 2, "max_watts": 9_000_000}
+    (found,) = _in_guests("stalled", [({"library": "gpiod", **flashes}, True)])
+    table.add("fed", f"{found['fed']:,} in {found['took_s']:.1f} s", "", "")
+    for what in ("counted", "journal", "file"):
+        table.add(what, f"{found[what]:,}", "", "")
+    table.add("of those counted, not seen", found["unseen"], "", "")
+    table.add("edges that the guest merged", found["merged"], "", "")
+    table.judge("lost, rejected or counted twice, beside those", _unexplained(found), 0, "{:.0f}")
+    return table
+
+
+def _guest_stalls():
+    table = Table(
+        "Flashes of a stall on a real kernel",
+        "Where the flashes go that come while the program stands still: asleep is the whole process by SIGSTOP. Not "
+        "seen: counted though the kernel had no room for them. Rejected: by the hold-off, and "
+        "by gpiod no more than a busy host let come that close. Merged: edges that the guest made one of, which nobody "
+        "knows of but by their count; RPi.GPIO tells no count. Lost is what is neither "
+        "counted nor rejected; it is to be no more than was merged. The guest's clock jumps, but not beside a busy "
+        "thread, where the guest is too slow for the pace.",
+        [
+            "board",
+            "flashes",
+            "program",
+            "fed",
+            "counted",
+            "not seen",
+            "rejected",
+            "after a stall",
+            "merged",
+            "lost",
+            "",
+        ],
+    )
+    turns = [(board, rate, stall) for board in _boards() for rate in STALL_FLASHES for stall in STALLS]
+    jobs = [_stall_job(*turn) for turn in turns]
+    for (board, rate, stall), found in zip(turns, _in_guests("stalled", jobs), strict=True):
+        said = ""
+        if board == "gpiod":
+            missed = _unexplained(found) > 0
+            table.missed += missed
+            said = "MISSED" if missed else "ok"
+        numbers = [found[key] for key in ("counted", "unseen", "rejected", "late")]
+        merged = "-" if found["merged"] is None else found["merged"]
+        fed = f"{found['fed']:,} in {found['took_s']:.1f} s"
+        table.add(board, rate, stall, fed, *(f"{number:,}" for number in numbers), merged, _lost(found), said)
+    return table
+
+
+def _stall_job(board, rate, stall):
+    starts_ns, length_ns, max_watts = STALL_FLASHES[rate]
+    how, seconds, jumping = STALLS[stall]
+    arguments = {
+        "library": board,
+        "starts_ns": starts_ns,
+        "length_ns": length_ns,
+        "max_watts": max_watts,
+        "how": how,
+        "seconds": seconds,
+    }
+    return arguments, jumping
+
+
+def _lost(found):
+    """Flashes that were neither counted, kept and written, nor rejected."""
+    return found["fed"] - min(found[key] for key in ("counted", "journal", "file")) - found["rejected"] - found["late"]
+
+
+def _unexplained(found):
+    """Flashes lost beside those that the guest merged, or counted beside those fed, or rejected though well apart."""
+    lost = _lost(found)
+    return max(0, lost - found["merged"], -lost) + max(0, found["rejected"] - found["close"])
+
+
 # --- The command line
 
 PARTS = {
@@ -467,6 +653,7 @@ PARTS = {
     "backfill": backfill,
     "commands": commands,
     "disk": disk,
+    "kernel": kernel,
 }
 
 

@@ -196,7 +196,7 @@ def command():
         "HOME": "/run/home",
         "TMPDIR": "/run/tmp",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": os.pathsep.join(str(TOP / name) for name in ("src", "tests", "tests/kernel", "tools")),
+        "PYTHONPATH": os.pathsep.join(str(TOP / name) for name in ("src", "tests", "tests/kernel", "tools", "bench")),
         "PYTHONDONTWRITEBYTECODE": "1",
         "POWER_USER": str(os.getuid() or 1000),
     }
