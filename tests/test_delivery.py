@@ -482,6 +482,40 @@ def test_a_period_is_sent_once_it_is_over(journal):
     cursor.close()
 
 
+def test_a_pulse_kept_while_it_is_asked_what_is_settled(journal):
+    """What is settled is asked before reading: a pulse that is kept in between goes out with its period, sent once."""
+    cursor = journal.cursor("it")
+    add(journal, 4, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
+
+    def settled_ns():
+        if journal.meter("house", 1000).count == 4:
+            add(journal, 1, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
+        return PERIOD_START_NS + 60 * NS_PER_S
+
+    writer = Scripted(Pace.aggregated(60, 5000), [])
+    run_dry(driven(Taking, cursor, settled_ns=settled_ns), writer)
+    assert writer.batches == [5]
+    cursor.close()
+
+
+@pytest.mark.parametrize(("pace", "asks"), [(Pace(5), False), (Pace.aggregated(60, 5), True)], ids=["each", "periods"])
+def test_what_is_settled_is_asked_for_periods_alone(journal, pace, asks):
+    """What is settled is asked for a writer with periods, and never for one that takes pulse by pulse."""
+    cursor = journal.cursor("it")
+    add(journal, 12)
+    asked = []
+
+    def settled_ns():
+        asked.append(1)
+        return FAR_NS
+
+    writer = Taking(pace)
+    run_dry(driven(Taking, cursor, settled_ns=settled_ns), writer)
+    assert len(writer.taken) == 12
+    assert bool(asked) == asks
+    cursor.close()
+
+
 def test_a_period_larger_than_a_batch_is_whole(journal):
     """A period with more pulses than a batch wants is delivered in one."""
     cursor = journal.cursor("it")

@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from program import PATIENCE_S, SOURCE
 
+from powermeter import journal as journal_module
 from powermeter.errors import JournalError
 from powermeter.journal import Journal, Row, prepare_dir
 from powermeter.meter import NS_PER_S, Constant, Pulse
@@ -403,6 +404,29 @@ def test_place_alone_moves(tmp_path):
         cursor.advance([], place)
         cursor.commit()
     assert durable_position(path, "file").place == place
+
+
+def test_place_that_can_not_be_kept(tmp_path, monkeypatch):
+    """A place whose commit fails is not taken: the position is as before, on the disk too; the next one is kept."""
+    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT_S", 0)
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        key = journal.meter("house", 1000).key
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            journal.append(rows_of(key, [START_NS, START_NS + 1]))
+            cursor.advance(cursor.read(1), "first")
+            cursor.commit()
+            cursor.advance(cursor.read(1), "second")
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as busy:
+                busy.execute("BEGIN IMMEDIATE")
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    cursor.move("third")
+            assert cursor.position == ({key: 2}, "second")
+            assert cursor.moved
+            assert durable_position(path, "file") == ({key: 1}, "first")
+            cursor.move("third")
+            assert not cursor.moved
+            assert durable_position(path, "file") == ({key: 2}, "third")
 
 
 def test_append_that_fails_leaves_cursors_moved(tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from hand_board import HandBoard
-from program import wait_until
+from program import PATIENCE_S, wait_until
 from test_keeper import hung_disk
 
 from powermeter import journal, monitor, recorder, settings
@@ -35,10 +35,10 @@ class Running:
     """
     A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager.
 
-    *meter_settings*: what the meter has besides its pin and its constant.
+    *writers* in place of the file's; *meter_settings*: what the meter has besides its pin and its constant.
     """
 
-    def __init__(self, directory, *, board=None, **meter_settings):
+    def __init__(self, directory, *, board=None, writers=None, **meter_settings):
         path = directory / "settings.py"
         self.data_dir = directory / "data"
         path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
@@ -49,7 +49,7 @@ class Running:
         self.csv = self.data_dir / "power.csv"
         self.board = board or HandBoard()
         self.crashes = threading.Semaphore(0)
-        self.settings = dataclasses.replace(read, meters=meters)
+        self.settings = dataclasses.replace(read, meters=meters, writers=writers or read.writers)
         self.monitor = Monitor(self.settings, self.board, simulate=None, on_crash=self.crashes.release)
         self._before = set(threading.enumerate())
 
@@ -282,6 +282,65 @@ def test_a_stop_under_a_hung_disk(tmp_path, monkeypatch, caplog):
         assert running.board.closed
     wait_until(lambda: running.threads() == [])
     running.monitor._journal.close()
+
+
+# --- A stall
+
+
+class StallingBoard(HandBoard):
+    """A board whose last edge waits, and who takes it too until *going*: as where the program was stopped."""
+
+    def __init__(self):
+        super().__init__()
+        self.going = threading.Event()
+        self._stalls = False
+
+    def take(self):
+        if self._stalls:
+            assert self.going.wait(PATIENCE_S)
+            return super().take()
+        edges = super().take()
+        self._stalls = True
+        self.put(edges.pop())
+        return edges
+
+
+PERIOD_S = 2
+
+
+def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
+    """A period whose last edge waits untaken when it is over goes to Librato once that is counted: once, and whole."""
+    needed = {"user": librato_server.user, "token": librato_server.token, "hostname": librato_server.hostname}
+    defaults = {name: key.default for name, key in settings.WRITER_TYPES["librato"].items()}
+    options = {**defaults, **needed, "protocol": "http", "period": PERIOD_S}
+    librato = settings.WriterSettings("librato", "librato", options)
+    running = Running(tmp_path, board=StallingBoard(), writers=(librato,))
+    asked_ns = []
+    settled_ns = running.monitor._settled_ns
+
+    def asked():
+        asked_ns.append(time.time_ns())
+        return settled_ns()
+
+    running.monitor._settled_ns = asked
+    with running:
+        try:
+            # All of the edges in one period, with a second of it left.
+            wait_until(lambda: 0.5 < time.time() % PERIOD_S < 1)
+            now_ns, start_s = time.monotonic_ns(), int(time.time() // PERIOD_S * PERIOD_S)
+            running.board.put_at_once([Edge(0, now_ns - ago * NS_PER_S // 5) for ago in (2, 1, 0)])
+            over_ns = (start_s + PERIOD_S + round(monitor.EDGE_DELAY_S)) * NS_PER_S
+            # The one asks for a pause, the next decides, the one behind tells that it has decided.
+            wait_until(lambda: librato_server.requests or sum(at_ns > over_ns for at_ns in asked_ns) >= 3)
+            assert house_of(running)["pulses"] == 2
+            assert librato_server.requests == []
+        finally:
+            running.board.going.set()
+        wait_until(lambda: librato_server.requests)
+    assert librato_server.requests == [("POST", "/v1/metrics")]
+    # The first pulse has no power.
+    assert {key[2]: gauge["count"] for key, gauge in librato_server.gauges.items()} == {start_s: 2}
+    assert not running.monitor.crashed
 
 
 # --- A bug

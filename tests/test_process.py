@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pty
 import random
 import re
 import resource
@@ -510,6 +511,41 @@ def test_missing_library_of_pins(tmp_path):
         assert_failed(program, program.run(), "the library RPi.GPIO is missing")
 
 
+def test_caller_killed_before_it_counts(tmp_path):
+    """A start whose caller is killed while the daemon is not ready yet: the daemon gets ready, and counts on."""
+    reached, fifo = tmp_path / "reached", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    slow = f"open({str(reached)!r}, 'w').close()\nopen({str(fifo)!r}, 'rb').read(1)\n"
+    # Open for reading too, so that neither side waits for the other.
+    go = os.open(fifo, os.O_RDWR)
+    try:
+        with with_library(tmp_path, slow + STANDIN) as program:
+            caller = subprocess.Popen(program.line(), env=program.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            wait_until(reached.exists)
+            caller.kill()
+            said = caller.communicate(timeout=PATIENCE_S)
+            pid = program.pid
+            os.write(go, b"1")
+            wait_until(lambda: program.run("--status").returncode == 0)
+            assert said == (b"", b"")
+            assert program.status()["pid"] == pid != caller.pid
+            assert program.run("--kill").stdout == f"power: stopped, pid {pid}\n"
+    finally:
+        os.close(go)
+
+
+#: No byte more can be written to a file, as on a full disk; for every user.
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+
+
+@pytest.mark.parametrize("way", [[], ["--nodaemon"]], ids=["daemon", "foreground"])
+def test_pidfile_on_a_full_disk(program, way):
+    """Where the pid can't be written the start fails with the pidfile's path in one line, and takes the file back."""
+    done = patched(program, FULL_DISK, "--simulate", "3000", *way)
+    assert_failed(program, done, f"{program.pidfile}: can't be written: File too large")
+    assert not (program.data_dir / "simulated" / "journal.db").exists()
+
+
 def test_start_after_sigkill(program):
     """A SIGKILLed daemon leaves its pidfile: --status is 1, --kill has nothing to do, and a start works."""
     kill(program.start("--simulate", "3000"))
@@ -565,6 +601,43 @@ def test_restart_with_wrong_settings(program):
     assert (done.returncode, done.stdout) == (1, "")
     assert "COMMIT_INTERVAL: found 0" in done.stderr
     assert program.status()["pid"] == pid
+
+
+def test_restart_with_a_data_dir_that_can_not_be_made(program):
+    """--restart with a DATA_DIR that can't be made stops nothing."""
+    pid = program.start("--simulate", "3000")
+    program.set(f"DATA_DIR = {str(program.settings / 'below')!r}")
+    done = program.run("--restart")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr)
+    assert f"{program.settings}/below/simulated: DATA_DIR can't be made: Not a directory" in done.stderr
+    assert program.status()["pid"] == pid
+
+
+# --- Checking
+
+
+def test_check_leaves_the_pins_of_the_running_one(tmp_path):
+    """--check tries no pins while a program has them that runs on the same DATA_DIR, by whatever pidfile."""
+    with with_library(tmp_path, STANDIN) as program:
+        pid = program.start()
+        (tmp_path / "library" / "RPi" / "GPIO.py").write_text("raise ImportError('the pins were tried')\n")
+        for pidfile in (program.pidfile, tmp_path / "other.pid"):
+            done = program.run("--check", "--pidfile", str(pidfile))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"pins: ok, in use by the running one, pid {pid}, and so not tried\n" in done.stdout
+        assert program.status()["pid"] == pid
+
+
+def test_check_beside_a_simulated_one(tmp_path):
+    """--check tries the pins where nothing runs, and while a simulated program runs by the same pidfile."""
+    with with_library(tmp_path, STANDIN) as program:
+        alone = program.run("--check")
+        program.start("--simulate", "3000")
+        beside = program.run("--check")
+    assert (alone.returncode, beside.returncode) == (0, 0)
+    assert "pins: ok, house on 18\n" in alone.stdout
+    assert beside.stdout == alone.stdout
 
 
 # --- Asking
@@ -830,9 +903,9 @@ def test_many_open_files_allowed(program):
 # --- Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_signals_end_the_foreground(program, number):
-    """SIGTERM, SIGINT and SIGHUP end a program in the foreground cleanly: exit 0, log lines alone, nothing left."""
+    """SIGTERM and SIGINT end a program in the foreground cleanly: exit 0, log lines alone, nothing left."""
     popen = program.foreground("--simulate", "3000")
     popen.send_signal(number)
     assert popen.wait(PATIENCE_S) == 0
@@ -858,6 +931,97 @@ def test_hangup_leaves_the_daemon(program):
     assert program.status()["pid"] == pid
     os.kill(pid, signal.SIGHUP)
     assert program.status()["pid"] == pid
+
+
+def test_hangup_without_a_terminal(program):
+    """SIGHUP to a program in the foreground that has no terminal, as a service has none, reads the settings again."""
+    popen = program.foreground("--simulate", "3000")
+    program.set("COMMIT_INTERVAL = 0")
+    popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reload: the settings from before stay in force" in program.err.read_text())
+    program.set("COMMIT_INTERVAL = 0.2")
+    popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: re.search(r"INFO reload: \S+ is in force\n", program.err.read_text()))
+    assert program.status()["pid"] == popen.pid
+    popen.send_signal(signal.SIGTERM)
+    assert popen.wait(PATIENCE_S) == 0
+
+
+#: Makes its input the controlling terminal of a session of its own, as a login does, and becomes the rest of its line.
+ON_TERMINAL = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+{before}
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@contextlib.contextmanager
+def on_terminal(program, *line, before=""):
+    """
+    A program in the foreground of a terminal of its own, by *line* before its own, once it counts.
+
+    Yields its Popen and the function that hangs the terminal up.
+    """
+    ours, theirs = pty.openpty()
+    with contextlib.ExitStack() as stack:
+        hang_up = stack.enter_context(contextlib.ExitStack())
+        hang_up.callback(os.close, ours)
+        code = ON_TERMINAL.format(before=before)
+        whole = [sys.executable, "-c", code, *line, *program.line("--nodaemon", "--simulate", "20000")]
+        env = program.env | {"TERM": "xterm"}
+        popen = subprocess.Popen(
+            whole, cwd=program.directory, env=env, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
+        )
+        os.close(theirs)
+        stack.callback(popen.wait)
+        stack.callback(popen.kill)
+        # What it shows is read away: a terminal that is full would hold it up.
+        os.set_blocking(ours, False)
+
+        def counts():
+            with contextlib.suppress(BlockingIOError):
+                os.read(ours, 65536)
+            return popen.poll() is not None or program.run("--status").returncode == 0
+
+        wait_until(counts)
+        assert popen.returncode is None
+        yield popen, hang_up.close
+
+
+@pytest.mark.parametrize("logs_to", ["a file", "the terminal"])
+def test_terminal_that_hangs_up(tmp_path, logs_to):
+    """A terminal that hangs up ends the program in its foreground cleanly: exit 0, and nothing left."""
+    log = tmp_path / "my.log"
+    with Program(tmp_path, f"LOG_FILE = {str(log)!r}" if logs_to == "a file" else "") as program:
+        with on_terminal(program) as (popen, hang_up):
+            hang_up()
+            assert popen.wait(PATIENCE_S) == 0
+        assert logs_to == "the terminal" or log.read_text().endswith("INFO stopped\n")
+        assert program.run("--status").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "before"),
+    [(["nohup"], ""), ([], "signal.signal(signal.SIGHUP, signal.SIG_IGN)")],
+    ids=["nohup", "ignored"],
+)
+def test_terminal_that_hangs_up_under_nohup(tmp_path, line, before):
+    """Under nohup, or where its shell has SIGHUP ignored, a program outlives its terminal, and counts on."""
+    log = tmp_path / "my.log"
+    with (
+        Program(tmp_path, f"LOG_FILE = {str(log)!r}") as program,
+        on_terminal(program, *line, before=before) as (popen, hang_up),
+    ):
+        seen = program.status()["meters"]["house"]["pulses"]
+        hang_up()
+        # For some seconds: the line of the terminal would be shown anew each second.
+        wait_until(lambda: popen.poll() is not None or program.status()["meters"]["house"]["pulses"] >= seen + 20)
+        assert popen.returncode is None, log.read_text()
+        assert "reload" not in log.read_text()
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(PATIENCE_S) == 0
 
 
 def test_two_interrupts(tmp_path):

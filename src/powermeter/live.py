@@ -1,5 +1,6 @@
 """The live line of the foreground on a terminal, and the log above it; by rich."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -36,9 +37,11 @@ class LiveLine:
     ) -> None:
         if self._stream is not None:
             self._handler.setStream(self._stream)
-        self._live.stop()
+        with contextlib.suppress(OSError):  # a terminal that has gone shows nothing
+            self._live.stop()
 
     def refresh(self) -> bool:
         """Show the line as it is now; true, as it may be shown again."""
-        self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
         return True
