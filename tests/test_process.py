@@ -981,7 +981,7 @@ def on_terminal(program, *line, before=""):
         os.set_blocking(ours, False)
 
         def counts():
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # nothing to read; under nohup nobody has the terminal open any more
                 os.read(ours, 65536)
             return popen.poll() is not None or program.run("--status").returncode == 0
 
