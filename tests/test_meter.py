@@ -481,11 +481,20 @@ def test_a_flash_too_short_for_the_kernel():
 
 
 def test_a_dark_too_short_for_the_kernel():
-    """A falling edge while it is lit is bounce, however long it has been lit: no dark was seen in between."""
+    """A falling edge while it is lit is bounce, also later than the hold-off: no dark was seen in between."""
     meter = made()
-    edges = [fall(0), rise(MS), fall(NS_PER_S), fall(2 * NS_PER_S), rise(3 * NS_PER_S)]
+    edges = [fall(0), rise(120 * MS), fall(NS_PER_S), fall(NS_PER_S + 120 * MS), rise(NS_PER_S + 121 * MS)]
     assert pulses_of(meter, edges) == [Counted(1, 0, None), Counted(2, NS_PER_S, NS_PER_S)]
-    assert (meter.rejected, meter.flash_ns) == (1, 2 * NS_PER_S)
+    assert (meter.rejected, meter.flash_ns) == (1, 121 * MS)
+
+
+def test_a_dark_that_the_kernel_did_not_see_for_its_own_delay():
+    """Lit for far longer than the flash before, a falling edge is the next flash: a busy kernel merged the dark."""
+    fast = made(1000, 9_000_000)
+    flashes = [edge for turn in range(5) for edge in (fall(turn * MS), rise(turn * MS + MS // 5))]
+    del flashes[3]
+    assert [counted.number for counted in pulses_of(fast, flashes)] == [1, 2, 3, 4, 5]
+    assert fast.rejected == 0
 
 
 # --- Light that flickers

@@ -26,6 +26,9 @@ LONGEST_SETTLE_NS = 5_000_000
 #: A flash that has not settled for this long, in ns, is none: other light flickers on the sensor, and hides flashes.
 FLICKER_NS = 60 * NS_PER_S
 
+#: Longer than any time, in ns.
+LONG_NS = 2**63
+
 
 class Edge(NamedTuple):
     """
@@ -165,7 +168,7 @@ class Meter:
     made_up: int = 0
     #: Of the flash under way, or the last one: when it began; since when it is lit, None in the dark; since when it
     #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came; the
-    #: edge behind the last lost ones; and whether ends of flashes are seen at all.
+    #: edge behind the last lost ones; whether ends of flashes are seen at all; and how long the flash before shone.
     _began_ns: int = 0
     _lit_ns: int | None = None
     _dark_ns: int | None = None
@@ -173,6 +176,7 @@ class Meter:
     _placed: bool = True
     _lost_ns: int | None = None
     _sees_ends: bool = False
+    _length_ns: int = 0
 
     def take(self, edge: Edge) -> Sequence[Counted]:
         """
@@ -198,8 +202,8 @@ class Meter:
 
     def _light(self, edge: Edge) -> Counted | None:
         at_ns, dark_ns, last_ns = edge.at_ns, self._dark_ns, self.last_ns
-        if self._sees_ends and self._lit_ns is not None:
-            # Lit already: the dark in between was too short for the kernel to see.
+        if self._sees_ends and self._lit_ns is not None and at_ns - self._began_ns <= self._longest_ns():
+            # Lit already: the dark in between was too short for the kernel to see, as bounce is.
             self.rejected += 1
             return None
         self._lit_ns, self._dark_ns = at_ns, None
@@ -207,6 +211,7 @@ class Meter:
             self.rejected += 1
             self.flickers = at_ns - self._began_ns > FLICKER_NS
             return None
+        self._length_ns = self.flash_ns or self._length_ns
         self._began_ns, self.flash_ns, self._waits, self.flickers = at_ns, None, False, False
         if last_ns is not None and at_ns - last_ns < self.hold_off_ns:
             if edge.late:
@@ -218,6 +223,10 @@ class Meter:
             self._waits = True
             return None
         return self._count(at_ns)
+
+    def _longest_ns(self) -> int:
+        """How long one flash may shine by what the one before did; without one before, as long as it likes."""
+        return 2 * self._length_ns + self.hold_off_ns if self._length_ns else LONG_NS
 
     def _dark(self, at_ns: int) -> Counted | None:
         lit_ns = self._lit_ns
