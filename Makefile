@@ -6,7 +6,7 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 test-kernel check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel test-boot check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -24,6 +24,13 @@ test-3.13: influxdb
 test-kernel: .venv-test/.made
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python -m pytest tests/kernel $(PYTEST_ARGS)
+
+# The service on Debian machines that really boot: a kernel and two images, built once (some minutes).
+test-boot: .venv-test/.made
+	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
+	@sh tests/boot/mkimage.sh "$(CACHE)" sysvinit > /dev/null
+	@sh tests/boot/mkimage.sh "$(CACHE)" systemd > /dev/null
+	.venv-test/bin/python -m pytest tests/boot $(PYTEST_ARGS)
 
 check: lint test
 
@@ -49,6 +56,7 @@ help:
 	@echo "make test         the tests, against a real InfluxDB"
 	@echo "make test-3.13    the same on Python 3.13, where there is one"
 	@echo "make test-kernel  the program on a real kernel's GPIO device, in a guest that is built once"
+	@echo "make test-boot    the service on Debian machines that really boot in that guest"
 	@echo "make check        style, types and docs (make lint), then the tests"
 	@echo "make bench        the measurements of docs/benchmarks.rst"
 	@echo "make clean        remove the virtual environments"

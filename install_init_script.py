@@ -625,6 +625,8 @@ def _closed(paths: Iterable[tuple[str, int]]) -> list[str]:
 def _closed_in(directory: str) -> list[str]:
     """The first of *directory*'s own that this process can't read."""
     for where, directories, files in os.walk(directory):
+        if "__pycache__" in directories:  # Python does without
+            directories.remove("__pycache__")
         for path in (os.path.join(where, name) for name in [*directories, *files]):
             if not os.access(path, os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK):
                 return [path]

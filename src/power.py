@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return FORBIDDEN
     except PowerError as error:
         print("\n".join(f"power: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 1
+        return commands.failed(error)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -272,6 +272,28 @@ def test_systemd_is_told(tmp_path):
             assert popen.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "reason"),
+    [
+        ("COMMIT_INTERVAL = 0", 6, "COMMIT_INTERVAL: found 0, allowed: a number from 0.1 to 3,600"),
+        ("LOG_FILE = '/nowhere/at/all.log'", 1, "/nowhere/at/all.log: the log can't be written"),
+    ],
+)
+def test_systemd_is_told_why_it_failed(tmp_path, text, status, reason):
+    """Under systemd wrong settings end with a status of their own, as no second try mends them; the reason is told."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(PATIENCE_S)
+        with Program(tmp_path / "power", text, env={"NOTIFY_SOCKET": address}) as program:
+            assert program.run("--nodaemon", "--simulate").returncode == status
+            told = manager.recv(4096).decode()
+            assert told.startswith("STATUS=")
+            assert reason in told
+        with Program(tmp_path / "power", text) as program:
+            assert program.run("--nodaemon", "--simulate").returncode == 1
+
+
 def test_a_manager_that_is_gone(tmp_path):
     """A notify socket that nobody reads, or that is not there, changes nothing."""
     env = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "50000"}

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from powermeter.errors import ForbiddenError, PowerError, ProcessError
+from powermeter.errors import ForbiddenError, PowerError, ProcessError, SettingsError
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ TOP = os.path.dirname(SOURCE)
 #: The exit statuses of --status (LSB, "Init Script Actions").
 RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
 
+#: The exit status of a failure; and for systemd of wrong settings, which no second try mends (LSB, "not configured").
+FAILED, NOT_CONFIGURED = 1, 6
+
 #: --simulate: watts, True for a household's day, None for the real pins.
 Simulate = float | bool | None
 
@@ -35,6 +38,16 @@ def require(modules: Mapping[str, str]) -> None:
     missing = sorted(name for module, name in modules.items() if importlib.util.find_spec(module) is None)
     if missing:
         raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
+
+
+def failed(error: PowerError) -> int:
+    """The exit status of *error*; a service manager is told its first line too."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return FAILED
+    from powermeter import process
+
+    process.notify(f"STATUS={str(error).splitlines()[0]}")
+    return NOT_CONFIGURED if isinstance(error, SettingsError) else FAILED
 
 
 def _settings(args: argparse.Namespace, simulate: Simulate) -> "Settings":
