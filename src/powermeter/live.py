@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -40,13 +39,6 @@ class LiveLine:
             self._handler.setStream(self._stream)
         with contextlib.suppress(OSError):  # a terminal that has gone shows nothing
             self._live.stop()
-        for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
-            try:
-                stream.flush()
-            except OSError:
-                # What is left in it goes nowhere: at the interpreter's end it would fail again, and be the exit status.
-                with open(os.devnull, "wb") as nowhere:
-                    os.dup2(nowhere.fileno(), stream.fileno())
 
     def refresh(self) -> bool:
         """Show the line as it is now; true, as it may be shown again."""

@@ -66,6 +66,7 @@ def run(
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+        _let_go_of_the_terminal()
 
 
 def _run(
@@ -232,6 +233,16 @@ def _pins(settings: Settings) -> tuple[object, ...]:
         settings.l1_pin,
         settings.l2_pin,
     )
+
+
+def _let_go_of_the_terminal() -> None:
+    """Where it has gone, what is left for it goes nowhere: the interpreter's last try would be the exit status."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.StreamHandler:  # type: ignore[type-arg]
