@@ -19,7 +19,7 @@ HOLD_OFF = 0.7
 
 #: A flash is over once the input has been dark for this part of the hold-off, at most this long (ns): an edge before
 #: that is bounce of its end, which may come later than any hold-off. Light that fades slowly through the input's
-#: threshold crosses it many times, each within a few 100 us of the one before.
+#: threshold crosses it many times (tests/kernel/traces/slow_ramp.trace).
 SETTLE = 0.1
 LONGEST_SETTLE_NS = 5_000_000
 

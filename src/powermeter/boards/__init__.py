@@ -73,7 +73,7 @@ class EdgeQueue:
 
     def __init__(self) -> None:
         self._edges: collections.deque[Edge] = collections.deque()
-        # Not a queue of the library: its put() takes ten times as long, and nobody could sleep on a lamp's time too.
+        # Not a queue of the library: it has no descriptor, and one thread sleeps on edges and on the lamps' times.
         self._waiting = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def put(self, edge: Edge) -> None:

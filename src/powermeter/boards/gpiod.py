@@ -7,8 +7,8 @@ does not fit the kernel drops, oldest first, and its numbers tell how many.
 
 The library makes the requests; the edges are read from the request's file
 descriptor as the kernel gives them, struct gpio_v2_line_event of
-include/uapi/linux/gpio.h. The library's own objects for them cost four times
-as much, once an edge.
+include/uapi/linux/gpio.h. The library would make an object of each, only for us
+to take it apart.
 """
 
 import contextlib
