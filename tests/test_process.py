@@ -669,9 +669,9 @@ def test_status_of_the_running_one(tmp_path):
         assert set(now["meters"]) == {"house", "pump"}
         assert now["writers"]["file"]["state"] in ("ok", "waiting")
         for name in now["meters"]:
-            assert re.search(
-                rf"^meter {name}: [\d,]+ W; today [\d,]+ pulses, .* kWh; register .* rejected$", text, re.MULTILINE
-            )
+            # "at most" where the next flash is later than the load's rhythm has it, as on a busy machine.
+            line = rf"^meter {name}: (at most )?[\d,]+ W; today [\d,]+ pulses, .* kWh; register .* rejected$"
+            assert re.search(line, text, re.MULTILINE)
         assert re.search(r"^writer file: (ok|waiting); ", text, re.MULTILINE)
         assert f"running, pid {pid}, for " in text
         assert "simulated 20000 W" in text
