@@ -833,7 +833,10 @@ class Plan:
         return self._check_writing(json.loads(asked.stdout))
 
     def _check_writing(self, read: dict[str, Any]) -> Files:
-        log_file = read["log_file"] or os.path.join(read["data_dir"], "power.log")
+        log_file = read["log_file"]
+        # A socket: syslog has its own rotation.
+        if log_file is None or (os.path.exists(log_file) and stat.S_ISSOCK(os.stat(log_file).st_mode)):
+            log_file = os.path.join(read["data_dir"], "power.log")
         wanted = [read["data_dir"], *(os.path.dirname(path) for path in [log_file, *read["files"]])]
         directories = [path for path in dict.fromkeys(wanted) if not _is_under(path, self.places.state)]
         for path in directories:

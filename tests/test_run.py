@@ -310,3 +310,23 @@ def test_where_a_service_keeps_its_state(monkeypatch):
     assert settings.default_data_dir(as_root=False) == "/var/lib/power"
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
     assert settings.default_data_dir(as_root=True) == "/var/lib/power"
+
+
+# --- Syslog
+
+
+def test_a_log_to_syslog(tmp_path):
+    """LOG_FILE that is a socket: each line is a message of the facility "daemon", with the program's name and pid."""
+    path = tmp_path / "log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+        syslog.settimeout(PATIENCE_S)
+        with Program(tmp_path, f"LOG_FILE = {str(path)!r}") as program:
+            pid = program.start("--settings", str(program.settings), "--simulate", "1000")
+            said = syslog.recv(4096)
+            daemon, info = 3, 6
+            assert said.startswith(f"<{daemon * 8 + info}>power[{pid}]: INFO counting: house".encode())
+            # A syslog that has gone takes nothing with it.
+            syslog.close()
+            path.unlink()
+            assert program.run("--kill").returncode == 0

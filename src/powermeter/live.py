@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -18,9 +19,10 @@ class LiveLine:
     Log lines of *handler* go above it, where they go to the same terminal.
     """
 
-    def __init__(self, line: Callable[[], str], handler: logging.StreamHandler) -> None:  # type: ignore[type-arg]
+    def __init__(self, line: Callable[[], str], handler: logging.Handler) -> None:
         self._line = line
         self._handler = handler
+        self._stream: TextIO | None = None
         on_terminal = sys.stderr.isatty()
         # No thread of its own: refresh() is called by who waits anyway.
         self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=on_terminal)
@@ -28,14 +30,15 @@ class LiveLine:
     def __enter__(self) -> "LiveLine":
         stderr = sys.stderr
         self._live.start()
-        # A log that goes to a file stays there.
-        self._stream = self._handler.setStream(sys.stderr) if self._handler.stream is stderr else None
+        # A log that goes elsewhere stays there.
+        if isinstance(self._handler, logging.StreamHandler) and self._handler.stream is stderr:
+            self._stream = self._handler.setStream(sys.stderr)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
+        if isinstance(self._handler, logging.StreamHandler) and self._stream is not None:
             self._handler.setStream(self._stream)
         with contextlib.suppress(OSError):  # a terminal that has gone shows nothing
             self._live.stop()

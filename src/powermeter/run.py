@@ -10,6 +10,7 @@ import json
 import logging
 import logging.handlers
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -72,7 +73,7 @@ def run(
 def _run(
     settings: Settings,
     pidfile: str,
-    handler: logging.StreamHandler,  # type: ignore[type-arg]
+    handler: logging.Handler,
     simulate: float | bool | None,
     *,
     as_daemon: bool,
@@ -245,17 +246,32 @@ def _let_go_of_the_terminal() -> None:
                 os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.StreamHandler:  # type: ignore[type-arg]
-    """Where the log goes, set up for all of it: the file of the settings, reopened after a rotation, or stderr."""
+def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.Handler:
+    """Where the log goes, set up for all of it: syslog, the file of the settings (reopened when rotated), or stderr."""
     path = settings.log_file or (os.path.join(settings.data_dir, "power.log") if as_daemon else None)
+    # The journal of systemd and syslog have the time of each line themselves.
+    when = "%(asctime)s "
+    handler: logging.Handler
     try:
-        handler = (
-            logging.StreamHandler() if path is None else logging.handlers.WatchedFileHandler(path, encoding="utf-8")
-        )
+        if path is None:
+            handler = logging.StreamHandler()
+            when = "" if os.environ.get("JOURNAL_STREAM") else when
+        elif _is_socket(path):
+            handler = logging.handlers.SysLogHandler(path, logging.handlers.SysLogHandler.LOG_DAEMON)
+            when = f"power[{os.getpid()}]: "
+        else:
+            handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
     except OSError as error:
         raise PowerError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
-    # The journal of systemd has the time of each line itself.
-    when = "" if path is None and os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
     handler.setFormatter(logging.Formatter(f"{when}%(levelname)s %(message)s"))
+    # A log whose disk is full, or whose syslog is away, loses lines: no traceback on stderr for each.
+    logging.raiseExceptions = False
     logging.getLogger().addHandler(handler)
     return handler
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
