@@ -329,6 +329,15 @@ def test_paths_of_the_settings_are_the_units_and_logrotates(machine):
 
 
 @root_alone
+def test_a_log_that_goes_to_syslog_is_not_rotated_by_its_socket(machine):
+    """LOG_FILE that is a socket: the user need not write its directory, and logrotate does not touch it."""
+    m = machine(settings='LOG_FILE = "/opt/log"')
+    m.run("/usr/bin/python3", "-c", "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind('/opt/log')")
+    m.installed("--systemd", "--link")
+    assert '"/var/lib/power/power.log" {' in m.on_host("/etc/logrotate.d/power").read_text()
+
+
+@root_alone
 def test_mistakes_in_the_settings_stop_an_install(machine):
     """Wrong settings are named by the program itself, before anything is changed."""
     m = machine(settings="COMMIT_INTERVAL = 0\nL1_PIN = 1\n")
