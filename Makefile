@@ -1,21 +1,21 @@
 # make run     try it: the simulated meter, in the foreground
-# make test    the tests, against a real InfluxDB
+# make test    the tests, against a real InfluxDB and a real VictoriaMetrics
 # make help    the other targets
 
 PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 test-kernel test-boot check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults campaign docs check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
 
-test: .venv-test/.made influxdb
+test: .venv-test/.made servers docs
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
 
 # The same on Python 3.13, where one is found: python3.13 itself, or one that pyenv has.
-test-3.13: influxdb
+test-3.13: servers
 	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
 	$(MAKE) --no-print-directory PYTHON="$$python" .venv-test-3.13/.made && \
 	.venv-test-3.13/bin/python -m pytest $(PYTEST_ARGS)
@@ -32,15 +32,37 @@ test-boot: .venv-test/.made
 	@sh tests/boot/mkimage.sh "$(CACHE)" systemd > /dev/null
 	.venv-test/bin/python -m pytest tests/boot $(PYTEST_ARGS)
 
+# On a Pi's userland: Debian roots for Arm under emulation, one after another (most of an hour, as root).
+test-arm:
+	$(PYTHON) tests/arm/userland.py "$(CACHE)" $(ARM_ROOTS)
+
+# What it does when things fail: a tenth of the campaign.
+test-faults: .venv-test/.made servers
+	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
+	.venv-test/bin/python -m pytest tests/faults $(PYTEST_ARGS)
+
+# All of it (hours), into docs/reliability.rst.
+campaign: .venv-test/.made servers
+	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
+	.venv-test/bin/python tests/faults/campaign.py --write
+
 check: lint test
 
 lint: .venv-test/.made
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/ruff check .
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m sphinx -q -n -W docs docs/_build/html
 
-bench: .venv-test/.made influxdb
+# The handbook, its pictures drawn anew: pages, one page that prints, its links looked through, its snippets tried.
+docs: .venv-test/.made
+	.venv-test/bin/python docs/figures/draw.py docs/img
+	rm -rf docs/_build
+	.venv-test/bin/python -m sphinx -q -n -W -b html -d docs/_build/trees docs docs/_build/html
+	.venv-test/bin/python -m sphinx -q -n -W -b singlehtml -d docs/_build/trees docs docs/_build/print
+	.venv-test/bin/python docs/extensions/links.py docs/_build/html docs/_build/print
+	.venv-test/bin/python -m sphinx -q -n -W -b doctest -d docs/_build/trees docs docs/_build/doctest
+
+bench: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python bench/run.py
 
@@ -53,11 +75,14 @@ clean:
 
 help:
 	@echo "make run          the simulated meter, in the foreground; Ctrl-C ends it"
-	@echo "make test         the tests, against a real InfluxDB"
+	@echo "make test         the tests, against a real InfluxDB and a real VictoriaMetrics"
 	@echo "make test-3.13    the same on Python 3.13, where there is one"
 	@echo "make test-kernel  the program on a real kernel's GPIO device, in a guest that is built once"
 	@echo "make test-boot    the service on Debian machines that really boot in that guest"
-	@echo "make check        style, types and docs (make lint), then the tests"
+	@echo "make test-arm     install steps, tests and a minute's run on Debian for Arm, emulated (long; as root)"
+	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
+	@echo "make check        style and types (make lint), then the tests"
+	@echo "make docs         the handbook, into docs/_build/html; print docs/_build/print/index.html"
 	@echo "make bench        the measurements of docs/benchmarks.rst"
 	@echo "make clean        remove the virtual environments"
 
@@ -67,6 +92,8 @@ venv/.made: requirements.txt
 .venv-test/.made .venv-test-3.13/.made: tests/requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
 
-.PHONY: influxdb
-influxdb:
-	@sh tools/fetch_influxdb.sh "$(CACHE)" > /dev/null
+.PHONY: servers
+# InfluxDB and VictoriaMetrics, Debian's, unpacked once.
+servers:
+	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null

@@ -1,18 +1,42 @@
-"""Sphinx: how docs/ is built."""
+"""Sphinx: how docs/ is built. `make docs` draws the pictures, builds the pages and tries their snippets."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE / "extensions")]
 
-from powermeter import __version__
+from powermeter import __version__  # noqa: E402 - found by the line before
 
 project = "power"
 author = "the power developers"
 copyright = "2026, the power developers"  # noqa: A001 - Sphinx's name for it
 release = version = __version__
-extensions = ["sphinx.ext.autodoc"]
+extensions = [
+    "one_page",
+    "settings_reference",
+    "short_names",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx_argparse_cli",
+]
 nitpicky = True
-html_theme = "alabaster"
-html_theme_options = {"description": "A home electricity monitor that people trust"}
-exclude_patterns = ["_build"]
+# Python's own: a build asks no network for where they are described.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(argparse|collections\.abc|contextlib|enum|logging|sqlite3|threading|types)\..*"),
+]
+# Quotation marks and dashes stand in commands and messages: they are left as they are.
+smartquotes = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+html_theme = "furo"
+html_title = "power"
+html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
+html_static_path = ["_static"]
+html_css_files = ["handbook.css"]
+html_copy_source = False
+html_show_sourcelink = False
+exclude_patterns = ["_build", "figures", "extensions", "grafana", "examples"]
+# A page of the four kinds a folder: tutorial, howto, explanation, reference.
+toc_object_entries = False

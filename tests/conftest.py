@@ -25,7 +25,7 @@ START_NS = 1_795_418_000_123_456_789
 def influxd(tmp_path_factory):
     """A real InfluxDB, one for all tests; each has a database of its own, see influx_db."""
     if not influxd_path().exists():
-        pytest.fail("run: make influxdb", pytrace=False)
+        pytest.fail("run: make servers", pytrace=False)
     with Influxd(tmp_path_factory.mktemp("influxd")) as server:
         yield server
 

@@ -45,7 +45,7 @@ def writer_to(writer_of):
 def guarded(tmp_path_factory):
     """A real InfluxDB that asks for a password, with the database power."""
     if not influxd_path().exists():
-        pytest.fail("run: make influxdb", pytrace=False)
+        pytest.fail("run: make servers", pytrace=False)
     with Influxd(tmp_path_factory.mktemp("guarded"), auth=True) as server:
         server.query(f"CREATE USER {ADMIN['username']} WITH PASSWORD '{ADMIN['password']}' WITH ALL PRIVILEGES")
         query_as_admin(server, "CREATE DATABASE power")

@@ -1,0 +1,83 @@
+"""The handbook's pictures are those that the code draws today."""
+
+import doctest
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image, ImageFilter
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+sys.path.append(str(DOCS / "figures"))
+
+import look  # noqa: E402 - found by the line before
+import schematic  # noqa: E402
+from draw import PICTURES, draw_all  # noqa: E402
+from header import NAMES, pin_name  # noqa: E402
+
+IMAGES = DOCS / "img"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """All pictures, drawn anew by the command that ``make docs`` runs."""
+    directory = tmp_path_factory.mktemp("drawn")
+    subprocess.run([sys.executable, DOCS / "figures" / "draw.py", directory], check=True, timeout=120)
+    return directory
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_what_the_code_draws(drawn, name):
+    """Each picture in docs/img looks as it does when it is drawn afresh."""
+    assert look.difference(drawn / name, IMAGES / name) <= look.SAME, "run: make docs"
+
+
+def test_every_picture_is_drawn():
+    """There is no picture in docs/img that no code draws."""
+    assert {path.name for path in IMAGES.iterdir()} == set(PICTURES)
+
+
+def test_every_picture_stands_in_the_handbook_with_its_text():
+    """Each picture is shown on some page, and everywhere with a text that tells what it tells."""
+    shown = set()
+    for page in DOCS.glob("*/*.rst"):
+        for name, options in re.findall(
+            r"^\.\. (?:image|figure):: \S*/(\S+\.png)\n((?: +.*\n)*)", page.read_text(), re.MULTILINE
+        ):
+            shown.add(name)
+            assert len(options.partition(":alt:")[2]) > 150, f"{page.name}: {name} has no text, or little"
+    assert shown == set(PICTURES)
+
+
+def test_a_picture_with_one_other_digit_is_stale(tmp_path, monkeypatch):
+    """One digit of one value is enough to tell a stale picture; drawing mends it, and a second time leaves it alone."""
+    monkeypatch.setattr(schematic, "R1", "150 kΩ")
+    schematic.draw(str(tmp_path / "metrology_monitor.png"))
+    monkeypatch.undo()
+    assert look.difference(tmp_path / "metrology_monitor.png", IMAGES / "metrology_monitor.png") > 2 * look.SAME
+    assert "metrology_monitor.png" in draw_all(str(tmp_path))
+    assert draw_all(str(tmp_path)) == []
+
+
+def test_a_shade_of_a_pixel_is_no_difference(tmp_path):
+    """What another build of the libraries does to the rims of letters leaves a picture as it is."""
+    soft = Image.open(IMAGES / "metrology_monitor.png").filter(ImageFilter.GaussianBlur(0.4))
+    soft.save(tmp_path / "soft.png")
+    assert 0 < look.difference(tmp_path / "soft.png", IMAGES / "metrology_monitor.png") <= look.SAME
+
+
+def test_the_pins_are_the_settings():
+    """The pins of the picture are those that the example of the settings names, in both numberings."""
+    example = (DOCS.parent / "settings.py.example").read_text()
+    names = [re.search(pattern, example)[1] for pattern in (r'"pin": (\d+)', r"L1_PIN = (\d+)", r"L2_PIN = (\d+)")]
+    assert [pin_name(int(name)) for name in names] == ["GPIO 24", "GPIO 18", "GPIO 23"]
+    assert (len(NAMES), sorted(int(name) for name in NAMES if name.isdigit())) == (40, list(range(28)))
+
+
+@pytest.mark.parametrize("module", sorted(PICTURES.values()))
+def test_the_examples_in_the_code_that_draws(module):
+    """What the docstrings of the pictures' modules show is so."""
+    assert doctest.testmod(importlib.import_module(module)).failed == 0

@@ -1,0 +1,457 @@
+"""
+The Grafana dashboard's queries, run on a real InfluxDB and a real VictoriaMetrics.
+
+The writer of the settings delivers the pulses; the queries are those that stand in power.json, with Grafana's
+variables put in as its data sources do; the figures are compared with those that the pulses themselves give. Grafana
+itself is not here: what it does with the answers is done as it is documented, see :func:`bars`, and
+docs/grafana/transformations.mjs tries that with its own library.
+"""
+
+import bisect
+import datetime as dt
+import importlib.util
+import itertools
+import json
+import math
+import random
+import re
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from victoriametrics import VictoriaMetrics, victoriametrics_path
+
+from powermeter.meter import NS_PER_S, Constant, Pulse
+from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
+from powermeter.writers import Receipt, open_writer
+
+GRAFANA = Path(__file__).resolve().parents[1] / "docs" / "grafana"
+DASHBOARD = json.loads((GRAFANA / "power.json").read_text())
+ROWS = dict(zip(("influxdb", "victoriametrics"), DASHBOARD["panels"], strict=True))
+
+ZONE = ZoneInfo("Europe/Berlin")
+#: Summer time ends on the second day, and a month on the eighth.
+FIRST_DAY, LAST_DAY = dt.date(2025, 10, 25), dt.date(2025, 11, 2)
+#: What meter has how many impulses per kWh.
+METERS = {"house": 1000, "flat-2": 75}
+#: The name of the other meter in the pulses begins with that of one.
+LOOKALIKE = "house2"
+#: How many pulses a batch, and how many batches come twice.
+BATCH, TWICE = 500, 20
+
+
+def ns(date, hour=0, minute=0):
+    """A time of day on *date* in the zone, in ns since 1970."""
+    return round(dt.datetime(date.year, date.month, date.day, hour, minute, tzinfo=ZONE).timestamp()) * NS_PER_S
+
+
+def local(time_ns):
+    """The local time of *time_ns*, to the second below."""
+    return dt.datetime.fromtimestamp(time_ns // NS_PER_S, ZONE)
+
+
+NOW_NS = ns(LAST_DAY, 20, 30) + 123_456_789
+MIDNIGHTS = [ns(FIRST_DAY + dt.timedelta(days)) for days in range(9)]
+
+
+def pulses_of(meter, impulses_per_kwh):
+    """
+    Nine days of a household's flashes, until a minute before now.
+
+    The power changes every quarter of an hour. One flash falls on each midnight
+    to the ns, one a ms before it; once the program was away for three hours.
+    """
+    chance = random.Random(meter)
+    constant = Constant(impulses_per_kwh, from_count=40_000_000, register_kwh=40_000.5)
+    away = range(ns(dt.date(2025, 10, 28), 9), ns(dt.date(2025, 10, 28), 12))
+    made, number, before_ns = [], 40_000_000, None
+    times = [*MIDNIGHTS, *(time_ns - 1_000_000 for time_ns in MIDNIGHTS[1:])]
+    for start_ns in range(MIDNIGHTS[0] - 3600 * NS_PER_S, NOW_NS - 60 * NS_PER_S, 900 * NS_PER_S):
+        watts = chance.choice((90, 140, 400, 2300))
+        spacing_ns = 3.6e6 / impulses_per_kwh / watts * NS_PER_S
+        steps = itertools.accumulate(itertools.repeat(spacing_ns), initial=start_ns + chance.uniform(0, spacing_ns))
+        times += map(int, itertools.takewhile(lambda at: at < min(start_ns + 900e9, NOW_NS - 60e9), steps))  # noqa: B023
+    for time_ns in sorted(times):
+        # As a meter does: nothing that comes too soon for 24 kW, but those about midnight.
+        sure = time_ns % NS_PER_S in (0, 999_000_000)
+        if time_ns in away or (not sure and before_ns is not None and time_ns - before_ns < 50_000_000):
+            continue
+        number += 1
+        known = before_ns is not None and not before_ns < away.start <= time_ns
+        watts = constant.mean_watts(1, (time_ns - before_ns) / NS_PER_S) if known else None
+        made.append(Pulse(meter, number, time_ns, watts, constant.watt_hours, constant.register_at(number)))
+        before_ns = time_ns
+    return made
+
+
+@pytest.fixture(scope="module")
+def pulses():
+    """The pulses of all meters, by meter."""
+    return {meter: pulses_of(meter, impulses) for meter, impulses in {**METERS, LOOKALIKE: 800}.items()}
+
+
+def batches_of(pulses):
+    """The *pulses* of all meters in order, as they are delivered."""
+    in_order = sorted(itertools.chain(*pulses.values()), key=lambda pulse: pulse.time_ns)
+    return [in_order[at : at + BATCH] for at in range(0, len(in_order), BATCH)]
+
+
+def deliver(pulses, port, **options):
+    """Take *pulses* there by the writer of the settings; the last batches twice, as after a crash."""
+    defaults = {name: key.default for name, key in WRITER_TYPES["influxdb"].items() if key.default is not REQUIRED}
+    writer = open_writer(
+        WriterSettings("influxdb", "influxdb", {**defaults, "host": "127.0.0.1", "port": port, **options})
+    )
+    batches = batches_of(pulses)
+    try:
+        for batch in [*batches, *batches[-TWICE:]]:
+            assert writer.deliver(batch, "") == Receipt(len(batch))
+    finally:
+        writer.close()
+
+
+@pytest.fixture(scope="module")
+def influx(influxd, pulses):
+    """The InfluxDB with the pulses in the database grafana."""
+    influxd.query("CREATE DATABASE grafana")
+    deliver(pulses, influxd.port, database="grafana")
+    yield influxd
+    influxd.query("DROP DATABASE grafana")
+
+
+@pytest.fixture(scope="module")
+def victoria(tmp_path_factory, pulses):
+    """A VictoriaMetrics with the pulses."""
+    if not victoriametrics_path().exists():
+        pytest.fail("run: make servers", pytrace=False)
+    with VictoriaMetrics(tmp_path_factory.mktemp("victoriametrics")) as server:
+        deliver(pulses, server.port)
+        server.flush()
+        yield server
+
+
+# --- As Grafana does
+
+
+def begun(since, now_ns=NOW_NS):
+    """The begin of a panel's own time: *since* is "24h" before now, "30d/d" at midnight, "12M/M" at the first."""
+    amount, unit, rounded = re.fullmatch(r"(\d+)([hdM])(/[dM])?", since).groups()
+    now = local(now_ns)
+    if unit == "M":
+        assert rounded == "/M"
+        months = now.year * 12 + now.month - 1 - int(amount)
+        return ns(dt.date(months // 12, months % 12 + 1, 1))
+    if rounded:
+        assert (unit, rounded) == ("d", "/d")
+        return ns(now.date() - dt.timedelta(int(amount)))
+    return now_ns - int(amount) * {"h": 3600, "d": 86400}[unit] * NS_PER_S
+
+
+def step_s(panel, from_ns, to_ns):
+    """The step that Grafana asks for: the panel's least one, or longer where there would be too many points."""
+    least_s = {"1m": 60, "1h": 3600}[panel["interval"]]
+    assert (to_ns - from_ns) / NS_PER_S / panel.get("maxDataPoints", 1440) <= least_s, "Grafana would ask for more"
+    return least_s
+
+
+def put_in(query, variable, meter, **values):
+    """*query* with the meter of its row and Grafana's own *values*; nothing may be left to put in."""
+    query = query.replace(f"${{{variable}_meter:regex}}", re.sub(r"[\\^$*+?.()|\[\]{}/]", r"\\\g<0>", meter))
+    for name, value in sorted(values.items(), reverse=True):
+        query = query.replace(f"${name}", str(value))
+    assert "$" not in query.replace("$/", ""), query
+    return query
+
+
+def in_influxql(server, panel, meter, from_ns, to_ns):
+    """What the panel's query gives: times in ns, and the column that is named in it."""
+    (target,) = panel["targets"]
+    # pkg/tsdb/influxdb/models/query.go of Grafana: whole milliseconds, both included.
+    values = {"timeFilter": f"time >= {from_ns // 1_000_000}ms and time <= {to_ns // 1_000_000}ms"}
+    if "$__interval" in target["query"]:
+        values["__interval"] = f"{step_s(panel, from_ns, to_ns)}s"
+    series = server.query(put_in(target["query"], "influxdb", meter, **values), "grafana")
+    assert len(series) <= 1
+    return [(time_ns, value) for one in series for time_ns, value in one["values"]]
+
+
+def in_metricsql(server, panel, meter, from_ns, to_ns):
+    """The same from VictoriaMetrics, by Prometheus's API; with a step, it begins and ends at multiples of it."""
+    (target,) = panel["targets"]
+    if target["instant"]:
+        assert not target["range"]
+        query = put_in(target["expr"], "victoriametrics", meter)
+        found = server.ask("/api/v1/query", query=query, time=to_ns / NS_PER_S)["data"]["result"]
+        points = [one["value"] for one in found]
+    else:
+        # pkg/promlib/models/query.go of Grafana, AlignTimeRange.
+        step = step_s(panel, from_ns, to_ns)
+        start, end = (at // (step * NS_PER_S) * step for at in (from_ns, to_ns))
+        query = put_in(target["expr"], "victoriametrics", meter, __interval=f"{step}s")
+        found = server.ask("/api/v1/query_range", query=query, start=start, end=end, step=step)["data"]["result"]
+        points = [point for one in found for point in one["values"]]
+    assert len(found) <= 1
+    return [(round(time_s * 1000) * 1_000_000, float(value)) for time_s, value in points]
+
+
+ASK = {"influxdb": in_influxql, "victoriametrics": in_metricsql}
+
+
+def panel_of(source, title):
+    """The panel of this title in the row of *source*."""
+    (panel,) = [panel for panel in ROWS[source]["panels"] if panel["title"] == title]
+    return panel
+
+
+def bars(panel, points):
+    """
+    The panel's transformations: "Format time" in the viewer's zone, then "Group by".
+
+    By https://grafana.com/docs/grafana/latest/panels-visualizations/query-transform-data/transform-data/.
+    """
+    time, group = (one["options"] for one in panel["transformations"])
+    assert [one["id"] for one in panel["transformations"]] == ["formatTime", "groupBy"]
+    assert group["fields"]["Time"]["operation"] == "groupby"
+    (column,) = set(group["fields"]) - {"Time"}
+    (calculation,) = group["fields"][column]["aggregations"]
+    form = {"YYYY-MM-DD": "%Y-%m-%d", "YYYY-MM": "%Y-%m"}[time["outputFormat"]]
+    groups = {}
+    for time_ns, value in points:
+        groups.setdefault(local(time_ns).strftime(form), []).append(value)
+    return {name: {"sum": math.fsum, "max": max}[calculation](values) for name, values in groups.items()}
+
+
+@pytest.fixture(params=list(ROWS))
+def source(request):
+    """Which of the two rows."""
+    return request.param
+
+
+@pytest.fixture
+def ask(source, request):
+    """Asks the source's server what its panel of a title asks, of a meter."""
+    server = request.getfixturevalue({"influxdb": "influx", "victoriametrics": "victoria"}[source])
+
+    def asked(title, meter, from_ns=None, to_ns=NOW_NS):
+        panel = panel_of(source, title)
+        return ASK[source](server, panel, meter, begun(panel["timeFrom"]) if from_ns is None else from_ns, to_ns)
+
+    return asked
+
+
+# --- The figures
+
+
+@pytest.mark.parametrize("meter", METERS)
+@pytest.mark.parametrize(("period", "form"), [("day", "%Y-%m-%d"), ("month", "%Y-%m")])
+def test_energy(source, ask, pulses, meter, period, form):
+    """Energy of each day and month is that of its pulses, to the pulse: local days, also the one with 25 hours."""
+    expected = {}
+    for pulse in pulses[meter]:
+        expected.setdefault(local(pulse.time_ns).strftime(form), []).append(pulse.watt_hours / 1000)
+    found = bars(panel_of(source, f"Energy a {period}"), ask(f"Energy a {period}", meter))
+    assert found == pytest.approx({name: math.fsum(each) for name, each in expected.items()}, rel=1e-9)
+    assert len(found) == {"day": 10, "month": 2}[period]
+
+
+@pytest.mark.parametrize("meter", METERS)
+@pytest.mark.parametrize(("period", "form"), [("day", "%Y-%m-%d"), ("month", "%Y-%m")])
+def test_peak(source, ask, pulses, meter, period, form):
+    """The peak of each day and month is the highest power of its pulses."""
+    expected = {}
+    for pulse in pulses[meter]:
+        if pulse.watts is not None:
+            expected.setdefault(local(pulse.time_ns).strftime(form), []).append(pulse.watts)
+    found = bars(panel_of(source, f"Peak a {period}"), ask(f"Peak a {period}", meter))
+    assert found == pytest.approx({name: max(each) for name, each in expected.items()}, rel=1e-9)
+
+
+@pytest.mark.parametrize("meter", METERS)
+def test_last_day(ask, pulses, meter):
+    """Energy and peak of the last 24 hours are those of their pulses."""
+    last = [pulse for pulse in pulses[meter] if NOW_NS - 86400 * NS_PER_S < pulse.time_ns <= NOW_NS]
+    ((_, energy),) = ask("Last 24 hours", meter)
+    assert energy == pytest.approx(math.fsum(pulse.watt_hours for pulse in last) / 1000, rel=1e-9)
+    ((_, peak),) = ask("Peak of 24 hours", meter)
+    assert peak == pytest.approx(max(pulse.watts for pulse in last), rel=1e-9)
+
+
+@pytest.mark.parametrize("meter", METERS)
+def test_register(ask, pulses, meter):
+    """The register is that of the last pulse."""
+    ((_, register),) = ask("Register", meter)
+    assert register == pytest.approx(pulses[meter][-1].register_kwh, rel=1e-12)
+
+
+@pytest.mark.parametrize("meter", METERS)
+def test_last_flash(source, ask, pulses, meter):
+    """The time of the last flash is that of the last pulse: InfluxDB gives it as the row's, to be shown as it is."""
+    ((time_ns, value),) = ask("Last flash", meter)
+    if source == "influxdb":
+        assert time_ns == pulses[meter][-1].time_ns
+        assert panel_of(source, "Last flash")["options"]["reduceOptions"]["fields"] == "/^Time$/"
+    else:
+        assert value == pulses[meter][-1].time_ns // 1_000_000
+    assert panel_of(source, "Last flash")["fieldConfig"]["defaults"]["unit"] == "dateTimeFromNow"
+
+
+@pytest.mark.parametrize("meter", METERS)
+def test_power_now(ask, pulses, meter):
+    """Power now is that of the last pulse, while it is no older than its own interval."""
+    last = pulses[meter][-1]
+    ((_, watts),) = ask("Power now", meter, last.time_ns - 86400 * NS_PER_S, last.time_ns + 1_000_000)
+    assert watts == pytest.approx(last.watts, rel=1e-9)
+
+
+def test_power_falls_where_the_language_knows_the_time(victoria, influx, pulses):
+    """After an hour without a flash VictoriaMetrics shows what the silence allows; InfluxQL can't: the last power."""
+    last = pulses["house"][-1]
+    to_ns = last.time_ns + 3600 * NS_PER_S
+    ((_, watts),) = in_metricsql(victoria, panel_of("victoriametrics", "Power now"), "house", 0, to_ns)
+    assert watts == pytest.approx(last.watt_hours, rel=1e-6)
+    panel = panel_of("influxdb", "Power now")
+    ((_, watts),) = in_influxql(influx, panel, "house", to_ns - 86400 * NS_PER_S, to_ns)
+    assert watts == pytest.approx(last.watts, rel=1e-9)
+
+
+def test_curve_of_influxdb(influx, pulses):
+    """Each minute's power is the energy of its pulses over the time that they took."""
+    from_ns, to_ns = NOW_NS - 86400 * NS_PER_S, NOW_NS
+    found = dict(in_influxql(influx, panel_of("influxdb", "Power"), "house", from_ns, to_ns))
+    minutes = {}
+    for pulse in pulses["house"]:
+        if from_ns // 1_000_000 * 1_000_000 <= pulse.time_ns <= to_ns:
+            minutes.setdefault(pulse.time_ns // (60 * NS_PER_S) * 60 * NS_PER_S, []).append(pulse)
+    expected = {
+        time_ns: sum(p.watt_hours for p in each) * 3600 / sum(p.watt_hours * 3600 / p.watts for p in each)
+        for time_ns, each in minutes.items()
+    }
+    assert found == pytest.approx(expected, rel=1e-9)
+    # A plain mean would be another curve: a kettle's flashes outnumber the others of its minute.
+    plain = {time_ns: sum(p.watts for p in each) / len(each) for time_ns, each in minutes.items()}
+    assert max(plain[time_ns] / watts for time_ns, watts in expected.items()) > 1.5
+
+
+def test_curve_of_victoriametrics(victoria, pulses):
+    """Each minute's power is energy over time between two flashes: the last, and one up to a few intervals before."""
+    from_ns, to_ns = NOW_NS - 86400 * NS_PER_S, NOW_NS
+    found = in_metricsql(victoria, panel_of("victoriametrics", "Power"), "house", from_ns, to_ns)
+    times = [pulse.time_ns // 1_000_000 for pulse in pulses["house"]]
+    assert len(found) > 1300
+    for at_ns, watts in found:
+        last = bisect.bisect_right(times, at_ns // 1_000_000) - 1
+        before = range(max(0, last - 60), last)
+        between = [3.6e6 * (last - one) / (times[last] - times[one]) for one in before if times[one] < times[last]]
+        assert min(abs(watts / one - 1) for one in between) < 1e-6, (at_ns, watts)
+
+
+def test_energy_of_the_curve(ask, source, pulses):
+    """The area under the curve of a day is the energy that was counted, to a few percent: gaps are not filled."""
+    from_ns, to_ns = NOW_NS - 86400 * NS_PER_S, NOW_NS
+    found = ask("Power", "house", from_ns, to_ns)
+    counted_wh = sum(pulse.watt_hours for pulse in pulses["house"] if from_ns < pulse.time_ns <= to_ns)
+    mean_w = sum(watts for _, watts in found) / len(found)
+    assert mean_w * 24 == pytest.approx(counted_wh, rel=0.05)
+
+
+def test_duplicates_are_there(victoria, influx, pulses):
+    """What was delivered twice is there twice in VictoriaMetrics, so that a sum is wrong, and once in InfluxDB."""
+    whole_kwh, twice_kwh = (
+        math.fsum(pulse.watt_hours for batch in batches for pulse in batch if pulse.meter == "house") / 1000
+        for batches in (batches_of(pulses), batches_of(pulses)[-TWICE:])
+    )
+    assert twice_kwh > 5
+    query = 'sum_over_time(electricity_power_energy{meter="house"}[31d]) / 1000'
+    (one,) = victoria.ask("/api/v1/query", query=query, time=NOW_NS / NS_PER_S)["data"]["result"]
+    assert float(one["value"][1]) == pytest.approx(whole_kwh + twice_kwh, rel=1e-9)
+    ((_, kwh),) = in_influxql(influx, panel_of("influxdb", "Last 24 hours"), "house", MIDNIGHTS[0] - 10**13, NOW_NS)
+    assert kwh == pytest.approx(whole_kwh, rel=1e-9)
+
+
+def test_meters(victoria, influx):
+    """The variables list the meters that there are."""
+    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    (series,) = influx.query(variables["influxdb_meter"]["query"], "grafana")
+    assert sorted(value for _, value in series["values"]) == sorted([*METERS, LOOKALIKE])
+    label, metric = re.fullmatch(
+        r"label_values\((?P<metric>\w+), (?P<label>\w+)\)", variables["victoriametrics_meter"]["query"]["query"]
+    ).group("label", "metric")
+    # As Grafana does for a metric and a label: by the label's values of the series that match.
+    found = victoria.ask(f"/api/v1/label/{label}/values", **{"match[]": metric}, start=0, end=NOW_NS / NS_PER_S)
+    assert sorted(found["data"]) == sorted([*METERS, LOOKALIKE])
+
+
+def test_no_pulses_no_figures(ask):
+    """Of a meter that is not there, nothing is shown."""
+    for title in ("Energy a day", "Peak a month", "Last 24 hours", "Register", "Power now", "Last flash"):
+        assert ask(title, "garage") == []
+
+
+# --- The file
+
+
+def test_the_file_is_made_by_its_script():
+    """power.json is what make.py makes of the queries."""
+    spec = importlib.util.spec_from_file_location("make_dashboard", GRAFANA / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert (GRAFANA / "power.json").read_text() == make.text(), "run: python docs/grafana/make.py"
+
+
+def test_both_rows_show_the_same():
+    """Titles, units, times and places of the two rows' panels are equal."""
+
+    def face(panel):
+        y = panel["gridPos"]["y"]
+        return panel["title"], panel["type"], panel["fieldConfig"], panel.get("timeFrom"), {**panel["gridPos"], "y": y}
+
+    first, second = (
+        [
+            {**panel, "gridPos": {**panel["gridPos"], "y": panel["gridPos"]["y"] - row["gridPos"]["y"]}}
+            for panel in row["panels"]
+        ]
+        for row in ROWS.values()
+    )
+    assert list(map(face, first)) == list(map(face, second))
+
+
+def test_every_panel_can_be_shown():
+    """Ids are unique, no two panels overlap, each has questions with a name of a source that is a variable."""
+    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    panels = [panel for row in DASHBOARD["panels"] for panel in (row, *row["panels"])]
+    assert len({panel["id"] for panel in panels}) == len(panels) == 22
+    for variable, row in ROWS.items():
+        assert row["repeat"] == f"{variable}_meter"
+        assert variables[row["repeat"]]["datasource"]["uid"] == f"${{{variable}}}"
+        taken = set()
+        for panel in row["panels"]:
+            place = panel["gridPos"]
+            cells = set(
+                itertools.product(
+                    range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+                )
+            )
+            assert not cells & taken
+            assert place["x"] + place["w"] <= 24
+            assert place["y"] > row["gridPos"]["y"]
+            taken |= cells
+            refs = [target["refId"] for target in panel["targets"]]
+            assert refs
+            assert len(set(refs)) == len(refs)
+            for asks in (panel, *panel["targets"]):
+                assert asks["datasource"] == {"type": variables[variable]["query"], "uid": f"${{{variable}}}"}
+
+
+def test_every_transformation_finds_its_column():
+    """The column that the bars add up is the one that the query names."""
+    for row in DASHBOARD["panels"]:
+        for panel in row["panels"]:
+            if "transformations" in panel:
+                (column,) = set(panel["transformations"][1]["options"]["fields"]) - {"Time"}
+                (target,) = panel["targets"]
+                if "query" in target:
+                    assert f'AS "{column}"' in target["query"]
+                    assert target["alias"] == "$col"
+                else:
+                    assert target["legendFormat"] == column
+                assert panel["options"]["xField"] == "Time"

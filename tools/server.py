@@ -1,0 +1,77 @@
+"""A real server on loopback, with a port and data of its own; for tests and measurements."""
+
+import os
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_S = 60
+
+
+def unpacked(package: str, program: str) -> Path:
+    """The *program* of Debian's *package* that ``make servers`` has unpacked."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "power" / package / "usr" / "bin" / program
+
+
+def free_port() -> int:
+    """A port on loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """
+    The process of *command*, which answers HTTP on :attr:`port` of loopback; a context manager.
+
+    It can be stopped and started again on the same port, so that a program
+    sees it go away and come back. What it prints goes to the file *log*; it is
+    up once *path* answers, with *tls* by HTTPS.
+    """
+
+    def __init__(self, port: int, command: list[str], log: Path, path: str, *, tls: bool = False) -> None:
+        self.port = port
+        self._tls = tls
+        self._command = command
+        self._log = log
+        self._path = path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{self._path}"
+        anyone = ssl._create_unverified_context() if self._tls else None  # noqa: SLF001 - only whether it answers
+        end_s = time.monotonic() + START_S
+        while time.monotonic() < end_s:
+            try:
+                with urllib.request.urlopen(url, timeout=5, context=anyone):
+                    return
+            except OSError:
+                if self._process.poll() is not None:
+                    break
+                time.sleep(0.05)
+        raise RuntimeError(f"{self._command[0]} did not start: see {self._log}")
+
+    def stop(self) -> None:
+        """End it and wait; may be called twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
