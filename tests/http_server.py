@@ -73,7 +73,8 @@ class Answering:
     """
     Answers every request with :attr:`script`, which may be changed at any time; a context manager.
 
-    The script is an answer's bytes, HANG, a Reset, or a callable that makes one of these of the request.
+    The script is an answer's bytes, an iterable of its parts, HANG, a Reset, or a callable that makes one of these of
+    the request.
     *context* is for TLS.
     """
 
@@ -163,6 +164,10 @@ class Answering:
                     connection.sendall(answer.beginning)
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
+                if not isinstance(answer, bytes):
+                    for part in answer:
+                        connection.sendall(part)
+                    continue
                 connection.sendall(answer)
                 if b"Connection: close" in answer:
                     return

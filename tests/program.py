@@ -51,8 +51,8 @@ class Program:
         self.set(settings)
 
     def set(self, settings):
-        """Write settings.py anew."""
-        self.settings.write_text(f"DATA_DIR = {str(self.data_dir)!r}\n{settings}\n")
+        """Write settings.py anew. A machine that has just booted, without a network, is not waited for."""
+        self.settings.write_text(f"DATA_DIR = {str(self.data_dir)!r}\nCLOCK_WAIT = 0\n{settings}\n")
         self.settings.chmod(0o600)
 
     def line(self, *args):

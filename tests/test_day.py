@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import time
 
+import pytest
 from program import wait_until
 from test_end_to_end import csv_rows
 
@@ -51,7 +52,10 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     board = SimulatedBoard(read, lambda meter: household(0, seed=meter), start_ns)
     board.watch()
 
-    with contextlib.closing(board), Monitor(read, board, simulate=True, on_crash=lambda: None) as monitor:
+    with (
+        contextlib.closing(board),
+        Monitor(read, board, simulate=True, on_crash=lambda: None, on_lost=pytest.fail) as monitor,
+    ):
         expected = {m.name: integral_kwh(household(0, seed=m.name), 86400) for m in read.meters}
 
         def counted():

@@ -45,7 +45,9 @@ def started(journal, answering, writer_of):
     running = []
 
     def start(name, open_writer, cursor):
-        delivery = Delivery(name, open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None)
+        delivery = Delivery(
+            name, open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail
+        )
         delivery.thread = threading.Thread(target=delivery.run)
         delivery.thread.start()
         running.append(delivery)
@@ -64,9 +66,9 @@ def ended(delivery):
     assert not delivery.thread.is_alive()
 
 
-def driven(open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None):
+def driven(open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail):
     """A delivery whose steps the test makes."""
-    return Delivery("driven", open_writer, cursor, settled_ns=settled_ns, on_state=on_state)
+    return Delivery("driven", open_writer, cursor, settled_ns=settled_ns, on_state=on_state, on_damage=pytest.fail)
 
 
 def add(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_PER_S):
@@ -363,16 +365,16 @@ class Taking:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("boom"), MemoryError(), OSError(5, "disk"), Exception()])
 def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
-    """A bug in a writer is logged with its traceback once; the writer is failing, is tried again, and loses nothing."""
+    """A bug in a writer is logged with its traceback once; it is failing, opened anew after each, and loses nothing."""
     cursor = journal.cursor("it")
     add(journal, 12)
     sent = cursor.read(1000)
-    writer = Taking(fails=[error] * 3)
-    delivery = started("it", lambda: writer, cursor)
+    writer, opened = Taking(fails=[error] * 3), []
+    delivery = started("it", lambda: opened.append(1) or writer, cursor)
     until(lambda: len(writer.taken) == 12)
     ended(delivery)
     assert writer.taken == sent
-    assert writer.closed == 1
+    assert (len(opened), writer.closed) == (4, 4)
     assert len([r for r in caplog.records if r.exc_info]) == 1
     assert len(failures(caplog, "ERROR")) == 1
 

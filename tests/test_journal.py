@@ -49,7 +49,7 @@ def pulse_of(name, row, impulses_per_kwh=1000):
     """The pulse that *row* is read as, under a constant that never changed."""
     constant = Constant(impulses_per_kwh)
     watts = None if row.interval_ns is None else constant.mean_watts(1, row.interval_ns / NS_PER_S)
-    return Pulse(name, row.number, row.time_ns, watts, constant.watt_hours, constant.register_at(row.number))
+    return Pulse(name, row.number, row.at_ns, watts, constant.watt_hours, constant.register_at(row.number))
 
 
 def read_all(cursor, limit=1000):
@@ -563,14 +563,14 @@ def assert_no_journal(path, said):
 
 
 def test_file_that_is_no_journal(tmp_path):
-    """A file of another kind is refused, and left as it is."""
+    """A file of another kind is called damaged, and left as it is; what becomes of it: test_salvage.py."""
     path = tmp_path / "journal.db"
     path.write_bytes(b"time,meter,power_w\n" * 1000)
-    assert_no_journal(path, "can't be opened: file is not a database")
+    assert_no_journal(path, "the journal is damaged: file is not a database")
     assert path.read_bytes() == b"time,meter,power_w\n" * 1000
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_database_that_is_no_journal(tmp_path, version):
     """A database of another program or of another version is refused with what to do, and left as it is."""
     path = tmp_path / "journal.db"
@@ -640,3 +640,86 @@ def test_bytes_a_pulse(tmp_path, meters):
         journal.append(rows)
     assert sum(map(len, counts(path).values())) == size
     assert path.stat().st_size / size <= 30
+
+
+# --- Thinning
+
+HOUR_NS = 3600 * NS_PER_S
+
+
+def pulses_of(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT meter, count, time_ns FROM pulses ORDER BY meter, count").fetchall()
+
+
+@given(
+    spacings=st.lists(st.sampled_from([1, 600, 1800, 3600, 9000, -5000]), min_size=1, max_size=60),
+    cut=st.integers(0, 60),
+    at_once=st.sampled_from([3, 7, 1000]),
+)
+@example(spacings=[600] * 40, cut=40, at_once=3)
+@example(spacings=[600] * 10 + [-5000] + [600] * 20, cut=31, at_once=1000)
+@settings(max_examples=60)
+def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
+    """
+    Of old pulses the last of an hour stays, and of a stretch between two steps of the clock the last.
+
+    Energy between full hours is what it was, whatever the spacing, the steps of the clock and how many rows are looked
+    at at once; younger pulses are left alone, and a second thinning finds nothing.
+    """
+    times = list(
+        itertools.accumulate((spacing * NS_PER_S for spacing in spacings), initial=START_NS // HOUR_NS * HOUR_NS)
+    )
+    before_ns = times[min(cut, len(times) - 1)]
+    hours = range(min(times) // HOUR_NS - 1, max(times) // HOUR_NS + 3)
+    with (
+        new_journal() as journal,
+        contextlib.closing(journal.reader()) as reader,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(journal_module, "THINNED_AT_ONCE", at_once)
+        key = journal.meter("house", 800).key
+        with contextlib.closing(journal.cursor("away")) as away:
+            journal.append(rows_of(key, times))
+            spans = [reader.span("house", hour * HOUR_NS, (hour + 1) * HOUR_NS) for hour in hours]
+            for _ in range(200):
+                if not journal.thin(before_ns):
+                    break
+            kept = pulses_of(journal.path)
+            while journal.thin(before_ns):
+                pass
+            assert pulses_of(journal.path) == kept
+            assert {count for _, count, _ in kept} >= {n for n, time_ns in enumerate(times, 1) if time_ns >= before_ns}
+            steps = {n for n in range(2, len(times) + 1) if times[n - 1] < times[n - 2]}
+            for (_, count, time_ns), (_, _, next_ns) in itertools.pairwise(kept):
+                same_hour = time_ns // HOUR_NS == next_ns // HOUR_NS
+                assert not same_hour or time_ns >= before_ns or next_ns >= before_ns or steps & {count, count + 1}
+            assert [reader.span("house", hour * HOUR_NS, (hour + 1) * HOUR_NS) for hour in hours] == [
+                (pulses, pytest.approx(kwh)) for pulses, kwh in spans
+            ]
+            # A writer that was away gets what is left, with the energy of the others, and knows how many they were.
+            assert reader.waiting(away.position)[0] == len(kept)
+            read = away.read(1000)
+            assert [pulse.number for pulse in read] == [count for _, count, _ in kept]
+            assert sum(pulse.watt_hours for pulse in read) == pytest.approx(1.25 * len(times))
+            assert read[-1].register_kwh == pytest.approx(0.00125 * len(times))
+            numbers = [0, *(pulse.number for pulse in read)]
+            alone = [after == before + 1 for before, after in itertools.pairwise(numbers)]
+            assert [pulse.watts is not None for pulse in read[1:]] == alone[1:]
+            assert away.advance(read, "") == len(times) - len(kept)
+
+
+def test_a_pulse_is_thinned_under_the_constant_it_had(tmp_path):
+    """A thinned pulse has the energy of all that it stands for, by the constants that were in force."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        key = journal.meter("house", 1000).key
+        journal.cursor("away").close()
+        journal.append(rows_of(key, [START_NS + n for n in range(3)]))
+        journal.meter("house", 500)
+        journal.append(rows_of(key, [START_NS + n for n in range(3, 5)], first=4))
+        while journal.thin(START_NS + HOUR_NS):
+            pass
+        with contextlib.closing(journal.cursor("away")) as away:
+            (pulse,) = away.read(10)
+    assert (pulse.number, pulse.watts) == (5, None)
+    assert (pulse.watt_hours, pulse.register_kwh) == (pytest.approx(3 * 1 + 2 * 2), pytest.approx(0.007))

@@ -14,6 +14,7 @@ from program import PATIENCE_S, wait_until
 from test_recorder import NEVER_S, Recording, in_a_row, seen
 
 from powermeter import keeper
+from powermeter.clock import Clock
 from powermeter.journal import Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
@@ -37,10 +38,28 @@ class Scene:
         self.tries, self.commits = [], []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keeper, "threading", types.SimpleNamespace(Event=lambda: ScriptedEvent(self)))
-            self.keeper = Keeper(self, commit_interval_s, on_commit=lambda: None, on_state=lambda: None)
+            self.keeper = Keeper(
+                self,
+                commit_interval_s,
+                clock=Clock(0),
+                keep_days=400,
+                on_commit=lambda: None,
+                on_state=lambda: None,
+                on_lost=pytest.fail,
+            )
 
-    def append(self, rows):
+    #: As the journal has these.
+    is_in_place = True
+
+    def can_be_written_anew(self):
+        return False
+
+    def settle(self, ahead_ns):
+        return 0
+
+    def append(self, rows, ahead_ns, *, settled):
         """As the journal does."""
+        assert settled
         written = (self.now_s - 1000, [row.number for row in rows])
         self.tries.append(written)
         if self.now_s - 1000 in self._down:
@@ -48,7 +67,7 @@ class Scene:
         self.commits.append(written)
 
     def _pulse(self, number):
-        self.keeper.uncommitted.append(Row(1, number, 0, None))
+        self.keeper.keep(Row(1, number, 0, None))
         self.keeper.wake()
 
     def play(self, pulses_s, until_s):
@@ -268,6 +287,25 @@ def test_full_disk(tmp_path, caplog):
     assert said == [
         ("ERROR", "journal: database or disk is full: counting goes on, pulses are kept in memory"),
         ("INFO", "journal: written again, 1001 pulses were kept in memory"),
+    ]
+
+
+def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, caplog):
+    """Beyond the bound pulses are counted alone: the register is right once the disk has room, and that is said."""
+    monkeypatch.setattr(keeper, "MOST_UNCOMMITTED", 800)
+    with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
+        seen(recording.disk_states)
+        assert (len(recording.keeper.uncommitted), recording.keeper.dropped) == (800, 200)
+        assert recording.meter.count == 1000
+        recording.journal.full = False
+        seen(recording.commits)
+        recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
+        seen(recording.commits)
+        assert recording.counts() == [*range(1, 801), 1001]
+        with contextlib.closing(recording.journal.reader()) as reader:
+            assert reader.span("house", 0, 2**62) == (1001, pytest.approx(1.001))
+    assert [r.getMessage() for r in caplog.records if "too many" in r.getMessage()] == [
+        "journal: 200 pulses were too many for the memory: counted, with neither time nor power"
     ]
 
 

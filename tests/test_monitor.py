@@ -50,7 +50,10 @@ class Running:
         self.board = board or HandBoard()
         self.crashes = threading.Semaphore(0)
         self.settings = dataclasses.replace(read, meters=meters, writers=writers or read.writers)
-        self.monitor = Monitor(self.settings, self.board, simulate=None, on_crash=self.crashes.release)
+        self.losses = threading.Semaphore(0)
+        self.monitor = Monitor(
+            self.settings, self.board, simulate=None, on_crash=self.crashes.release, on_lost=self.losses.release
+        )
         self._before = set(threading.enumerate())
 
     def threads(self):
@@ -354,7 +357,7 @@ class BrokenLamp(HandBoard):
             raise RuntimeError("a bug")
 
 
-def broken(*_args):
+def broken(*_args, **_options):
     raise RuntimeError("a bug")
 
 

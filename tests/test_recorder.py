@@ -12,6 +12,7 @@ from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
 from powermeter import lamps, recorder
+from powermeter.clock import Clock
 from powermeter.journal import Journal
 from powermeter.keeper import Keeper
 from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
@@ -33,10 +34,10 @@ class DiskFullJournal(Journal):
         self.full = full
         self.tries = 0
 
-    def append(self, rows):
+    def append(self, rows, ahead_ns, *, settled):
         self.tries += 1
         self._connection.execute(f"PRAGMA max_page_count = {1 if self.full else 2**30}")
-        super().append(rows)
+        super().append(rows, ahead_ns, settled=settled)
 
 
 class Recording:
@@ -65,8 +66,11 @@ class Recording:
         self.keeper = Keeper(
             self.journal,
             commit_interval_s,
+            clock=Clock(0),
+            keep_days=400,
             on_commit=self._noting(self.commits),
             on_state=self._noting(self.disk_states),
+            on_lost=pytest.fail,
         )
         self.recorder = Recorder(watched, self.board, self.keeper, self.lamps, on_state=self._noting(self.faults))
         self.recording = threading.Thread(target=self.recorder.run)

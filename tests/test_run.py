@@ -99,7 +99,9 @@ class Rig:
         self.refused = False
         journal.prepare_dir(str(self.data_dir))
         monkeypatch.setattr(run, "open_board", self.open_board)
-        self.counting = run._Counting(self.settings(), None, on_crash=lambda: pytest.fail("it crashed"))
+        self.counting = run._Counting(
+            self.settings(), None, on_crash=lambda: pytest.fail("it crashed"), on_lost=lambda: pytest.fail("it is lost")
+        )
 
     def settings(self, meters="'house': {'pin': 18, 'impulses_per_kwh': 1000}", more=""):
         self.path.write_text(

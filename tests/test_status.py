@@ -28,14 +28,15 @@ METER = {
     "stuck": False,
     "flickers": False,
 }
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
 WELL = {
     "version": "1.2.3",
     "pid": 4242,
     "uptime_s": 93784.0,
     "running": True,
     "simulate": None,
-    "journal": {"failing": "", "uncommitted": 2},
+    "clock": {"waiting": False, "waits_s": 0},
+    "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
     "meters": {"house": METER},
     "writers": {"file": WRITER},
 }
@@ -123,6 +124,25 @@ def test_a_writer_that_catches_up():
     assert line_of(text, "writer db") == "writer db: waiting; 60,000 pulses wait, the oldest for 3 s"
 
 
+def test_a_clock_that_is_waited_for_is_said():
+    """While the clock is not known to be right, both texts say so, and for how long at the most."""
+    waiting = made(clock={"waiting": True, "waits_s": 480})
+    assert line_of(status.text(waiting), "clock: ") == (
+        "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most 8 min"
+    )
+    assert status.line(waiting).endswith(" | waits for the clock")
+
+
+def test_pulses_that_are_no_more_are_counted_aloud():
+    """Pulses that a writer can't have any more, and those that the memory had no place for, are said."""
+    text = status.text(made(writers={"db": {"skipped": 1200}}))
+    assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses are no more, it has their energy"
+    full = made(journal={"failing": "disk I/O error", "uncommitted": 100_000, "dropped": 2500})
+    assert line_of(status.text(full), "journal: ") == (
+        "journal: failing: disk I/O error; 100,000 pulses kept in memory; 2,500 more are counted alone"
+    )
+
+
 def test_refused_pulses_are_counted_aloud():
     """Pulses that a service refused, and that are gone for it, are on its line."""
     text = status.text(made(writers={"db": {"refused": 1200}}))
@@ -196,7 +216,7 @@ def test_a_long_flash_is_told_in_plain_digits(flash_ms, said):
 
 def test_a_failing_journal_has_a_line():
     """Where the disk fails, the reason and how many pulses are in memory alone are said; and only then."""
-    failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500})
+    failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500, "dropped": 0})
     assert status.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
     assert status.line(failing).endswith(" | journal failing")
     assert "journal" not in status.text(WELL) + status.line(WELL)
@@ -234,7 +254,10 @@ def test_the_program_gives_what_is_said_here(tmp_path):
     board = SimulatedBoard(found, lambda _name: constant(1000.0), start_ns)
     board.watch()
     watching = contextlib.closing(board)
-    with watching, Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
+    with (
+        watching,
+        Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1), on_lost=pytest.fail) as monitor,
+    ):
         wait_until(lambda: monitor.status()["meters"]["house"]["pulses"] >= 27)
         now = monitor.status()
     assert shape(now) == shape(WELL)

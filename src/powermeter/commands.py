@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from powermeter.errors import ForbiddenError, PowerError, ProcessError, SettingsError
+from powermeter.trust import trusted
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def foreground(args: argparse.Namespace) -> int:
     from powermeter import process, run
 
     settings, pidfile = _prepared(args, args.simulate)
+    process.no_core_dump()
     if sys.stdout.isatty():
         require({"rich": "rich"})
     # As the daemon: a library of pins may make files where it is.
@@ -126,9 +128,15 @@ def foreground(args: argparse.Namespace) -> int:
 def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":
     """The settings, with DATA_DIR made, and the path of the pidfile."""
     from powermeter import journal, process
+    from powermeter.settings import OWN_FILES
 
     settings = _settings(args, simulate)
     os.umask(process.UMASK)
+    try:
+        for name in ("", *sorted(OWN_FILES)):
+            trusted(os.path.join(settings.data_dir, name))
+    except PermissionError as error:
+        raise ProcessError(f"{settings.data_dir}: DATA_DIR can't be used: {error.strerror}") from error
     journal.prepare_dir(settings.data_dir)
     return settings, _pidfile(args)
 
@@ -156,8 +164,9 @@ def restart(args: argparse.Namespace) -> int:
             simulate = json.loads(process.ask(path, "json"))["simulate"]
         except ForbiddenError:
             raise
-        except ProcessError as error:
-            raise ProcessError(f"pid {pid}: {error}: nothing was stopped; --kill it, then start it") from error
+        except (ProcessError, LookupError, RecursionError, TypeError, ValueError) as error:
+            why = error if isinstance(error, ProcessError) else "its answer is not understood"
+            raise ProcessError(f"pid {pid}: {why}: nothing was stopped; --kill it, then start it") from error
     prepared = _prepared(args, simulate)  # mistakes are found before anything is stopped
     kill(args)
     return _start(args, simulate, *prepared)

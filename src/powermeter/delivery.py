@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError
-from powermeter.journal import Cursor
+from powermeter.journal import Cursor, is_damage
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt, Writer
 
@@ -80,9 +80,11 @@ class Delivery:
     """
     Delivers what comes after *cursor* until :meth:`stop`.
 
-    *open_writer* is called on the delivery's thread. *settled_ns* tells the
-    time (UTC, ns) before which no pulse will be added any more. *on_state* is
-    called when :attr:`state` changes to or from failing.
+    *open_writer* is called on the delivery's thread, again after each bug of
+    the writer. *settled_ns* tells the time (UTC, ns) before which no pulse will
+    be added any more, None while there is none. *on_state* is called when
+    :attr:`state` changes to or from failing, *on_damage* with what SQLite says
+    where the journal is damaged.
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class Delivery:
         open_writer: Callable[[], Writer],
         cursor: Cursor,
         *,
-        settled_ns: Callable[[], int],
+        settled_ns: Callable[[], int | None],
         on_state: Callable[[], None],
+        on_damage: Callable[[str], None],
     ) -> None:
         self.name = name
         self.cursor = cursor
@@ -101,12 +104,16 @@ class Delivery:
         self.reason = ""
         #: Pulses that the service did not want, since the start.
         self.refused = 0
+        #: Pulses that were no more when their turn came, since the start.
+        self.skipped = 0
         self._open_writer = open_writer
         self._settled_ns = settled_ns
-        self._on_state = on_state
+        self._on_state, self._on_damage = on_state, on_damage
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._failures = 0
+        #: Whether the writer raised what none may: it is closed then, and opened again.
+        self._met_a_bug = False
         #: The most pulses a batch while a refused one is searched for; None: as the writer wants.
         self._most: int | None = None
         #: The least pulses to read, so that one whole period is among them.
@@ -124,10 +131,10 @@ class Delivery:
     def run(self) -> None:
         """Deliver until stopped."""
         try:
-            writer = self._opened()
-            if writer is not None:
+            while (writer := self._opened()) is not None:
                 try:
-                    self._deliver_until_stopped(writer)
+                    if self._deliver_until_stopped(writer):
+                        return
                 finally:
                     writer.close()
         finally:
@@ -146,43 +153,38 @@ class Delivery:
     def _opened(self) -> Writer | None:
         while not self._stopping.is_set():
             try:
+                self._met_a_bug = False
                 return self._open_writer()
             except Exception as error:  # noqa: BLE001 - a bug in a writer: the others go on, this one tries again
                 expected = isinstance(error, DeliveryError)
                 self._stopping.wait(self._fail(str(error), loud=True) if expected else self._failed_by_bug(error))
         return None
 
-    def _deliver_until_stopped(self, writer: Writer) -> None:
+    def _deliver_until_stopped(self, writer: Writer) -> bool:
+        """Deliver until stopped; false where a bug of *writer* has to be got over by opening another."""
         while True:
             stopping = self._stopping.is_set()
             if stopping and self.state is State.FAILING:
-                return
+                return True
             self._news.clear()
             pause_s = self._deliver_next(writer)
             if pause_s == 0:
                 continue
             if stopping:
-                return
+                return True
             if pause_s is not None:
                 self._stopping.wait(pause_s)
+                if self._met_a_bug:
+                    return False
             elif not self._news.wait(CURSOR_COMMIT_S if self.cursor.moved else None):
                 self._commit_cursor()
 
     def _deliver_next(self, writer: Writer) -> float | None:
         """Deliver one batch, if one is due; return how long to pause then, in s: None until there are news."""
         try:
-            # Asked before reading: what is committed in between must not be taken for settled and missing.
-            settled_ns = self._settled_ns() if writer.pace.period_ns else 0
-            pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(writer.pace))
-            more = len(pulses) >= self._read_limit(writer.pace)
-            if writer.pace.period_ns:
-                whole = whole_periods(pulses, writer.pace.period_ns, settled_ns, more=more)
-                if pulses and not whole:
-                    return self._until_whole(pulses[0], writer.pace, more=more)
-                pulses = whole
+            pulses, more, pause_s = self._due(writer.pace)
             if not pulses:
-                self._succeeded(State.OK)
-                return None
+                return pause_s
             batch = pulses[: unit_end(pulses, self._most or len(pulses), writer.pace.period_ns)]
             try:
                 receipt = writer.deliver(batch, self.cursor.position.place)
@@ -190,6 +192,8 @@ class Delivery:
                 return self._failed(error, batch, writer.pace)
             self._took(batch, receipt)
         except sqlite3.Error as error:
+            if is_damage(error):
+                self._on_damage(str(error))
             return self._fail(f"journal: {error}", loud=True)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed_by_bug(error)
@@ -198,10 +202,27 @@ class Delivery:
         # After whole periods the beginning of the next may wait, for no news but its end.
         return 0.0 if more or writer.pace.period_ns else writer.pace.interval_s or None
 
+    def _due(self, pace: Pace) -> tuple[Sequence[Pulse], bool, float | None]:
+        """The pulses that are due, and whether there are more; without any, the pause until there will be."""
+        # Asked before reading: what is committed in between must not be taken for settled and missing.
+        settled_ns = self._settled_ns() if pace.period_ns else 0
+        if settled_ns is None:
+            return [], False, None
+        pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(pace))
+        more = len(pulses) >= self._read_limit(pace)
+        if pace.period_ns:
+            whole = whole_periods(pulses, pace.period_ns, settled_ns, more=more)
+            if pulses and not whole:
+                return [], more, self._until_whole(pulses[0], pace, settled_ns, more=more)
+            pulses = whole
+        if not pulses:
+            self._succeeded(State.OK)
+        return pulses, more, None
+
     def _read_limit(self, pace: Pace) -> int:
         return max(pace.batch_size, self._least)
 
-    def _until_whole(self, first: Pulse, pace: Pace, *, more: bool) -> float:
+    def _until_whole(self, first: Pulse, pace: Pace, settled_ns: int, *, more: bool) -> float:
         """The pause until the period of *first* is whole; none where it only was too long for one reading."""
         if more:
             self._least = 2 * self._read_limit(pace)
@@ -210,17 +231,29 @@ class Delivery:
         end_ns = (first.time_ns // period_ns + 1) * period_ns
         self._succeeded(State.OK)
         # At most a period: the clock may be set meanwhile.
-        return min(max(end_ns - self._settled_ns(), NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
+        return min(max(end_ns - settled_ns, NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
 
     def _took(self, batch: Sequence[Pulse], receipt: Receipt) -> None:
         if receipt.taken:
-            self.cursor.advance(batch[: receipt.taken], receipt.place)
+            self._skip(self.cursor.advance(batch[: receipt.taken], receipt.place))
             if self._most is not None:
                 self._most = self._most * 2 if self._most < MOST_SEARCHED else None
         else:
             self.cursor.move(receipt.place)
         if receipt.refused:
             self._refuse(receipt.refused, receipt.reason)
+
+    def _skip(self, pulses: int) -> None:
+        if pulses:
+            level = logging.DEBUG if self.skipped else logging.ERROR
+            self.skipped += pulses
+            log.log(
+                level,
+                "%s: %d pulses waited too long or were lost: it gets their energy with the next that is there, "
+                "such pulses are counted from now on",
+                self.name,
+                pulses,
+            )
 
     def _refuse(self, pulses: int, reason: str) -> None:
         level = logging.DEBUG if self.refused else logging.ERROR
@@ -242,7 +275,7 @@ class Delivery:
             return 0.0
         if judged is Verdict.REFUSED:
             # After a pause: a service that refuses everything is not asked once a pulse as fast as it answers.
-            self.cursor.advance(batch, self.cursor.position.place)
+            self._skip(self.cursor.advance(batch, self.cursor.position.place))
             self._refuse(len(batch), str(error))
             self._set_state(State.FAILING, str(error))
             return SHORTEST_PAUSE_S
@@ -253,6 +286,7 @@ class Delivery:
         if reason != self.reason:
             log.error("%s: failing, pulses are kept: a bug: %s", self.name, reason, exc_info=error)
             self.reason = reason
+        self._met_a_bug = True
         return self._fail(reason, loud=True)
 
     def _fail(self, reason: str, *, loud: bool) -> float:

@@ -30,6 +30,10 @@ class JournalError(PowerError, OSError):
     """The journal can't be used."""
 
 
+class DamagedError(JournalError):
+    """The journal's file is damaged: what can be read of it can be saved."""
+
+
 class ProcessError(PowerError, RuntimeError):
     """Starting, stopping or asking the running program failed."""
 

@@ -14,6 +14,7 @@ crash sets back delivers again what it delivered, which every writer bears.
 
 import contextlib
 import heapq
+import itertools
 import os
 import sqlite3
 import sys
@@ -23,7 +24,8 @@ from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple
 
-from powermeter.errors import JournalError
+from powermeter.clock import boot_id
+from powermeter.errors import DamagedError, JournalError
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
 #: A row a pulse, 28 bytes of the file with its share of the tree.
@@ -31,6 +33,9 @@ from powermeter.meter import NS_PER_S, Constant, Pulse
 #: *steps*: pulses whose time is before their predecessor's, as the clock was set
 #: back; between two of them time rises with the count, so that it can be searched.
 #: *writers* and *cursors*: :class:`Cursor`.
+#: *unsettled*: a meter's pulses after a count, whose times are of a clock that was not believed yet: so far it was
+#: ahead of the monotonic one then, in that boot of the machine. Writers do not see them.
+#: *thinned*: up to which count a meter's pulses are thinned. A row stands for all pulses since the row before it.
 SCHEMA = """
     CREATE TABLE meters (
         meter INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE
@@ -57,7 +62,33 @@ SCHEMA = """
         PRIMARY KEY (writer, meter)
     ) WITHOUT ROWID;
 """
-SCHEMA_VERSION = 1
+SCHEMA_2 = """
+    CREATE TABLE unsettled (
+        meter INTEGER PRIMARY KEY, after_count INTEGER NOT NULL, ahead_ns INTEGER NOT NULL, boot TEXT NOT NULL
+    );
+    CREATE TABLE thinned (
+        meter INTEGER PRIMARY KEY, to_count INTEGER NOT NULL
+    );
+"""
+#: What each version of the journal adds to the one before.
+SCHEMAS = (SCHEMA, SCHEMA_2)
+SCHEMA_VERSION = len(SCHEMAS)
+
+#: Old pulses are thinned to one in this time, in ns; so many rows are looked at in one transaction.
+THINNED_TO_NS = 3600 * NS_PER_S
+THINNED_AT_ONCE = 5000
+
+#: More than any count.
+MOST_COUNT = 2**63 - 1
+
+#: What the name of a journal ends with that is whole and has not got its place yet.
+NEW = ".new"
+
+#: SQLite's results for a disk that fails, and for a file that is damaged, or no database any more
+#: (https://sqlite.org/rescode.html).
+SQLITE_IOERR = 10
+SQLITE_CORRUPT = 11
+SQLITE_NOTADB = 26
 
 #: How long one connection waits for another's commit, in s: a card may take its time.
 BUSY_TIMEOUT_S = 60
@@ -68,12 +99,27 @@ CACHE_KIB = 256
 
 
 class Row(NamedTuple):
-    """A pulse as it is kept: its meter and the meter's running count with it, its time (UTC, ns), its interval (ns)."""
+    """A pulse to keep: its meter, the meter's count with it, when it came (monotonic, ns), its interval (ns)."""
 
     meter: int
     number: int
-    time_ns: int
+    at_ns: int
     interval_ns: int | None
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the file itself is damaged."""
+    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB)
+
+
+def is_of_the_disk(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the disk does not do what it is told, as one that has gone; not that it is full."""
+    return _code(error) == SQLITE_IOERR
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Extended codes have the plain one in their lowest byte.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +162,13 @@ class Journal:
     """
     The journal in the file *path*, made where there is none.
 
-    A context manager; :meth:`close` may be called twice. Raises
-    :exc:`JournalError` where the file can't be opened or is none of ours.
+    A context manager; :meth:`close` may be called twice. *suspect*: damage was
+    met in it, so all of it is looked over, which takes as long as reading it.
+    Raises :exc:`DamagedError` where the file is damaged, and
+    :exc:`JournalError` where it can't be opened or is another's.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, suspect: bool = False) -> None:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
@@ -128,23 +176,42 @@ class Journal:
             self._connection = _connect(path)
             try:
                 self._prepare()
+                self._look_over(whole=suspect)
             except BaseException:
                 self._connection.close()
                 raise
         except sqlite3.Error as error:
+            if is_damage(error):
+                raise DamagedError(f"{path}: the journal is damaged: {error}") from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
+        self._file = _file_at(path)
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            with _transaction(self._connection):
-                for statement in SCHEMA.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            version = SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if not 0 < version <= SCHEMA_VERSION and (version or tables):
             raise JournalError(f"{self.path}: not a journal of this version of power (version {version}): move it away")
+        if version == 0:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        if version < SCHEMA_VERSION:
+            with _transaction(self._connection):
+                for schema in SCHEMAS[version:]:
+                    for statement in schema.split(";"):
+                        self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _look_over(self, *, whole: bool) -> None:
+        """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
+        for table in ("meters", "constants", "steps", "writers", "cursors", "unsettled", "thinned"):
+            self._connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
+        for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
+            for order in ("ASC", "DESC"):
+                self._connection.execute(
+                    f"SELECT * FROM pulses WHERE meter = ? ORDER BY count {order} LIMIT 1",  # noqa: S608 - the same
+                    (meter,),
+                ).fetchall()
+        if whole and (found := self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise DamagedError(f"{self.path}: the journal is damaged: {found.splitlines()[-1]}")
 
     def __enter__(self) -> "Journal":
         return self
@@ -160,12 +227,13 @@ class Journal:
 
     # --- The keeper's side
 
-    def meter(self, name: str, impulses_per_kwh: float) -> MeterRecord:
+    def meter(self, name: str, impulses_per_kwh: float, begin: Constant | None = None) -> MeterRecord:
         """
         The meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
 
         A change of the constant begins a new row, so that past pulses keep
-        their energy and the register goes on from where it is.
+        their energy and the register goes on from where it is. A meter that
+        is new here goes on from *begin*, if given: it was in a journal that is lost.
         """
         with _transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
@@ -174,6 +242,14 @@ class Journal:
                 "SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
             ).fetchone() or (0, None)
             constants = _constants(self._connection, meter)
+            if not constants and begin is not None:
+                constants = [begin]
+                self._connection.execute(
+                    "INSERT INTO constants VALUES (?, ?, ?, ?)",
+                    (meter, begin.from_count, begin.impulses_per_kwh, begin.register_kwh),
+                )
+            # After thinning and losses the last row tells the count still; without a row a constant does.
+            count = max(count, constants[-1].from_count if constants else 0)
             if not constants or constants[-1].impulses_per_kwh != impulses_per_kwh:
                 register_kwh = constants[-1].register_at(count) if constants else 0.0
                 constants.append(Constant(impulses_per_kwh, count, register_kwh))
@@ -185,29 +261,175 @@ class Journal:
             self._last_times[meter] = time_ns
         return MeterRecord(meter, count, constants[-1])
 
-    def append(self, rows: list[Row]) -> None:
+    def append(self, rows: list[Row], ahead_ns: int = 0, *, settled: bool = True) -> None:
         """
         Make *rows*, and every move of a cursor so far, durable in one transaction.
 
-        Each meter's rows come in the order of its count. Raises
-        :exc:`sqlite3.Error` where the disk fails; nothing is kept then.
+        Each meter's rows come in the order of its count. *ahead_ns* is how far
+        the wall clock is ahead of theirs; unless *settled* it is not believed
+        yet: their times may still be shifted by :meth:`settle`, and no writer
+        sees them before. Raises :exc:`sqlite3.Error` where the disk fails;
+        nothing is kept then.
         """
-        last_times = dict(self._last_times)
-        steps = []
+        last_times, unsettled = dict(self._last_times), self._unsettled()
+        kept, steps, begun = [], [], []
         for row in rows:
-            if row.time_ns < last_times.get(row.meter, row.time_ns):
+            ahead = ahead_ns
+            if not settled:
+                if row.meter not in unsettled:
+                    unsettled[row.meter] = ahead_ns
+                    begun.append((row.meter, row.number - 1, ahead_ns, boot_id()))
+                # By one reading of the clock for all of them, so that one shift is right for all.
+                ahead = unsettled[row.meter]
+            time_ns = row.at_ns + ahead
+            if time_ns < last_times.get(row.meter, time_ns):
                 steps.append((row.meter, row.number))
-            last_times[row.meter] = row.time_ns
+            last_times[row.meter] = time_ns
+            kept.append((row.meter, row.number, time_ns, row.interval_ns))
         with _transaction(self._connection):
-            self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", rows)
+            self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", kept)
             if steps:
                 self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
+            if begun:
+                self._connection.executemany("INSERT INTO unsettled VALUES (?, ?, ?, ?)", begun)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
         self._last_times = last_times
         for cursor, before, position in moves:
             if cursor.saved is before:
                 cursor.saved = position
+
+    def _unsettled(self) -> dict[int, int]:
+        return dict(self._connection.execute("SELECT meter, ahead_ns FROM unsettled"))
+
+    def settle(self, ahead_ns: int) -> int:
+        """
+        Give the pulses that are not settled their time, now that the wall clock is known to be *ahead_ns* ahead.
+
+        Those of an earlier boot of the machine keep what they have: how far
+        the clock was wrong then nobody knows. Returns how many pulses were
+        not settled. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        """
+        boot, settled = boot_id(), 0
+        with _transaction(self._connection):
+            for meter, after, was_ns, of_boot in self._connection.execute("SELECT * FROM unsettled").fetchall():
+                shift_ns = ahead_ns - was_ns if of_boot == boot else 0
+                settled += self._connection.execute(
+                    "UPDATE pulses SET time_ns = time_ns + ? WHERE meter = ? AND count > ?", (shift_ns, meter, after)
+                ).rowcount
+                self._mark_step(meter, after)
+            self._connection.execute("DELETE FROM unsettled")
+            last_times = {meter: self._last_time(meter) for meter in self._last_times}
+        self._last_times = {meter: time_ns for meter, time_ns in last_times.items() if time_ns is not None}
+        return settled
+
+    def _mark_step(self, meter: int, after: int) -> None:
+        """Note whether time steps back behind the pulse *after*, now that the times behind it are others."""
+        pulses = "SELECT count, time_ns FROM pulses WHERE meter = ? AND count"
+        before = self._connection.execute(f"{pulses} <= ? ORDER BY count DESC LIMIT 1", (meter, after)).fetchone()
+        behind = self._connection.execute(f"{pulses} > ? ORDER BY count LIMIT 1", (meter, after)).fetchone()
+        if before and behind:
+            self._connection.execute("DELETE FROM steps WHERE meter = ? AND count = ?", (meter, behind[0]))
+            if behind[1] < before[1]:
+                self._connection.execute("INSERT INTO steps VALUES (?, ?)", (meter, behind[0]))
+
+    def _last_time(self, meter: int) -> int | None:
+        row = self._connection.execute(
+            "SELECT time_ns FROM pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def thin(self, before_ns: int) -> bool:
+        """
+        Thin the pulses with times before *before_ns* (UTC, ns) to the last one of an hour.
+
+        It then stands for the others too, so that energy stays exact. Looks at
+        :data:`THINNED_AT_ONCE` rows of a meter at most; returns whether there
+        may be more. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        """
+        more = False
+        with _transaction(self._connection):
+            for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
+                more |= self._thin_meter(meter, before_ns)
+        return more
+
+    def _thin_meter(self, meter: int, before_ns: int) -> bool:
+        (done,) = self._connection.execute(
+            "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
+        ).fetchone()
+        steps = {count for (count,) in self._connection.execute("SELECT count FROM steps WHERE meter = ?", (meter,))}
+        rows = self._connection.execute(
+            "SELECT count, time_ns FROM pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT ?",
+            (meter, done, THINNED_AT_ONCE),
+        ).fetchall()
+        old = len(rows)
+        while old and rows[old - 1][1] >= before_ns:
+            old -= 1
+        if old < 2:  # the last row that was kept, and nothing behind it
+            return self._pass_by(meter, [step for step in sorted(steps) if rows and step > rows[0][0]], before_ns)
+        thinned = [
+            (meter, count)
+            for (count, time_ns), (next_count, next_ns) in itertools.pairwise(rows[:old])
+            # The last before the clock was set back stays: it ends a stretch in which time rises.
+            if time_ns // THINNED_TO_NS == next_ns // THINNED_TO_NS and next_count not in steps and time_ns < before_ns
+        ]
+        self._connection.executemany("DELETE FROM pulses WHERE meter = ? AND count = ?", thinned)
+        # The last one is looked at again: the next may be of the same hour.
+        self._mark_thinned(meter, rows[old - 1][0] - 1)
+        return True
+
+    def _pass_by(self, meter: int, steps: list[int], before_ns: int) -> bool:
+        """Go on behind pulses that a clock, wrong then, put into the future, where old ones stand behind them."""
+        for step in steps:
+            (time_ns,) = self._connection.execute(
+                "SELECT time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, step)
+            ).fetchone()
+            if time_ns < before_ns:
+                self._mark_thinned(meter, step - 1)
+                return True
+        return False
+
+    def _mark_thinned(self, meter: int, to_count: int) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO thinned VALUES (?, ?)", (meter, to_count))
+
+    # --- A file that went away while it was used
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file that is used is still the one at its path."""
+        return _file_at(self.path) == self._file
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether there is no file at its path, in the directory that it was in."""
+        return _file_at(self.path) is None and not self.is_elsewhere
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its path leads to nothing, on another disk than the one that it was on."""
+        return _file_at(self.path) is None and _device_of(self.path) != (self._file or (None,))[0]
+
+    def write_again(self) -> None:
+        """
+        Write all of it to its path again, where it was deleted: it can be read as long as it is open.
+
+        Raises :exc:`sqlite3.Error` or :exc:`OSError`.
+        """
+        for suffix in ("-wal", "-shm"):  # of a file that is no more, they would be taken for the new one's
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path + suffix)
+        with contextlib.closing(sqlite3.connect(self.path + NEW)) as copy:
+            self._connection.backup(copy)
+        os.rename(self.path + NEW, self.path)
+
+    def can_be_written_anew(self) -> bool:
+        """Whether another connection can write, as where the disk went and came back."""
+        try:
+            with contextlib.closing(_connect(self.path)) as connection, _transaction(connection):
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.Error:
+            return False
+        return True
 
     # --- The writers' side
 
@@ -232,6 +454,23 @@ class Journal:
     def reader(self) -> "Reader":
         """A connection that reads only, for a thread that asks about spans of time."""
         return Reader(self.path)
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Which file the path leads to: its device and inode; None without one."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def _device_of(path: str) -> int | None:
+    """The device that the directory of *path* is on; None without one."""
+    try:
+        return os.stat(os.path.dirname(path)).st_dev
+    except OSError:
+        return None
 
 
 def _constants(connection: sqlite3.Connection, meter: int) -> list[Constant]:
@@ -294,17 +533,27 @@ class Cursor:
         meter, constants = self._meters[name]
         after = self.position.counts.get(meter, 0)
         rows = self._connection.execute(
-            "SELECT count, time_ns, interval_ns FROM pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT ?",
-            (meter, after, limit),
+            "SELECT count, time_ns, interval_ns FROM pulses WHERE meter = ?1 AND count > ?2 "
+            "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
+            (meter, after, MOST_COUNT, limit),
         ).fetchall()
-        return _pulses(name, rows, constants)
+        # A writer begins with no pulse from before its meter was known to this journal.
+        return _pulses(name, max(after, constants[0].from_count), rows, constants)
 
-    def advance(self, delivered: Iterable[Pulse], place: str) -> None:
-        """Move past *delivered*; durable with the keeper's next commit."""
-        counts = dict(self.position.counts)
+    def advance(self, delivered: Iterable[Pulse], place: str) -> int:
+        """
+        Move past *delivered*; durable with the keeper's next commit.
+
+        Returns how many pulses were skipped by that, as they are no more: they
+        were thinned, or lost with a journal.
+        """
+        counts, skipped = dict(self.position.counts), 0
         for pulse in delivered:
-            counts[self._meters[pulse.meter][0]] = pulse.number
+            meter, constants = self._meters[pulse.meter]
+            skipped += pulse.number - max(counts.get(meter, 0), constants[0].from_count) - 1
+            counts[meter] = pulse.number
         self.position = Position(counts, place)
+        return skipped
 
     def move(self, place: str) -> None:
         """Note another *place*, durable when this returns. On an error the position is as before."""
@@ -345,8 +594,12 @@ class Cursor:
         return position
 
 
-def _pulses(name: str, rows: list[tuple[int, int, int | None]], constants: list[Constant]) -> list[Pulse]:
-    """*rows* (count, time, interval) of one meter as pulses, each by the constant in force at its count."""
+def _pulses(name: str, after: int, rows: list[tuple[int, int, int | None]], constants: list[Constant]) -> list[Pulse]:
+    """
+    *rows* (count, time, interval) of one meter behind the count *after* as pulses, by the constant in force at each.
+
+    One that stands for others too, which were thinned, has the energy of all and no power.
+    """
     pulses: list[Pulse] = []
     ahead = list(constants)
     end = 0  # the last count that *constant* holds for
@@ -356,9 +609,13 @@ def _pulses(name: str, rows: list[tuple[int, int, int | None]], constants: list[
                 ahead.pop(0)
             constant = ahead[0]
             end = ahead[1].from_count if len(ahead) > 1 else sys.maxsize
-            energy_wh = constant.watt_hours
-        watts = None if interval_ns is None else constant.mean_watts(1, interval_ns / NS_PER_S)
+        watts, energy_wh = None, constant.watt_hours
+        if count > after + 1:
+            energy_wh = 1000 * (constant.register_at(count) - _register(constants, after))
+        elif interval_ns is not None:
+            watts = constant.mean_watts(1, interval_ns / NS_PER_S)
         pulses.append(Pulse(name, count, time_ns, watts, energy_wh, constant.register_at(count)))
+        after = count
     return pulses
 
 
@@ -385,7 +642,7 @@ class Reader:
     def last(self, meter: int) -> int:
         """The count of the last pulse of a meter by its key; 0 without one."""
         row = self._connection.execute("SELECT max(count) FROM pulses WHERE meter = ?", (meter,)).fetchone()
-        return row[0] or 0
+        return int(row[0] or 0)
 
     def span(self, meter: str, from_ns: int, to_ns: int) -> tuple[int, float]:
         """
@@ -400,7 +657,7 @@ class Reader:
         (key,) = row
         constants = _constants(self._connection, key)
         pulses, kwh = 0, 0.0
-        for first, last in self._runs(key):
+        for first, last in self._runs(key, constants):
             low = self._before(key, first, last, from_ns)
             high = self._before(key, first, last, to_ns)
             if high > low:
@@ -417,28 +674,38 @@ class Reader:
         ).fetchall():
             delivered = position.counts.get(meter, 0)
             if last is not None and last > delivered:
-                waiting += last - delivered
+                waiting += self._rows_in(meter, delivered, last)
                 oldest += self._connection.execute(
                     "SELECT time_ns FROM pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT 1",
                     (meter, delivered),
                 ).fetchone()
         return waiting, min(oldest, default=None)
 
+    def _rows_in(self, meter: int, after: int, last: int) -> int:
+        """How many pulses there are behind *after* up to *last*: only where they were thinned are they counted."""
+        (thinned,) = self._connection.execute(
+            "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
+        ).fetchone()
+        if thinned <= after:
+            return last - after
+        (rows,) = self._connection.execute(
+            "SELECT count(*) FROM pulses WHERE meter = ? AND count > ? AND count <= ?", (meter, after, thinned)
+        ).fetchone()
+        return int(rows + last - thinned)
+
     def _time_of(self, meter: int, count: int) -> int | None:
-        """The time (UTC, ns) of a pulse by its meter's key; None if the journal does not have it."""
+        """The time (UTC, ns) of a pulse, or of the one that stands for it; None if there is none."""
         row = self._connection.execute(
-            "SELECT time_ns FROM pulses WHERE meter = ? AND count = ?", (meter, count)
+            "SELECT time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
         ).fetchone()
         return None if row is None else int(row[0])
 
-    def _runs(self, meter: int) -> list[tuple[int, int]]:
+    def _runs(self, meter: int, constants: list[Constant]) -> list[tuple[int, int]]:
         """The stretches of the count, both ends in, within which time rises."""
-        first, last = self._connection.execute(
-            "SELECT (SELECT min(count) FROM pulses WHERE meter = ?1), (SELECT max(count) FROM pulses WHERE meter = ?1)",
-            (meter,),
-        ).fetchone()
-        if first is None:
+        last = self.last(meter)
+        if not last:
             return []
+        first = constants[0].from_count + 1
         steps = [
             n
             for (n,) in self._connection.execute(
@@ -451,7 +718,7 @@ class Reader:
         """The count of the last pulse of the run *first* to *last* before *time_ns*; *first* - 1 if there is none."""
         low, high = first - 1, last
         while low < high:
-            middle = (low + high + 1) // 2
+            middle: int = (low + high + 1) // 2
             found = self._time_of(meter, middle)
             if found is not None and found < time_ns:
                 low = middle

@@ -1,27 +1,47 @@
 """
 Pulses into the journal, on a thread of its own: a disk that hangs holds up nothing but itself.
 
-Owns the tail of the journal and when it is written.
+Owns the tail of the journal and when it is written; when its pulses get their
+time, and when they are thinned.
 """
 
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
-from powermeter.journal import Journal, Row
+from powermeter.clock import Clock, ahead_ns
+from powermeter.journal import Journal, Row, is_damage, is_of_the_disk
+from powermeter.meter import NS_PER_S
 
 log = logging.getLogger(__name__)
+
+#: The most pulses that are kept in memory while the journal can't be written. What comes then is counted, so that the
+#: register stays right, and has neither time nor power of its own.
+MOST_UNCOMMITTED = 100_000
+
+#: How often the clock is looked at while it is waited for, in s.
+CLOCK_S = 1.0
+
+#: How often old pulses are looked for, in s.
+THIN_S = 3600.0
+
+DAY_NS = 86400 * NS_PER_S
 
 
 class Keeper:
     """
-    Keeps the pulses that stand in :attr:`uncommitted`, until :meth:`stop`.
+    Keeps the pulses that :meth:`keep` is given, until :meth:`stop`.
 
     A pulse is in *journal* at most *commit_interval_s* after it came: at once
     if that long nothing was written, else together with all that come within
-    it. *on_commit* is called after a commit, *on_state* when :attr:`failing`
-    changes; both on the keeper's thread.
+    it. Their times are not settled while *clock* is waited for. Pulses older
+    than *keep_days* are thinned. *unwritten*: pulses that another keeper could
+    not write. On the keeper's thread, *on_commit* is called after a commit,
+    *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
+    to be opened anew; nothing more is written then. Raises
+    :exc:`sqlite3.Error` where the journal can't be written at once.
     """
 
     def __init__(
@@ -29,19 +49,42 @@ class Keeper:
         journal: Journal,
         commit_interval_s: float,
         *,
+        clock: Clock,
+        keep_days: float,
+        unwritten: Iterable[Row] = (),
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         #: Pulses that are not in the journal yet. The recorder appends, the keeper cuts off what is written; each in
         #: one step of the interpreter, so that a copy of it is whole at any time.
-        self.uncommitted: list[Row] = []
+        self.uncommitted: list[Row] = list(unwritten)
+        #: How many found no place there, since the start.
+        self.dropped = 0
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
+        #: Whether the journal has to be opened anew, and whether that is as it is damaged.
+        self.lost = False
+        self.damaged = False
         self._journal = journal
         self._commit_interval_s = commit_interval_s
-        self._on_commit, self._on_state = on_commit, on_state
+        self._clock = clock
+        self._keep_ns = round(keep_days * DAY_NS)
+        self._thin_at_s = time.monotonic()
+        self._on_commit, self._on_state, self._on_lost = on_commit, on_state, on_lost
         self._pulses = threading.Event()
         self._stopping = threading.Event()
+        #: Whether pulses get the time that they keep; those of an earlier run of the program too, now.
+        self.settled = False
+        if not clock.waits_s:
+            self._give_times()
+
+    def keep(self, row: Row) -> None:
+        """Take a pulse; from the recorder's thread."""
+        if len(self.uncommitted) < MOST_UNCOMMITTED:
+            self.uncommitted.append(row)
+        else:
+            self.dropped += 1
 
     def wake(self) -> None:
         """Tell that there are pulses; from the recorder's thread."""
@@ -53,34 +96,117 @@ class Keeper:
         self._stopping.set()
         self._pulses.set()
 
+    def suspect(self, reason: str) -> None:
+        """Tell that damage was met in the journal, by another's reading; from any thread."""
+        if not self.damaged:
+            log.error("journal: damaged: %s: it is opened anew", reason)
+            self.damaged = self.lost = True
+            self._on_lost()
+
     def run(self) -> None:
         """Write until stopped."""
         while not self._stopping.is_set():
-            self._pulses.wait()
+            self._settle()
+            self._pulses.wait(None if self.settled else CLOCK_S)
             self._pulses.clear()
-            while self.uncommitted and not self._stopping.is_set():
+            while self.uncommitted and not self._stopping.is_set() and not self.lost:
                 self._commit()
+                self._thin()
                 # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit.
                 self._stopping.wait(self._commit_interval_s)
+                self._settle()
         # What came while the last commit was under way.
-        if self.uncommitted:
+        if self.uncommitted and not self.lost:
             self._commit()
 
     def _commit(self) -> None:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
-            self._journal.append(rows)
+            if not self._journal.is_in_place:
+                self._lose()
+                return
+            self._journal.append(rows, ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
-            if not self.failing:
-                log.error("journal: %s: counting goes on, pulses are kept in memory", error)
-            self._set_failing(str(error))
+            if self.failing and is_of_the_disk(error) and self._journal.can_be_written_anew():
+                # The disk came back, and what was open on it is of no use any more.
+                self._reopen("it can be written again")
+            else:
+                self._failed(error)
         else:
             del self.uncommitted[: len(rows)]
             if self.failing:
                 log.info("journal: written again, %d pulses were kept in memory", len(rows))
+            if self.dropped:
+                log.warning(
+                    "journal: %d pulses were too many for the memory: counted, with neither time nor power",
+                    self.dropped,
+                )
+                self.dropped = 0
             self._set_failing("")
             self._on_commit()
+
+    def _lose(self) -> None:
+        """Decide what to do where the file is not at its path any more."""
+        if not self._journal.is_deleted:
+            if self._journal.is_elsewhere:
+                self._fail(f"{self._journal.path} is not there: is its disk mounted?")
+            else:
+                self._reopen("another file has taken its place")
+            return
+        try:
+            self._journal.write_again()
+        except (OSError, sqlite3.Error) as error:
+            self._fail(f"{self._journal.path} was deleted, and can't be written again: {error}")
+        else:
+            self._reopen("it was deleted, and has been written again")
+
+    def _reopen(self, reason: str) -> None:
+        log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
+        self.lost = True
+        self._on_lost()
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        if is_damage(error):
+            self.suspect(str(error))
+        else:
+            self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        if not self.failing:
+            log.error("journal: %s: counting goes on, pulses are kept in memory", reason)
+        self._set_failing(reason)
+
+    def _settle(self) -> None:
+        """Give the pulses their time, once the clock is believed."""
+        if self.settled or self._clock.waits_s or self.lost:
+            return
+        try:
+            self._give_times()
+        except sqlite3.Error as error:
+            self._failed(error)
+        else:
+            self._on_commit()
+
+    def _give_times(self) -> None:
+        pulses = self._journal.settle(ahead_ns())
+        self.settled = True
+        if pulses:
+            taken = "is right" if self._clock.right else "is taken as it is"
+            log.info("the clock %s: %d pulses that waited for it have their time", taken, pulses)
+
+    def _thin(self) -> None:
+        """Thin old pulses, some at a time; by a clock that is known to be right alone: one ahead would thin all."""
+        if self.failing or self.lost or time.monotonic() < self._thin_at_s:
+            return
+        if self.settled and self._clock.right:
+            try:
+                if self._journal.thin(time.time_ns() - self._keep_ns):
+                    return
+            except sqlite3.Error as error:
+                self._failed(error)
+                return
+        self._thin_at_s = time.monotonic() + THIN_S
 
     def _set_failing(self, reason: str) -> None:
         changed = bool(reason) != bool(self.failing)

@@ -14,18 +14,21 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import NamedTuple
 
 from powermeter import __version__
 from powermeter.boards import Board
+from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
 from powermeter.errors import JournalError, PowerError
-from powermeter.journal import Journal, Row
+from powermeter.journal import Row, is_damage
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
-from powermeter.meter import NS_PER_S, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog, WatchedMeter
+from powermeter.salvage import open_journal
 from powermeter.settings import MeterSettings, Settings
 from powermeter.status import Status
 from powermeter.writers import open_writer
@@ -44,15 +47,28 @@ FAR_NS = 2**63 - 1
 EDGE_DELAY_S = 1.0
 
 
+class Handed(NamedTuple):
+    """
+    What one monitor hands over to the next: the meters, by their names, and the pulses that are not in the journal.
+
+    *damaged*: the journal was found to be so.
+    """
+
+    meters: Mapping[str, Meter]
+    unwritten: Sequence[tuple[str, Row]] = ()
+    damaged: bool = False
+
+
 class Monitor:
     """
     Counts from its entry as a context manager to its exit.
 
     *board* is watched already, and stays so after :meth:`hand_over`; *before*
-    are the meters of the monitor before this one, by their names, where they
+    is what the monitor before this one has handed over, of the meters that
     have stayed on their pins. *simulate* is passed on to :meth:`status`.
-    *on_crash* is called, from any thread, when a bug ended a thread;
-    :attr:`crashed` is set then.
+    From any thread, *on_crash* is called when a bug ended a thread;
+    :attr:`crashed` is set then; and *on_lost* when another monitor has to take
+    over, as the journal must be opened anew; :attr:`lost` is set then.
     """
 
     def __init__(
@@ -62,17 +78,18 @@ class Monitor:
         *,
         simulate: float | bool | None,
         on_crash: Callable[[], None],
-        before: Mapping[str, Meter] | None = None,
+        on_lost: Callable[[], None],
+        before: Handed | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.crashed = False
         self._settings = settings
         self._board = board
-        self._before = before or {}
+        self._before = before or Handed({})
         self._watchdog = watchdog
         self._hands_over = False
         self._simulate = simulate
-        self._on_crash = on_crash
+        self._on_crash, self._on_lost = on_crash, on_lost
         self._started_s = time.monotonic()
         self._deliveries: list[tuple[Delivery, threading.Thread]] = []
         self._keeping: threading.Thread | None = None
@@ -96,15 +113,29 @@ class Monitor:
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings = self._settings
-        kept = self._journal = Journal(os.path.join(settings.data_dir, "journal.db"))
+        kept = self._journal = open_journal(
+            os.path.join(settings.data_dir, "journal.db"),
+            {meter.name: meter.impulses_per_kwh for meter in settings.meters},
+            suspect=self._before.damaged,
+        )
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
         board = self._board
         watched = [self._watched(meter) for meter in settings.meters]
+        keys = {each.meter.name: each.key for each in watched}
 
+        # An invented pulse is as old as it says.
+        self._clock = Clock(0 if self._simulate is not None else settings.clock_wait_s)
         self._keeper = Keeper(
-            kept, settings.commit_interval_s, on_commit=self._wake_deliveries, on_state=self._show_condition
+            kept,
+            settings.commit_interval_s,
+            clock=self._clock,
+            keep_days=settings.keep_days,
+            unwritten=[row._replace(meter=keys[name]) for name, row in self._before.unwritten if name in keys],
+            on_commit=self._wake_deliveries,
+            on_state=self._show_condition,
+            on_lost=self._on_lost,
         )
         self._lamps = Lamps(board.light)
         self._recorder = Recorder(
@@ -119,6 +150,7 @@ class Monitor:
                 kept.cursor(writer.name),
                 settled_ns=self._settled_ns,
                 on_state=self._show_condition,
+                on_damage=self._keeper.suspect,
             )
             self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
 
@@ -130,15 +162,23 @@ class Monitor:
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
 
     def _watched(self, settings: MeterSettings) -> WatchedMeter:
-        known = self._journal.meter(settings.name, settings.impulses_per_kwh)
+        before = self._before.meters.get(settings.name)
+        begin = None
+        if before:
+            unwritten = sum(name == settings.name for name, _ in self._before.unwritten)
+            count = before.count - unwritten
+            begin = Constant(before.constant.impulses_per_kwh, count, before.constant.register_at(count))
+        known = self._journal.meter(settings.name, settings.impulses_per_kwh, begin)
         hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
         # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
         judged = settings.min_flash_ms is not None and self._board.sees_ends
         shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
         meter = Meter(settings.name, known.constant, hold_off, known.count, shortest)
-        if before := self._before.get(settings.name):
+        if before:
+            # What was counted stays so, whatever a journal that was lost has of it.
+            count = max(known.count, before.count)
             meter = dataclasses.replace(
-                before, constant=known.constant, hold_off_ns=hold_off, count=known.count, min_flash_ns=shortest
+                before, constant=known.constant, hold_off_ns=hold_off, count=count, min_flash_ns=shortest
             )
         return WatchedMeter(meter, known.key, settings.silence_minutes)
 
@@ -152,10 +192,24 @@ class Monitor:
         """Whether a delivery has not ended."""
         return any(thread.is_alive() for _, thread in self._deliveries)
 
-    def hand_over(self) -> dict[str, Meter]:
-        """Leave the board watched at the exit; return the meters, which are final after it."""
+    def hand_over(self) -> Callable[[], Handed]:
+        """Leave the board watched at the exit; return what tells, after that, what there is to hand over."""
         self._hands_over = True
-        return {watched.meter.name: watched.meter for watched in self._recorder.meters}
+
+        def handed() -> Handed:
+            names = {watched.key: watched.meter.name for watched in self._recorder.meters}
+            return Handed(
+                {watched.meter.name: watched.meter for watched in self._recorder.meters},
+                [(names[row.meter], row) for row in self._keeper.uncommitted],
+                self._keeper.damaged,
+            )
+
+        return handed
+
+    @property
+    def lost(self) -> bool:
+        """Whether the journal has to be opened anew."""
+        return self._keeper.lost
 
     def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = self._thread(name, work)
@@ -200,7 +254,7 @@ class Monitor:
 
     def _close_journal(self) -> None:
         # Judged last: a slow disk has had the writers' time too.
-        if self._keeping is not None and self._keeper.uncommitted:
+        if self._keeping is not None and self._keeper.uncommitted and not self._hands_over:
             self.crashed = True
             log.critical("journal: %d pulses could not be written and are lost", len(self._keeper.uncommitted))
         # Not under a keeper that hangs in a write: closing would wait for it.
@@ -211,12 +265,14 @@ class Monitor:
         for delivery, _ in self._deliveries:
             delivery.wake()
 
-    def _settled_ns(self) -> int:
-        """The time before which no pulse will be added to the journal any more (UTC, ns)."""
+    def _settled_ns(self) -> int | None:
+        """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
+        if not self._keeper.settled:
+            return None
         unsettled_ns = time.monotonic_ns() - self._recorder.settled_ns()
         seen_ns = time.time_ns() - unsettled_ns - round(EDGE_DELAY_S * NS_PER_S)
         oldest = self._keeper.uncommitted[:1]
-        return min(seen_ns, oldest[0].time_ns) if oldest else seen_ns
+        return min(seen_ns, oldest[0].at_ns + ahead_ns()) if oldest else seen_ns
 
     def _show_condition(self) -> None:
         # By one thread at a time: of two the later look must also be shown later.
@@ -244,6 +300,7 @@ class Monitor:
         Power in W, energy in kWh, times in s; None is "not known".
         """
         uncommitted = self._keeper.uncommitted.copy()
+        waits_s = 0.0 if self._keeper.settled else self._clock.waits_s
         with self._reader.snapshot():
             fresh = self._not_in_journal(uncommitted)
             meters = {watched.meter.name: self._meter_status(watched, fresh) for watched in self._recorder.meters}
@@ -254,28 +311,39 @@ class Monitor:
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "running": True,
             "simulate": self._simulate,
-            "journal": {"failing": self._keeper.failing, "uncommitted": len(uncommitted)},
+            "clock": {"waiting": waits_s > 0, "waits_s": round(waits_s)},
+            "journal": {
+                "failing": self._keeper.failing,
+                "uncommitted": len(uncommitted),
+                "dropped": self._keeper.dropped,
+            },
             "meters": meters,
             "writers": writers,
         }
+
+    def _look_at(self, error: sqlite3.Error) -> None:
+        if is_damage(error):
+            self._keeper.suspect(str(error))
 
     def _not_in_journal(self, uncommitted: list[Row]) -> list[Row]:
         """The rows of *uncommitted* that no commit has written since it was copied."""
         try:
             last = {watched.key: self._reader.last(watched.key) for watched in self._recorder.meters}
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            self._look_at(error)
             return uncommitted
         return [row for row in uncommitted if row.number > last[row.meter]]
 
     def _meter_status(self, watched: WatchedMeter, fresh: list[Row]) -> Status:
         meter = watched.meter
-        midnight_ns = _local_midnight_ns()
+        midnight_ns, ahead = _local_midnight_ns(), ahead_ns()
         try:
             pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            self._look_at(error)
             today: Status = {"pulses_today": None, "kwh_today": None}
         else:
-            of_today = sum(row.meter == watched.key and row.time_ns >= midnight_ns for row in fresh)
+            of_today = sum(row.meter == watched.key and row.at_ns + ahead >= midnight_ns for row in fresh)
             kwh += of_today * meter.constant.watt_hours / 1000
             today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
         watts, bound = meter.watts_at(time.monotonic_ns())
@@ -299,18 +367,20 @@ class Monitor:
         waiting: int | None
         try:
             waiting, oldest_ns = self._reader.waiting(delivery.cursor.position)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            self._look_at(error)
             waiting, oldest_ns = None, None
         else:
             waiting += len(fresh)
             if oldest_ns is None and fresh:
-                oldest_ns = fresh[0].time_ns
+                oldest_ns = fresh[0].at_ns + ahead_ns()
         return {
             "state": delivery.state.value,
             "reason": delivery.reason,
             "waiting": waiting,
             "oldest_s": None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
             "refused": delivery.refused,
+            "skipped": delivery.skipped,
         }
 
 

@@ -13,12 +13,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -26,6 +28,7 @@ import lockfile
 from lockfile.pidlockfile import PIDLockFile
 
 from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError
+from powermeter.trust import trusted
 
 #: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
 #: l_type, l_whence, l_start, l_len, l_pid.
@@ -37,6 +40,9 @@ STOP_S = 15.0
 #: How long the running one may take to answer, and it to be asked, in s.
 ANSWER_S = 2.0
 ASKED_S = 0.3
+
+#: The largest answer that is read, in bytes.
+MOST_ANSWER = 1_000_000
 
 #: What the program makes is its user's to write and its group's to read.
 UMASK = 0o027
@@ -89,6 +95,7 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
         """Lock the file and write the process id. Raises :exc:`AlreadyRunningError`; never waits."""
         while self._fd is None:
             try:
+                trusted(self.path)
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise ProcessError(
@@ -209,10 +216,12 @@ def ask(pidfile: str, question: str) -> str:
             with socket.socket(socket.AF_UNIX) as asking:
                 asking.settimeout(ANSWER_S)
                 asking.connect(address)
+                # Where all may write, anybody may have laid a socket there.
+                pid, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if pid != holder(pidfile):
+                    raise ProcessError("another process answers in its place")
                 asking.sendall(question.encode() + b"\n")
-                answer = b""
-                while part := asking.recv(65536):
-                    answer += part
+                answer = _whole_answer(asking)
         finally:
             os.close(directory)
     except PermissionError as error:
@@ -221,7 +230,22 @@ def ask(pidfile: str, question: str) -> str:
         raise ProcessError(f"it does not answer, it may be stopped: {_why(error)}") from error
     if not answer:
         raise ProcessError("it does not answer: it closed the connection")
-    return answer.decode()
+    return "".join(c for c in answer.decode(errors="replace") if c.isprintable() or c == "\n")
+
+
+def _whole_answer(asking: socket.socket) -> bytes:
+    end_s = time.monotonic() + ANSWER_S
+    answer = b""
+    while part := asking.recv(65536):
+        answer += part
+        if len(answer) > MOST_ANSWER or time.monotonic() > end_s:
+            raise ProcessError("its answer has no end")
+    return answer
+
+
+def no_core_dump() -> None:
+    """Let this process leave no core: a password would stand in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class Control:
@@ -269,6 +293,14 @@ class Control:
     def stop(self) -> None:
         """Let :meth:`serve` end."""
         self.stopping = True
+        self._wake_up()
+
+    def call(self) -> None:
+        """Let :meth:`serve` return, as for a reload; from any thread."""
+        self._reloading = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         # Where so many wake-ups wait that the pipe is full, one more changes nothing.
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"\0")

@@ -20,9 +20,6 @@ from powermeter.meter import FLICKER_NS, NS_PER_S, Edge, Meter
 
 log = logging.getLogger(__name__)
 
-#: Two readings of clocks within this, in ns, are of one moment.
-NEAR_NS = 100_000
-
 #: As long as fewer edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at the most): a
 #: quarter of what the kernel keeps. Interference of more than 10,000 edges a second may overflow it from rest.
 BURST = 256
@@ -187,15 +184,13 @@ class Recorder:
     def _take(self) -> int:
         """Take in the edges that the board has; return how many they are."""
         self._taking = True
-        edges, wall_ns = self._board.take(), 0
-        uncommitted, pulse = self._keeper.uncommitted, False
+        edges = self._board.take()
+        keep, pulse = self._keeper.keep, False
         for edge in edges:
             watched = self.meters[edge.meter]
             for number, at_ns, interval_ns in watched.meter.take(edge):
-                if not pulse:
-                    # One reading of the wall clock serves all: it is a label, the stamps are monotonic.
-                    pulse, wall_ns = True, _wall_less_monotonic_ns()
-                uncommitted.append(Row(watched.key, number, at_ns + wall_ns, interval_ns))
+                pulse = True
+                keep(Row(watched.key, number, at_ns, interval_ns))
             if edge.lost:
                 self._say_lost(watched, edge)
             if watched.faulty or watched.meter.flickers:
@@ -268,14 +263,3 @@ class Recorder:
                 log.warning("%s: never dark for %g s, flashes can't be told", watched.meter.name, FLICKER_NS / NS_PER_S)
             else:
                 log.info("%s: flickers no more", watched.meter.name)
-
-
-def _wall_less_monotonic_ns() -> int:
-    """How far the wall clock is ahead of the monotonic one, in ns."""
-    for _ in range(5):
-        before_ns = time.monotonic_ns()
-        wall_ns = time.time_ns()
-        # Where the thread was set aside between the two readings they are not of one moment.
-        if time.monotonic_ns() - before_ns < NEAR_NS:
-            break
-    return wall_ns - before_ns

@@ -6,6 +6,7 @@ where its pins do: it keeps the edges that come in between.
 """
 
 import contextlib
+import io
 import json
 import logging
 import logging.handlers
@@ -13,18 +14,19 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 
 from powermeter import status
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
 from powermeter.errors import BoardError, PowerError
-from powermeter.meter import NS_PER_S, Meter
-from powermeter.monitor import Monitor
+from powermeter.meter import NS_PER_S
+from powermeter.monitor import Handed, Monitor
 from powermeter.process import Control, PidFile, notify, watchdog_s
 from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
+from powermeter.trust import trusted
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ def _run(
         stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock")))
         # On a terminal a hang-up means that it is gone.
         control = stack.enter_context(Control(pidfile, hangup_stops=not as_daemon and sys.stdin.isatty()))
-        counting = stack.enter_context(_Counting(settings, simulate, on_crash=control.stop))
+        counting = stack.enter_context(_Counting(settings, simulate, on_crash=control.stop, on_lost=control.call))
         ready()
         notify("READY=1")
         serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
@@ -95,6 +97,9 @@ def _run(
             live = stack.enter_context(LiveLine(lambda: status.line(counting.monitor.status()), handler))
             serving = (LIVE_S, live.refresh)
         while control.serve(counting.answer, *serving):
+            if counting.monitor.lost:
+                _replace(counting, control, counting.settings)
+                continue
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             _reload(counting, control, reread)
             notify("READY=1")
@@ -113,23 +118,36 @@ def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settin
             log.error("reload: %s", line)
         log.error("reload: the settings from before stay in force")
         return
+    if _replace(counting, control, settings):
+        log.info("reload: %s is in force", settings.path)
+
+
+def _replace(counting: "_Counting", control: Control, settings: Settings) -> bool:
+    """Go on with another monitor, by *settings*; false where it was to stop meanwhile."""
     # Counting goes on while a writer finishes what it is at.
     counting.monitor.end_deliveries()
     control.serve(counting.answer, RELOAD_S, lambda: counting.monitor.delivers)
     if not control.stopping:
         counting.change(settings)
-        log.info("reload: %s is in force", settings.path)
+    return not control.stopping
 
 
 class _Counting:
     """The board, watched, and the monitor over it; a context manager."""
 
-    def __init__(self, settings: Settings, simulate: float | bool | None, *, on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        simulate: float | bool | None,
+        *,
+        on_crash: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
         self.settings = settings
         #: Whether a bug has ended a thread.
         self.crashed = False
         self._simulate = simulate
-        self._on_crash = on_crash
+        self._on_crash, self._on_lost = on_crash, on_lost
         every_s = watchdog_s()
         # Twice in the time that is asked for, as sd_watchdog_enabled(3) says.
         self._watchdog = every_s and Watchdog(round(every_s * NS_PER_S / 2), lambda: notify("WATCHDOG=1"))
@@ -137,7 +155,7 @@ class _Counting:
     def __enter__(self) -> "_Counting":
         self._board = self._opened(self.settings)
         try:
-            self.monitor = self._monitor({})
+            self.monitor = self._monitor(Handed({}))
         except BaseException:
             self._board.close()
             raise
@@ -163,12 +181,13 @@ class _Counting:
             raise
         return board
 
-    def _monitor(self, before: Mapping[str, Meter]) -> Monitor:
+    def _monitor(self, before: Handed) -> Monitor:
         return Monitor(
             self.settings,
             self._board,
             simulate=self._simulate,
             on_crash=self._on_crash,
+            on_lost=self._on_lost,
             before=before,
             watchdog=self._watchdog or None,
         ).__enter__()
@@ -207,7 +226,7 @@ class _Counting:
         stays = _pins(settings) == _pins(self.settings)
         if self._simulate is not None:  # its flashes are made of all that the meters are
             stays = settings.meters == self.settings.meters
-        meters = self.monitor.hand_over() if stays else {}
+        handed = self.monitor.hand_over() if stays else lambda: Handed({})
         names = [meter.name for meter in self.settings.meters]
         self._end()
         if not stays:
@@ -221,7 +240,9 @@ class _Counting:
         self.settings = settings
         # A name that has moved to another pin is another meter's now.
         same = {m.name for m, name in zip(settings.meters, names, strict=False) if m.name == name}
-        self.monitor = self._monitor({name: meter for name, meter in meters.items() if name in same})
+        before = handed()
+        meters = {name: meter for name, meter in before.meters.items() if name in same}
+        self.monitor = self._monitor(before._replace(meters=meters))
 
 
 def _pins(settings: Settings) -> tuple[object, ...]:
@@ -256,11 +277,11 @@ def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.Handler:
         if path is None:
             handler = logging.StreamHandler()
             when = "" if os.environ.get("JOURNAL_STREAM") else when
-        elif _is_socket(path):
+        elif _is_socket(trusted(path)):
             handler = logging.handlers.SysLogHandler(path, logging.handlers.SysLogHandler.LOG_DAEMON)
             when = f"power[{os.getpid()}]: "
         else:
-            handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+            handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise PowerError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
     handler.setFormatter(logging.Formatter(f"{when}%(levelname)s %(message)s"))
@@ -268,6 +289,22 @@ def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.Handler:
     logging.raiseExceptions = False
     logging.getLogger().addHandler(handler)
     return handler
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """The library's, but that it follows nobody else's links, and that a line is lost where no file can be had."""
+
+    def _open(self) -> io.TextIOWrapper:
+        # A FIFO that nobody reads would be waited for.
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK
+        path = trusted(self.baseFilename)
+        return open(path, "a", encoding=self.encoding, opener=lambda name, mode: os.open(name, mode | flags, 0o640))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of a rotation, in the thread that has something to say
+            self.handleError(record)
 
 
 def _is_socket(path: str) -> bool:

@@ -5,12 +5,13 @@ Owns the schema: each key's default, what is allowed, and how a mistake reads.
 The network is never asked. A value that may be a secret is never shown.
 """
 
+import contextlib
 import difflib
 import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -111,7 +112,7 @@ def choice(*allowed: str) -> Check:
     """One of some words."""
 
     def check(found: Any) -> str:
-        if found not in allowed:
+        if not isinstance(found, str) or found not in allowed:
             raise ValueError(" or ".join(f'"{word}"' for word in allowed))
         return str(found)
 
@@ -125,12 +126,16 @@ def flag(found: Any) -> bool:
     return found
 
 
+#: Half a character of UTF-16: Python's text may hold one, no file's name and no request can.
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def text(pattern: str, allowed: str) -> Check:
     """Text that matches *pattern* as a whole; *allowed* says so in words."""
     compiled = re.compile(pattern)
 
     def check(found: Any) -> str:
-        if not isinstance(found, str) or not compiled.fullmatch(found):
+        if not isinstance(found, str) or not compiled.fullmatch(found) or _HALF.search(found):
             raise ValueError(allowed)
         return found
 
@@ -161,6 +166,7 @@ def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = Fa
             or not all(isinstance(part, str) for item in found.items() for part in item)
             or not all(re.fullmatch(key_pattern, key) and key.lower() not in ("meter", "time") for key in found)
             or not all(re.fullmatch(value_pattern, value) for value in found.values())
+            or any(_HALF.search(part) for item in found.items() for part in item)
         ):
             raise ValueError(allowed)
         return {k.lower(): v.lower() for k, v in found.items()} if lower else dict(found)
@@ -176,27 +182,34 @@ def verify_ssl(found: Any) -> bool | str:
         import ssl
 
         path = os.path.expanduser(found)
-        ssl.create_default_context(cafile=path)
+        # Of a FIFO or a terminal it would wait for the first byte; of nothing it says what it says of no certificates.
+        ssl.create_default_context(cafile=path if os.path.isfile(path) else os.devnull)
     except (OSError, TypeError, ValueError):
         raise ValueError("True, False or the path of a file of CA certificates (PEM)") from None
     return str(path)
 
 
+#: Of a path: Linux takes up to 4,095 bytes (PATH_MAX), and each is said on one line.
+_PATH = r"[^\x00-\x1f\x7f]{1,4095}"
+
+
 def absolute_path(found: Any) -> str:
     """A path that does not depend on where the program was started."""
-    if isinstance(found, str) and "\0" not in found and os.path.isabs(os.path.expanduser(found)):
-        return os.path.normpath(os.path.expanduser(found))
-    raise ValueError("a path that begins with / or ~")
+    allowed = "a path that begins with / or ~"
+    path: str = os.path.expanduser(text(_PATH, allowed)(found))
+    if not os.path.isabs(path):
+        raise ValueError(allowed)
+    return os.path.normpath(path)
 
 
 #: Librato's own host. It no longer resolves; the default tells where the API came from.
 LIBRATO_HOST = "metrics-api.librato.com"
 #: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
 MOST_TAGS = 49
-_FILE_PATH = text(r"[^\0]*[^\0/]", "the path of a file")
+_FILE_PATH = text(_PATH + r"(?<!/)", "the path of a file")
 _ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
 _WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
-_HOST = text(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?", 'a host name or address alone, such as "192.168.1.5"')
+_HOST = text(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]{1,45}\]?", 'a host name or address alone, such as "192.168.1.5"')
 # Names, sources and tags: the limits of the Librato API documentation.
 _NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
 # "<source>.<meter>" is sent, a meter's name has up to 32 characters.
@@ -299,6 +312,9 @@ OWN_FILES = frozenset(
 
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 
+#: The largest settings file that is read, in bytes: the example has less than 4,000.
+MOST_SOURCE = 1_000_000
+
 
 def show(found: Any, *, secret: bool = False) -> str:
     """How a found value stands in a mistake: short, and never a secret."""
@@ -308,11 +324,16 @@ def show(found: Any, *, secret: bool = False) -> str:
     secret = secret or (isinstance(found, str) and any(c in found for c in "@?="))
     if secret or not isinstance(found, str | int | float | None):
         size = f" of {len(found)}" if isinstance(found, str | dict | list | tuple | set) else ""
-        return f"a {type(found).__name__}{size}"
+        return f"a {_short(type(found).__name__)}{size}"
     try:
-        shown = repr(found)
+        return _short(repr(found))
     except ValueError:  # an int of more digits than Python is willing to print
         return "a very large number"
+
+
+def _short(name: str) -> str:
+    """*name*, which may be any text, fit for a place in a line."""
+    shown = name if name.isprintable() else repr(name)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -325,8 +346,9 @@ def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 def _place(where: str, name: str) -> str:
     """The key *name* of *where*, a dict's place in the file, as the user would write it."""
-    shown = f'"{name}"' if name.isprintable() else repr(name)
-    return f"{where}[{shown}]" if where else name
+    if not where:
+        return _short(name)
+    return f'{where}["{_short(name)}"]' if name.isprintable() else f"{where}[{_short(name)}]"
 
 
 class _Reading:
@@ -384,7 +406,7 @@ class _Reading:
                 # Text in place of a dict may be a password whose writer has no name.
                 self.mistake(where, show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example")
             else:
-                good.append((where, key, {str(k): v for k, v in entry.items()}))
+                good.append((where, key, {k if isinstance(k, str) else show(k): v for k, v in entry.items()}))
         return good
 
 
@@ -406,6 +428,11 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
     """
     as_root = os.geteuid() == 0
     found = _executed(path, as_root=as_root)
+    with _blamed(path):
+        return _checked(path, found, simulated, as_root=as_root)
+
+
+def _checked(path: str, found: Values, simulated: Literal["file", "all", None], *, as_root: bool) -> Settings:
     reading = _Reading(found)
     reading.unknown("", found, [*TOP, *DICTS])
     top = reading.keys("", found, TOP)
@@ -458,7 +485,8 @@ def data_dir_of(path: str) -> str:
     """
     as_root = os.geteuid() == 0
     reading = _Reading(_executed(path, as_root=as_root))
-    values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
+    with _blamed(path):
+        values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
     return values["DATA_DIR"] or default_data_dir(as_root=as_root)
@@ -473,11 +501,16 @@ def _placed(path: str, data_dir: str, *, inside: bool) -> str:
 def _executed(path: str, *, as_root: bool) -> Values:
     """The public names that the Python file *path* sets."""
     try:
-        with open(path, "rb") as file:
+        # A FIFO would be waited for, and a device may have no end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             mode = os.fstat(file.fileno()).st_mode
-            source = file.read()
+            source = b"" if stat.S_ISFIFO(mode) else file.read(MOST_SOURCE + 1)
     except OSError as error:
         raise SettingsError(path, [f"can't be read: {error.strerror}"]) from None
+    if stat.S_ISFIFO(mode):
+        raise SettingsError(path, ["is not a file"])
+    if len(source) > MOST_SOURCE:
+        raise SettingsError(path, [f"is larger than {MOST_SOURCE:,} bytes"])
     if as_root and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingsError(path, [f"others may write it, root does not run it: chmod go-w {path}"])
     names: Values = {"__file__": path, "__name__": "settings"}
@@ -495,15 +528,29 @@ def _executed(path: str, *, as_root: bool) -> Values:
         # The type alone: a password without quotes would stand in the text of a NameError.
         line = _line_in(error, path)
         hint = " (text needs quotes)" if isinstance(error, NameError) else ""
-        raise SettingsError(path, [f"{line}{type(error).__name__} while it was read{hint}"]) from None
+        raise SettingsError(path, [f"{line}{_short(type(error).__name__)} while it was read{hint}"]) from None
     return {
         name: value
         for name, value in names.items()
-        if not name.startswith("_")
-        and not isinstance(value, ModuleType)
+        if isinstance(name, str)  # globals() takes any
+        and not name.startswith("_")
+        and not issubclass(type(value), ModuleType)
         # A name of the user's own is in small letters, and not like one of ours.
         and (name.isupper() or _nearest(name, [*TOP, *DICTS], cutoff=0.8))
     }
+
+
+@contextlib.contextmanager
+def _blamed(path: str) -> Iterator[None]:
+    """An error that the file *path* raises while its values are looked at, by a class of its own, is its mistake."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except Exception as error:
+        if not (line := _line_in(error, path)):
+            raise  # a bug of ours
+        raise SettingsError(path, [f"{line}{_short(type(error).__name__)} while its values were checked"]) from None
 
 
 def _line_in(error: BaseException, path: str) -> str:

@@ -22,10 +22,19 @@ def text(status: Status) -> str:
         )
     for name, writer in status["writers"].items():
         refused = f"; {writer['refused']:,} pulses refused" if writer["refused"] else ""
-        lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}")
+        skipped = f"; {writer['skipped']:,} pulses are no more, it has their energy" if writer["skipped"] else ""
+        lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}{skipped}")
+    if status["clock"]["waiting"]:
+        lines.append(
+            "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most "
+            f"{_duration(status['clock']['waits_s'])}"
+        )
     journal = status["journal"]
     if journal["failing"]:
-        lines.append(f"journal: failing: {journal['failing']}; {journal['uncommitted']:,} pulses kept in memory")
+        dropped = f"; {journal['dropped']:,} more are counted alone" if journal["dropped"] else ""
+        lines.append(
+            f"journal: failing: {journal['failing']}; {journal['uncommitted']:,} pulses kept in memory{dropped}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -42,7 +51,8 @@ def line(status: Status) -> str:
     ]
     writers = [f"{name} {_state(writer)}" for name, writer in status["writers"].items()]
     journal = ["journal failing"] if status["journal"]["failing"] else []
-    return " | ".join([*meters, *writers, *journal])
+    clock = ["waits for the clock"] if status["clock"]["waiting"] else []
+    return " | ".join([*meters, *writers, *journal, *clock])
 
 
 def _watts(meter: Status) -> str:

@@ -9,19 +9,25 @@ also holds where a rotation fell in between.
 """
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Sequence
 
 from powermeter.errors import UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
+from powermeter.trust import trusted
 from powermeter.writers import Pace, Receipt
 
 HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 
 #: What the names of the journal's files in DATA_DIR begin with.
 JOURNAL_NAME = "journal.db"
+
+#: What a crash leaves is a batch at most, a hundredth of this, in bytes. What is longer somebody else appended.
+MOST_TAIL = 50_000_000
 
 #: A line of this writer, or the beginning of one.
 OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,|[\d:.TZ-]+\Z")
@@ -68,6 +74,10 @@ class FileWriter:
         directory = os.path.dirname(self._path)
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
+        try:
+            trusted(self._path)
+        except OSError as error:
+            raise UnreachableError(f"{self._path}: {error.strerror}") from error
         there = os.path.exists(self._path)
         if there and not os.path.isfile(self._path):
             raise UnreachableError(f"{self._path}: is not a file: name another path")
@@ -91,8 +101,11 @@ class FileWriter:
             there = None
         if self._fd is None or there is None or not os.path.samestat(there, os.fstat(self._fd)):
             self.close()
-            os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            path = trusted(self._path)
+            if there is not None and stat.S_ISBLK(there.st_mode):
+                raise OSError(errno.EINVAL, "is not a file: name another path")
+            os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         elif there.st_size >= len(HEADER):
             return self._fd
         begun = os.pread(self._fd, len(HEADER), 0)
@@ -117,7 +130,7 @@ class FileWriter:
                 and entry.stat().st_size > noted
             ]
         for name in names:
-            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if os.pread(fd, len(HEADER), 0) == HEADER:
                     _mend(fd, noted, lines)
@@ -153,6 +166,8 @@ def _mend(fd: int, noted: int, lines: Sequence[bytes]) -> int:
     What anybody else appended stays. Returns the end, which is that of a line.
     """
     end = os.fstat(fd).st_size
+    if end - noted > MOST_TAIL:
+        return _end_of_line(fd, end)
     tail = os.pread(fd, max(0, end - noted), noted)
     # NULs: a file system that made the file longer but had not written the data when the power went.
     found = tail.rstrip(b"\0").splitlines(keepends=True)

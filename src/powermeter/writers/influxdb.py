@@ -3,8 +3,9 @@ A point a pulse in an InfluxDB: 1, 2, 3, or what speaks their ``/write``.
 
 The client's defaults are cured here: it would wait for ever, try thrice
 without a pause, follow redirects with a GET, not verify TLS, take a password
-from ``~/.netrc``, obey proxies, read an answer of any size, lose the status of
-a 5xx, and import pandas where that is installed.
+from ``~/.netrc``, obey proxies, read an answer of any size, unpack msgpack that
+nobody asked for, lose the status of a 5xx, and import pandas where that is
+installed.
 """
 
 import base64
@@ -27,16 +28,16 @@ from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
 from powermeter.writers import Pace, Receipt, one_line
-
-#: As much of an answer as is read, in bytes: only the beginning of an error's is shown.
-MOST_READ = 65536
+from powermeter.writers.connection import MOST_READ, Connection
 
 
 class _Answer:
-    """What the client needs of a response of requests."""
+    """What the client needs of a response of requests; no headers, which would have it unpack msgpack."""
 
-    def __init__(self, status_code: int, headers: Mapping[str, str], content: bytes) -> None:
-        self.status_code, self.headers, self.content = status_code, headers, content
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, status_code: int, content: bytes) -> None:
+        self.status_code, self.content = status_code, content
 
 
 class _Session:
@@ -47,7 +48,7 @@ class _Session:
     over any token. A request costs a third of the CPU of requests' own.
     """
 
-    def __init__(self, connection: http.client.HTTPConnection, authorization: str | None) -> None:
+    def __init__(self, connection: Connection, authorization: str | None) -> None:
         self._connection = connection
         # Not msgpack: an error is to be read by a person.
         self._headers = {"Accept": "application/json", "Content-Type": "text/plain; charset=utf-8"}
@@ -73,7 +74,7 @@ class _Session:
             connection.close()
             raise
         self.status = answer.status
-        return _Answer(answer.status, dict(answer.headers), content)
+        return _Answer(answer.status, content)
 
     def close(self) -> None:
         """Close the connection."""
@@ -136,7 +137,7 @@ class InfluxdbWriter:
             self._write(lines)
         except _PartialWriteError as error:
             # The good points are stored: the batch is never sent again.
-            return Receipt(len(pulses), "", error.dropped, str(error))
+            return Receipt(len(pulses), "", min(error.dropped, len(pulses)), str(error))
         return Receipt(len(pulses))
 
     def check(self) -> str:
@@ -161,10 +162,11 @@ class InfluxdbWriter:
             reason = self._clean(error.content)
             if error.code == 400 and "partial write" in error.content:
                 # Without a number, or with the 0 of a line that was not understood, at least one was bad.
-                dropped = re.search(r"dropped=(\d+)", error.content)
+                dropped = re.search(r"dropped=([0-9]{1,9})", error.content)
                 raise _PartialWriteError(reason, max(1, int(dropped[1]) if dropped else 1)) from error
             raise AnsweredError(error.code, reason) from error
-        except (http.client.HTTPException, OSError) as error:
+        # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
+        except (http.client.HTTPException, OSError, ValueError) as error:
             raise UnreachableError(f"{self._place}: {self._clean(self._why(error))}") from error
 
     def _why(self, error: Exception) -> str:
@@ -176,17 +178,15 @@ class InfluxdbWriter:
         return one_line(said.decode(errors="replace") if isinstance(said, bytes) else str(said), *self._secrets)
 
 
-def _connection(
-    host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str
-) -> http.client.HTTPConnection:
+def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:
     """A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*."""
     if not ssl:
-        return http.client.HTTPConnection(host, port, timeout=timeout)
+        return Connection(host, port, timeout=timeout)
     context = tls.create_default_context(cafile=verify_ssl if isinstance(verify_ssl, str) else None)
     if not verify_ssl:
         context.check_hostname = False
         context.verify_mode = tls.CERT_NONE
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return Connection(host, port, timeout=timeout, context=context)
 
 
 def _authorization(username: str | None, password: str | None, token: str | None) -> str | None:

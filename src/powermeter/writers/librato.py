@@ -11,6 +11,7 @@ import http.client
 import itertools
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,35 +22,33 @@ from librato.queue import Queue
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt, one_line
+from powermeter.writers.connection import MOST_READ, Connection
 
 #: The statuses of success and the most measurements a POST (Librato API documentation).
 SUCCESS = (200, 201, 202, 204)
 MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK
 
-#: As much of an answer as is read, in bytes: only the beginning of an error's is shown.
-MOST_READ = 65536
-
-#: Librato is asked for an answer within this time, in s.
+#: A request may take this time as a whole, in s.
 TIMEOUT_S = 10
 
 
 class _Connection(librato.LibratoConnection):  # type: ignore[misc]
     """The library's connection, with answers judged by us and closed in the end."""
 
-    _open: http.client.HTTPConnection | None = None
+    _open: Connection | None = None
 
-    @property
-    def _basic(self) -> str:
-        """What Basic authentication sends, no less a secret than the token in it."""
-        return base64.b64encode(self.username + b":" + self.api_key).decode()
+    def clean(self, said: str) -> str:
+        """*said* by the service, without the token and what Basic authentication sends, no less a secret."""
+        return one_line(said, self.api_key.decode(), base64.b64encode(self.username + b":" + self.api_key).decode())
 
     def close(self) -> None:
         if self._open is not None:
             self._open.close()
             self._open = None
 
-    def _setup_connection(self) -> http.client.HTTPConnection:
-        self._open = super()._setup_connection()
+    def _setup_connection(self) -> Connection:
+        context = ssl.create_default_context() if self.protocol == "https" else None
+        self._open = Connection(self.hostname, timeout=TIMEOUT_S, context=context)
         return self._open
 
     def _process_response(self, resp: http.client.HTTPResponse, backoff: int) -> tuple[dict[str, Any], bool, int]:
@@ -57,9 +56,7 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
         if resp.status not in SUCCESS:
-            raise AnsweredError(
-                resp.status, one_line(body.decode(errors="replace"), self.api_key.decode(), self._basic)
-            )
+            raise AnsweredError(resp.status, self.clean(body.decode(errors="replace")))
         if b"html" in body[:200].lower() or "html" in (resp.getheader("Content-Type") or ""):
             raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
         return {}, True, backoff
@@ -88,7 +85,6 @@ class LibratoWriter:
         self._source = source or socket.gethostname()
         self._tags = tags
         self._connection = _Connection(user, token, hostname=hostname, base_path=base_path, protocol=protocol)
-        self._connection.timeout = TIMEOUT_S
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Send the periods of *pulses*, as many as one POST may hold."""
@@ -121,8 +117,9 @@ class LibratoWriter:
             request()
         except DeliveryError:
             raise
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise UnreachableError(f"{self._connection.hostname}: {_why(error)}") from error
+        # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UnreachableError(f"{self._connection.hostname}: {self._connection.clean(_why(error))}") from error
         finally:
             self._connection.close()
 

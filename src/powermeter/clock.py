@@ -1,0 +1,97 @@
+"""
+The wall clock: how far it is ahead of the monotonic one, and whether it can be believed yet.
+
+A Pi without a clock chip boots with the time of its last shutdown, or of years
+ago, and is set over the network some minutes later. What is counted before
+that has a right place on the monotonic clock alone.
+"""
+
+import glob
+import struct
+import time
+
+#: Two readings of clocks within this, in ns, are of one moment.
+NEAR_NS = 100_000
+
+#: 2026-01-01: no clock before it is right, this program is younger.
+EARLIEST_S = 1_767_225_600
+
+#: Of <sys/timex.h>: the clock is not synchronised; and the return value that says the same.
+STA_UNSYNC = 0x0040
+TIME_ERROR = 5
+#: struct timex, adjtimex(2): modes, offset, freq, maxerror, esterror, status; with room for the rest of it.
+TIMEX_TO_STATUS = "@Illlli"
+TIMEX_BYTES = 512
+
+#: "1" in one of these: the kernel has set the time from that hardware clock at boot (Linux, Documentation/ABI/testing/
+#: sysfs-class-rtc).
+HARDWARE_CLOCKS = "/sys/class/rtc/*/hctosys"
+
+
+def ahead_ns() -> int:
+    """How far the wall clock (UTC since 1970) is ahead of the monotonic one, in ns."""
+    for _ in range(5):
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        # Where the thread was set aside between the two readings they are not of one moment.
+        if time.monotonic_ns() - before_ns < NEAR_NS:
+            break
+    return wall_ns - before_ns
+
+
+def synchronised() -> bool | None:
+    """Whether the kernel holds the clock to be synchronised, adjtimex(2); None where it may not be asked."""
+    import ctypes  # not needed once the clock is believed
+
+    timex = ctypes.create_string_buffer(TIMEX_BYTES)
+    returned = ctypes.CDLL(None).adjtimex(timex)
+    if returned < 0:
+        return None
+    status = struct.unpack_from(TIMEX_TO_STATUS, timex)[-1]
+    return returned != TIME_ERROR and not status & STA_UNSYNC
+
+
+def set_by_hardware() -> bool:
+    """Whether a hardware clock has set the time at boot."""
+    for path in glob.glob(HARDWARE_CLOCKS):
+        try:
+            with open(path, encoding="ascii") as file:
+                if file.read().strip() == "1":
+                    return True
+        except OSError:  # the module of that clock was taken out this moment
+            continue
+    return False
+
+
+def boot_id() -> str:
+    """The kernel's name of this boot; what the monotonic clock says holds within it alone."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+class Clock:
+    """
+    Whether the time of a pulse can be told: believed from the first moment that it can, and from then on.
+
+    *wait_s*: how long after the machine's boot it is waited for (CLOCK_WAIT);
+    0 for not at all.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._believed = False
+
+    @property
+    def waits_s(self) -> float:
+        """How much longer the clock is waited for at the most, in s; 0.0 where it is not."""
+        if not self._believed:
+            left_s = self._wait_s - time.clock_gettime(time.CLOCK_BOOTTIME)
+            if left_s > 0 and not self.right:
+                return left_s
+            self._believed = True
+        return 0.0
+
+    @property
+    def right(self) -> bool:
+        """Whether the clock is known to be right now."""
+        return time.time() >= EARLIEST_S and (bool(synchronised()) or set_by_hardware())

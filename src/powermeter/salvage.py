@@ -1,0 +1,365 @@
+"""
+A journal that is damaged: set aside, never overwritten, and another made that goes on from what can be read of it.
+
+Counting can't wait until all of a large file was read. The new journal gets
+the meters and their registers, the cursors, and of the pulses those that a
+writer has not got yet and the latest; the others stay in the file that was set
+aside.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from powermeter.errors import DamagedError, JournalError
+from powermeter.journal import NEW, Journal
+from powermeter.meter import Constant
+
+log = logging.getLogger(__name__)
+
+#: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
+LATEST = 50_000
+
+# SQLite's file (https://sqlite.org/fileformat.html).
+#: A page, and where in the first one stand: the size in pages, the free pages, and two copies of the number of the last
+#: change.
+PAGE = 4096
+SIZE, FREE, CHANGES, CHANGES_AGAIN = slice(28, 32), slice(32, 40), slice(24, 28), slice(92, 96)
+#: By the first byte of a page of a tree of keys, its leaves and those above them: where the list of its cells begins,
+#: and what stands in each before its row.
+LEAF = 0x0A
+CELLS = {LEAF: (8, 0), 0x02: (12, 4)}
+#: What stands before a page in the log, and before the first one there.
+FRAME = 24
+LOG = 32
+#: How many bytes an integer has, by its serial type; 8 and 9 are 0 and 1 themselves.
+INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
+
+#: No meter has flashed so often: 30 years at 1,000 a second.
+MOST_PULSES = 10**12
+
+Pulse = tuple[int, int, int, int | None]
+
+
+def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = False) -> Journal:
+    """
+    The journal in the file *path*; if it is damaged, a new one there with what can be read of it.
+
+    *meters*: the impulses per kWh of the settings' meters, by name, for the
+    case that these can't be read. Raises :exc:`JournalError`.
+    """
+    _finish(path)
+    try:
+        return Journal(path, suspect=suspect)
+    except DamagedError as error:
+        log.error("journal: %s", error)
+        try:
+            _replace(path, meters)
+        except (OSError, sqlite3.Error) as failed:
+            raise JournalError(f"{error}; a new one can't be made: {failed}: move it away") from failed
+    return Journal(path)
+
+
+def _replace(path: str, meters: Mapping[str, float]) -> None:
+    making = path + ".making"
+    for name in (making, making + "-wal", making + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    Journal(making).close()
+    with contextlib.closing(sqlite3.connect(making, isolation_level=None)) as new:
+        pages = list(_pages(path))
+        with _readable(path, making) as old:
+            found = _Found.of(old, pages, meters)
+        new.execute("BEGIN")
+        found.write(new, pages)
+        new.execute("COMMIT")
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.rename(making, path + NEW)
+    aside = _finish(path)
+    for line in found.said:
+        log.error("journal: %s; older ones stay in %s", line, aside)
+    if not found.said:
+        log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
+
+
+def _finish(path: str) -> str | None:
+    """Put a new journal that is whole in its place, after what stands there was set aside; return the name of that."""
+    if not os.path.exists(path + NEW):
+        return None
+    aside = f"{path}.damaged-{time.strftime('%Y-%m-%dT%H-%M-%S')}"
+    number = 1
+    while os.path.exists(aside):
+        number += 1
+        aside = f"{path}.damaged-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{number}"
+    # The log belongs to the file, and would be taken for the new one's; its index is made anew.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + "-shm")
+    with contextlib.suppress(FileNotFoundError):
+        if not os.path.getsize(path + "-wal"):
+            os.unlink(path + "-wal")
+    for suffix in ("-wal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path + suffix, aside + suffix)
+    os.rename(path + NEW, path)
+    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return aside
+
+
+@contextlib.contextmanager
+def _readable(path: str, fresh: str) -> Iterator[sqlite3.Connection]:
+    """The damaged file, to be read; where its first page is damaged a copy of it that has the first page of *fresh*."""
+    copy = path + ".copy"
+    try:
+        connection = _read_only(path)
+        if not _answers(connection):
+            connection.close()
+            _graft(path, copy, fresh)
+            connection = _read_only(copy)
+        with contextlib.closing(connection):
+            yield connection
+    finally:
+        for name in (copy, copy + "-wal", copy + "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+def _read_only(path: str) -> sqlite3.Connection:
+    from urllib.request import pathname2url
+
+    return sqlite3.connect(f"file:{pathname2url(path)}?mode=ro", uri=True, isolation_level=None)
+
+
+def _answers(connection: sqlite3.Connection) -> bool:
+    """Whether the schema can be read, and names the tables that there are."""
+    try:
+        connection.execute("SELECT count(*) FROM meters, constants, pulses WHERE 0")
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _graft(path: str, copy: str, fresh: str) -> None:
+    shutil.copyfile(path, copy)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(path + "-wal", copy + "-wal")
+    with open(fresh, "rb") as file:
+        first = bytearray(file.read(PAGE))
+    with open(copy, "r+b") as file:
+        pages = os.path.getsize(copy) // PAGE
+        first[SIZE] = pages.to_bytes(4)
+        first[FREE] = bytes(8)
+        first[CHANGES_AGAIN] = first[CHANGES]
+        file.write(first)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What could be read of a damaged journal, but for its pulses."""
+
+    #: By its key: a meter's name, its constants, the count of its last pulse.
+    names: dict[int, str]
+    constants: dict[int, list[Constant]]
+    lasts: dict[int, int]
+    #: By a writer's name: its place, and the count by meter's key.
+    places: dict[str, str]
+    counts: dict[str, dict[int, int]]
+    unsettled: list[tuple[Any, ...]]
+    #: What is to be said of each meter, once it is saved.
+    said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, old: sqlite3.Connection, pages: list["_Page"], meters: Mapping[str, float]) -> "_Found":
+        # Keys are given in the order in which the settings name the meters.
+        names = dict(_rows(old, "SELECT meter, name FROM meters", int, str)) or dict(enumerate(meters, 1))
+        constants: dict[int, list[Constant]] = {}
+        for meter, count, impulses, register in _rows(
+            old,
+            "SELECT meter, from_count, impulses_per_kwh, register_kwh FROM constants WHERE impulses_per_kwh > 0"
+            " ORDER BY meter, from_count",
+            *(int, int, float, float),
+        ):
+            constants.setdefault(meter, []).append(Constant(impulses, count, register))
+        counts: dict[str, dict[int, int]] = {}
+        for writer, meter, count in _rows(old, "SELECT writer, meter, count FROM cursors", str, int, int):
+            counts.setdefault(writer, {})[meter] = count
+        unsettled = _rows(old, "SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
+        lasts = {}
+        for meter, name in names.items():
+            if name in meters:
+                constants.setdefault(meter, [Constant(meters[name])])
+            known = [of_writer.get(meter, 0) for of_writer in counts.values()]
+            known += [constant.from_count for constant in constants.get(meter, [])]
+            known += [count for key, count, *_ in unsettled if key == meter]
+            lasts[meter] = max([page.last_of(meter) for page in pages] + [0, *known])
+        return cls(
+            names, constants, lasts, dict(_rows(old, "SELECT name, place FROM writers", str, str)), counts, unsettled
+        )
+
+    def write(self, new: sqlite3.Connection, pages: list["_Page"]) -> None:
+        """Write it to *new*, with the pulses of *pages* that are wanted."""
+        for meter, name in self.names.items():
+            # Of a meter that nothing is known of, who counts it may know more.
+            if meter not in self.constants or not self.lasts[meter]:
+                continue
+            new.execute("INSERT OR IGNORE INTO meters VALUES (?, ?)", (meter, name))
+            last = self.lasts[meter]
+            waiting = [of_writer[meter] for of_writer in self.counts.values() if meter in of_writer]
+            after = max(min([*waiting, last - LATEST]), self.constants[meter][0].from_count)
+            for constant in _from(self.constants[meter], after):
+                new.execute(
+                    "INSERT OR IGNORE INTO constants VALUES (?, ?, ?, ?)",
+                    (meter, constant.from_count, constant.impulses_per_kwh, constant.register_kwh),
+                )
+            saved = _save_pulses(new, pages, meter, after, last)
+            in_force = _in_force(self.constants[meter], last)
+            register = in_force.register_at(last)
+            if not new.execute("SELECT 1 FROM pulses WHERE meter = ? AND count = ?", (meter, last)).fetchone():
+                # The count goes on from here, though the pulse itself is lost.
+                new.execute(
+                    "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
+                    (meter, last, in_force.impulses_per_kwh, register),
+                )
+            self.said.append(
+                f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
+            )
+        new.executemany("INSERT INTO writers VALUES (?, ?)", self.places.items())
+        new.executemany(
+            "INSERT INTO cursors VALUES (?, ?, ?)",
+            [(w, meter, count) for w, of_writer in self.counts.items() for meter, count in of_writer.items()],
+        )
+        new.executemany("INSERT OR IGNORE INTO unsettled VALUES (?, ?, ?, ?)", self.unsettled)
+
+
+def _rows(connection: sqlite3.Connection, query: str, *types: type) -> list[tuple[Any, ...]]:
+    """The rows of *query*, whose columns have *types*, up to the first that can't be read."""
+    rows: list[tuple[Any, ...]] = []
+    try:
+        for row in connection.execute(query):
+            if all(map(isinstance, row, types)):
+                rows.append(row)  # noqa: PERF401 - those before the damage are kept
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        log.error("journal: %s: %s", query, error)
+    return rows
+
+
+def _from(constants: list[Constant], after: int) -> list[Constant]:
+    """Those of *constants* that hold behind the count *after*, the first beginning there."""
+    in_force = _in_force(constants, after)
+    begin = Constant(in_force.impulses_per_kwh, after, in_force.register_at(after))
+    return [begin, *(constant for constant in constants if constant.from_count > after)]
+
+
+def _in_force(constants: list[Constant], count: int) -> Constant:
+    return [constants[0], *(constant for constant in constants[1:] if constant.from_count <= count)][-1]
+
+
+def _save_pulses(new: sqlite3.Connection, pages: list["_Page"], meter: int, after: int, last: int) -> int:
+    """Write the pulses of a meter behind *after* up to *last*; return how many there are."""
+    for page in pages:
+        for pulse in page.pulses(meter, after):
+            if pulse[1] <= last:
+                # A later version of a page, in the log, stands behind the earlier one.
+                new.execute("INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)", pulse)
+    saved, time_before = 0, None
+    for count, time_ns in new.execute(
+        "SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count", (meter,)
+    ).fetchall():
+        if time_before is not None and time_ns < time_before:
+            new.execute("INSERT INTO steps VALUES (?, ?)", (meter, count))
+        saved, time_before = saved + 1, time_ns
+    return saved
+
+
+# --- Pulses by the pages that they stand in: whatever became of the pages that lead there
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page of pulses: where each begins, and the keys (meter, count) of the first and the last."""
+
+    content: bytes
+    cells: tuple[int, ...]
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+    def pulses(self, meter: int, after: int) -> Iterator[Pulse]:
+        """Those of a meter behind the count *after*, as far as they stand in order."""
+        if self.last < (meter, after) or meter < self.first[0]:
+            return
+        before = (0, 0)
+        for cell in self.cells:
+            pulse = _pulse(self.content, cell)
+            if pulse and pulse[:2] > before:
+                before = pulse[:2]
+                if pulse[0] == meter and pulse[1] > after:
+                    yield pulse
+
+    def last_of(self, meter: int) -> int:
+        """The last count of a meter in it; 0 without one."""
+        if self.last[0] == meter:
+            return self.last[1]
+        return max((pulse[1] for pulse in self.pulses(meter, 0)), default=0)
+
+
+def _pages(path: str) -> Iterator[_Page]:
+    """The pages of pulses in the file *path*, and then those in its log."""
+    with open(path, "rb") as file:
+        while len(content := file.read(PAGE)) == PAGE:
+            if page := _page(content):
+                yield page
+    with contextlib.suppress(FileNotFoundError), open(path + "-wal", "rb") as file:
+        salts = file.read(LOG)[16:24]
+        while len(frame := file.read(FRAME + PAGE)) == FRAME + PAGE:
+            # Behind the frames of this log stand those of one before.
+            if frame[8:16] == salts and (page := _page(frame[FRAME:])):
+                yield page
+
+
+def _page(content: bytes) -> _Page | None:
+    if content[0] not in CELLS:
+        return None
+    begin, skip = CELLS[content[0]]
+    number = min(int.from_bytes(content[3:5]), (PAGE - begin) // 2)
+    cells = tuple(cell + skip for cell in struct.unpack_from(f">{number}H", content, begin))
+    keys = [pulse[:2] for cell in (*cells[:1], *cells[-2:]) if (pulse := _pulse(content, cell))]
+    if not keys:
+        return None
+    last = keys[-1]
+    # A last count that is not the next of the one before it may be damage: the one before is believed.
+    if content[0] == LEAF and len(keys) > 1 and keys[-2] < last != (keys[-2][0], keys[-2][1] + 1):
+        last = keys[-2]
+    return _Page(content, cells, keys[0], last)
+
+
+def _pulse(content: bytes, cell: int) -> Pulse | None:
+    """The pulse in the cell of a page that begins at *cell*; None if there is none."""
+    try:
+        # The payload's size, its header's, and four serial types: a byte each, as all of them are small.
+        if content[cell + 1] != 5:
+            return None
+        at, values = cell + 6, []
+        for kind in content[cell + 2 : cell + 6]:
+            size = INTEGERS.get(kind, -1)
+            if kind and (size < 0 or at + size > PAGE):
+                return None
+            values.append(
+                None if not kind else kind - 8 if not size else int.from_bytes(content[at : at + size], signed=True)
+            )
+            at += max(size, 0)
+    except IndexError:
+        return None
+    meter, count, time_ns, interval_ns = values
+    if meter is None or count is None or time_ns is None or not (0 < meter < 2**16 and 0 < count < MOST_PULSES):
+        return None
+    return meter, count, time_ns, interval_ns

@@ -1,0 +1,232 @@
+"""A journal that is damaged, deleted or away: what is saved of it, and that counting goes on."""
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from program import Program, wait_until
+
+from powermeter import salvage
+from powermeter.errors import DamagedError, JournalError
+from powermeter.journal import Journal, Row
+from powermeter.meter import NS_PER_S
+
+START_NS = 1_795_418_000 * NS_PER_S
+METERS = {"house": 1000, "pump": 800}
+PULSES = 40_000
+WAITING = 3000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A journal of two meters, whose writer has not got the last pulses yet."""
+    path = tmp_path_factory.mktemp("whole") / "journal.db"
+    with Journal(str(path)) as journal:
+        keys = [journal.meter(name, impulses).key for name, impulses in METERS.items()]
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            for first in range(1, PULSES, 1000):
+                rows = [
+                    Row(key, number, START_NS + number * NS_PER_S, NS_PER_S)
+                    for key in keys
+                    for number in range(first, first + 1000)
+                ]
+                if first == PULSES - WAITING + 1:
+                    while batch := cursor.read(10_000):
+                        cursor.advance(batch, "12 34")
+                journal.append(rows)
+    assert not path.with_name("journal.db-wal").exists()
+    return path
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """A copy to damage."""
+    return Path(shutil.copy(whole, tmp_path / "journal.db"))
+
+
+def registers(journal):
+    return {name: round(journal.meter(name, impulses).constant.register_at(journal.meter(name, impulses).count), 6)
+            for name, impulses in METERS.items()}  # fmt: skip
+
+
+def waiting(journal):
+    with contextlib.closing(journal.cursor("file")) as cursor:
+        assert cursor.position.place == "12 34"
+        return cursor.read(10_000)
+
+
+def aside(path):
+    """The file that was set aside, which is the one there is."""
+    (found,) = [name for name in path.parent.glob("journal.db.damaged-*") if not name.name.endswith(("-wal", "-shm"))]
+    return found
+
+
+WHOLE = {"house": 40.0, "pump": 50.0}
+
+
+def test_a_sound_journal_is_left_as_it_is(damaged, whole):
+    """Nothing is set aside of a journal that is sound; looked over as a whole, on a suspicion, either."""
+    for suspect in (False, True):
+        with salvage.open_journal(str(damaged), METERS, suspect=suspect) as journal:
+            assert registers(journal) == WHOLE
+    assert sorted(path.name for path in damaged.parent.iterdir()) == ["journal.db"]
+
+
+@pytest.mark.parametrize("content", [bytes(4096), b"\xa5" * 4096, b"time,meter,power_w\n" * 1000])
+def test_a_damaged_first_page_costs_nothing(damaged, content, caplog):
+    """Where the first page is gone, SQLite's own and the tables' names, all the others are read by a new one."""
+    before = bytearray(damaged.read_bytes())
+    before[:4096] = content[:4096]
+    damaged.write_bytes(before)
+    with pytest.raises(DamagedError):
+        Journal(str(damaged))
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+        numbers = [pulse.number for pulse in waiting(journal) if pulse.meter == "house"]
+        assert numbers == list(range(PULSES - WAITING + 1, PULSES + 1))
+    assert aside(damaged).read_bytes() == before
+    assert "house goes on from 40.000 kWh; of its last 40,000 pulses 40,000 could be saved" in caplog.text
+
+
+def test_a_damaged_page_in_the_middle_costs_what_stood_in_it(damaged, caplog):
+    """A page of pulses that is no more is met when it is read: the others are saved, before it and behind it."""
+    with contextlib.closing(sqlite3.connect(damaged)) as connection:
+        connection.execute("PRAGMA page_size").fetchone()
+    size = damaged.stat().st_size
+    content = bytearray(damaged.read_bytes())
+    at = size // 4096 // 2 * 4096
+    content[at : at + 4096] = bytes(4096)
+    damaged.write_bytes(content)
+    Journal(str(damaged)).close()  # it does not show at once
+    with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
+        assert registers(journal) == WHOLE
+        kept = journal._connection.execute("SELECT count(*) FROM pulses").fetchone()[0]
+        assert 2 * PULSES - 300 < kept < 2 * PULSES
+        assert journal._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert aside(damaged).read_bytes() == content
+
+
+@pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
+def test_a_journal_that_was_cut_off_goes_on_from_what_is_readable(damaged, part):
+    """Of a file whose end is gone the beginning is read; the cursors tell how far it had been."""
+    content = damaged.read_bytes()[: int(damaged.stat().st_size * part)]
+    damaged.write_bytes(content)
+    with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
+        found = registers(journal)
+        # What the writer had got is known to have been; what it had not is gone with the end.
+        assert 37.0 <= found["house"] <= 40.0
+        assert 46.25 <= found["pump"] <= 50.0
+        assert journal._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert aside(damaged).read_bytes() == content
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_journal_damaged_anywhere_opens(damaged, seed):
+    """Whatever bytes are others: it opens, with a register that does not exceed what was, and takes pulses."""
+    chance = random.Random(seed)
+    content = bytearray(damaged.read_bytes())
+    for _ in range(chance.choice([1, 10, 300])):
+        at = chance.randrange(len(content))
+        content[at : at + chance.choice([1, 8, 512])] = chance.randbytes(chance.choice([1, 8, 512]))
+    content = content[: damaged.stat().st_size]
+    damaged.write_bytes(content)
+    with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
+        known = journal.meter("house", 1000)
+        journal.append([Row(known.key, known.count + 1, START_NS, None)])
+    names = {path.name for path in damaged.parent.iterdir()}
+    assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
+    assert len([name for name in names if ".damaged-" in name]) <= 1
+
+
+def test_a_crash_while_a_new_one_takes_its_place(damaged, monkeypatch):
+    """A program that was ended between two renames: the next start goes on where it was."""
+    content = b"x" + damaged.read_bytes()[1:]
+    damaged.write_bytes(content)
+    renamed = []
+
+    def crashing(old, new):
+        renamed.append(new)
+        if len(renamed) == 3:
+            raise KeyboardInterrupt
+        os.replace(old, new)
+
+    monkeypatch.setattr(salvage.os, "rename", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        salvage.open_journal(str(damaged), METERS)
+    monkeypatch.undo()
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+    assert aside(damaged).read_bytes() == content
+
+
+def test_another_programs_database_is_no_damage(tmp_path):
+    """A sound database that is not ours is neither used nor set aside."""
+    path = tmp_path / "journal.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE other (something)")
+    with pytest.raises(JournalError, match="not a journal of this version"):
+        salvage.open_journal(str(path), METERS)
+    assert [found.name for found in tmp_path.iterdir()] == ["journal.db"]
+
+
+# --- While it runs
+
+
+def logged(program, words):
+    return words in (program.data_dir / "simulated" / "power.log").read_text()
+
+
+def end_and_compare(program, pulses):
+    """Stop the program; file and journal have every pulse, once, and no power is missing but the first's."""
+    assert program.run("--kill").returncode == 0
+    directory = program.data_dir / "simulated"
+    lines = (directory / "power.csv").read_text().splitlines()[1:]
+    registers = [round(float(line.split(",")[4]) * 1000) for line in lines]
+    assert registers == list(range(1, len(lines) + 1))
+    assert len(lines) >= pulses
+    assert [line for line in lines if line.split(",")[2] == ""] == lines[:1]
+    with contextlib.closing(sqlite3.connect(directory / "journal.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return len(lines), [count for (count,) in connection.execute("SELECT count FROM pulses ORDER BY count")]
+
+
+def test_a_journal_that_is_deleted_while_it_is_used(tmp_path):
+    """It is written again, whole, while counting goes on: no pulse is lost, and each stands once in the file."""
+    with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
+        program.start("--simulate", "20000")
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 5)
+        for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+            (program.data_dir / "simulated" / name).unlink()
+        wait_until(lambda: logged(program, "it was deleted, and has been written again"))
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
+        assert program.status()["journal"] == {"failing": "", "uncommitted": program.status()["journal"]["uncommitted"],
+                                               "dropped": 0}  # fmt: skip
+        pulses, kept = end_and_compare(program, seen + 5)
+        assert kept == list(range(1, pulses + 1))
+
+
+def test_a_journal_that_is_damaged_while_it_is_used(tmp_path):
+    """It is set aside, and counting goes on: the register goes on from where it was, and every new pulse is kept."""
+    with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
+        program.start("--simulate", "20000")
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 5)
+        journal = program.data_dir / "simulated" / "journal.db"
+        with contextlib.closing(sqlite3.connect(journal)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with journal.open("r+b") as file:
+            file.write(b"\xa5" * journal.stat().st_size)
+        wait_until(lambda: logged(program, "it is opened anew") or logged(program, "is set aside"))
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
+        assert program.run("--kill").returncode == 0
+        lines = (journal.parent / "power.csv").read_text().splitlines()[1:]
+        registers = [round(float(line.split(",")[4]) * 1000) for line in lines]
+        # What stood in the file alone, which is noise now, is lost; the count is not.
+        assert registers == sorted(set(registers))
+        assert registers[-1] >= seen + 5
+        assert list(journal.parent.glob("journal.db.damaged-*"))
