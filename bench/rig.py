@@ -225,7 +225,7 @@ class Program(Measured):
     def start(self):
         self._settings.write_text(
             f"METERS = {self.meters!r}\nWRITERS = {self.writers!r}\n"
-            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\n"
+            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\nCLOCK_WAIT = 0\n"
             f"GPIO_LIBRARY = {self.library!r}\nGPIO_CHIP = {self.fifo.path!r}\n"
         )
         super().start()

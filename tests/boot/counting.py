@@ -7,6 +7,7 @@ import machine
 SETTINGS = """\
 METERS = {"house": {"pin": 18, "impulses_per_kwh": 1000, "max_watts": 9_000_000}}
 COMMIT_INTERVAL = 1
+CLOCK_WAIT = 0  # nobody sets the machine's clock
 """
 
 #: Where the project and its virtual environment are in the machine: at home, as on a Pi.
