@@ -307,8 +307,11 @@ class Directory(Step):
             return None
         for path, uid, gid in self._before:  # taken back by the install that failed
             os.chown(path, uid, gid, follow_symlinks=False)
-        if os.listdir(self.path):
-            return f"keep {self.path}: the data"
+        try:
+            if os.listdir(self.path):
+                return f"keep {self.path}: the data"
+        except PermissionError:  # of a dry run that is not root's
+            return f"keep {self.path} if there is data in it"
         if not dry:
             os.rmdir(self.path)
         return f"remove {self.path}, which is empty"

@@ -1,8 +1,11 @@
 import base64
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -366,6 +369,88 @@ def test_broken_answer(writer_to, answering, pulses, answer):
     answering.script = answer
     with pytest.raises(DeliveryError):
         writer_to(answering).deliver(pulses(3), "")
+
+
+CHUNKED = b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (CHUNKED + b"-1\r\n", b"x" * 65536),
+        (CHUNKED + b"0\r\n", b"X: x\r\n" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    ],
+    ids=["a chunk of -1", "trailers", "100 Continue"],
+)
+def test_answer_without_an_end(writer_to, answering, pulses, begin, piece):
+    """An answer of which Python's library would read without an end is broken off at its bound."""
+    answering.script = itertools.chain([begin], itertools.repeat(piece))
+    with pytest.raises(UnreachableError, match="an answer of more than 131,072 bytes"):
+        writer_to(answering).deliver(pulses(3), "")
+
+
+def test_chunk_of_a_wrong_size(writer_to, answering, pulses):
+    """A chunk of -5 bytes, at which Python's library raises what it never does else, is an error of delivery."""
+    answering.script = CHUNKED + b"-5\r\n"
+    with pytest.raises(UnreachableError):
+        writer_to(answering).deliver(pulses(3), "")
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 400 X\r\nContent-Length: 900\r\n\r\n"])
+def test_timeout_is_the_whole_request_s(writer_to, answering, pulses, begin):
+    """A byte now and then does not keep a writer waiting: the timeout is that of the whole request."""
+    ended = threading.Event()
+
+    def slowly(_request):
+        yield begin
+        while not ended.wait(0.02):
+            yield b"x"
+
+    answering.script = slowly
+    begun_s = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"no answer within 0\.3 s"):
+        writer_to(answering, timeout=0.3).deliver(pulses(3), "")
+    took_s = time.monotonic() - begun_s
+    ended.set()
+    assert 0.3 <= took_s < 5
+
+
+@pytest.mark.parametrize("ssl", [False, True])
+def test_timeout_of_a_server_that_does_not_read(writer_of, pulses, ssl):
+    """A server that takes the connection and reads nothing, as one that is stopped, costs the timeout and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        options = {"measurement": "m" * 1000, "timeout": 0.3, "ssl": ssl}
+        writer = writer_of("influxdb", host="127.0.0.1", port=stopped.getsockname()[1], **options)
+        begun_s = time.monotonic()
+        # More than the kernel takes for it.
+        with pytest.raises(UnreachableError, match="timed out|no answer within"):
+            writer.deliver(pulses(10_000), "")
+        assert 0.3 <= time.monotonic() - begun_s < 5
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"), [(b"dropped=-1", 1), (b"dropped=1000000000", 3), (b"dropped=" + b"9" * 5000, 3)]
+)
+def test_partial_write_of_a_wrong_number(writer_to, answering, pulses, said, refused):
+    """However many points a server says it dropped, at least one was, and no more than were sent."""
+    answering.script = http_answer(400, b'{"error":"partial write: x ' + said + b'"}')
+    receipt = writer_to(answering).deliver(pulses(3), "")
+    assert (receipt.taken, receipt.refused) == (3, refused)
+
+
+def test_msgpack_is_not_unpacked(writer_to, answering, pulses):
+    """An answer that calls itself msgpack, which nobody asked for, is shown as it is."""
+    answering.script = http_answer(401, b"\xc1 wrong", content_type="application/x-msgpack")
+    with pytest.raises(AnsweredError, match="wrong"):
+        writer_to(answering).deliver(pulses(3), "")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_host_that_is_no_name(writer_of, pulses, host):
+    """A host that can't be a name is an error of delivery."""
+    with pytest.raises(UnreachableError, match=host):
+        writer_of("influxdb", host=host).deliver(pulses(3), "")
 
 
 @pytest.mark.parametrize("login", [{"token": "T0p-secret"}, {"username": "me", "password": "T0p-secret"}])

@@ -594,6 +594,10 @@ def test_dry_run_works_for_another_user(machine):
     done = m.run(*line, "--dry-run", "--sysv", "--link")
     assert (done.returncode, done.stderr) == (0, "")
     assert "not checked: what power may read and write" in done.stdout
+    m.run("install", "-d", "-m", "700", "/var/lib/power")
+    done = m.run(*line, "--uninstall", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    m.run("rmdir", "/var/lib/power")
     done = m.run(*line, "--sysv", "--link")
     assert (done.returncode, done.stderr) == (
         1,

@@ -1,5 +1,8 @@
+import itertools
 import json
 import statistics
+import threading
+import time
 
 import pytest
 from http_server import BEHAVIOURS, HANG, Answering, http_answer
@@ -278,6 +281,47 @@ def test_broken_answer(writer_to, answering, pulses, answer):
     answering.script = answer
     with pytest.raises(UnreachableError):
         writer_to(answering).deliver(pulses(5), "")
+
+
+CHUNKED = b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-5", b"0"])
+def test_answer_without_an_end(writer_to, answering, pulses, size):
+    """A chunk of -1 bytes or trailers without an end, which Python's library would read, are broken off."""
+    answering.script = itertools.chain([CHUNKED + size + b"\r\n"], itertools.repeat(b"X: x\r\n" * 1000))
+    with pytest.raises(UnreachableError):
+        writer_to(answering).deliver(pulses(5), "")
+
+
+def test_timeout_is_the_whole_request_s(writer_to, answering, pulses, monkeypatch):
+    """A byte now and then does not keep a writer waiting: the timeout is that of the whole request."""
+    monkeypatch.setattr("powermeter.writers.librato.TIMEOUT_S", 0.3)
+    ended = threading.Event()
+
+    def slowly(_request):
+        yield b"HTTP/1.1 200 OK\r\nX: "
+        while not ended.wait(0.02):
+            yield b"x"
+
+    answering.script = slowly
+    begun_s = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"no answer within 0\.3 s"):
+        writer_to(answering).deliver(pulses(5), "")
+    took_s = time.monotonic() - begun_s
+    ended.set()
+    assert 0.3 <= took_s < 5
+
+
+def test_secrets_stay_out_of_what_is_no_answer(writer_to, answering, pulses):
+    """A status line that is none, which says back what was sent, is shown plainly and without the token."""
+    answering.script = lambda request: request.headers["authorization"].encode() + b" T0p-secret \x1b[2J\r\n\r\n"
+    with pytest.raises(UnreachableError) as caught:
+        writer_to(answering).deliver(pulses(5), "")
+    assert "***" in str(caught.value)
+    assert "T0p-secret" not in str(caught.value)
+    assert answering.requests[0].headers["authorization"].split()[1] not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_no_tls_where_https_is_set(writer_to, answering, pulses):

@@ -38,7 +38,10 @@ def require(modules: Mapping[str, str]) -> None:
     """Raise :exc:`ProcessError` if one of *modules* (module: its name on PyPI) is missing."""
     missing = sorted(name for module, name in modules.items() if importlib.util.find_spec(module) is None)
     if missing:
-        raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
+        # Debian's own Python refuses to install: where the README's virtual environment is, that one has them.
+        there = os.path.join(TOP, "venv", "bin", "python")
+        python = there if os.access(there, os.X_OK) else sys.executable
+        raise ProcessError(f"missing: {', '.join(missing)}: {python} -m pip install -r {TOP}/requirements.txt")
 
 
 def failed(error: PowerError) -> int:

@@ -27,6 +27,9 @@ def trusted(path: str) -> str:
     place, parts, links = "/", _parts(path), 0
     while parts:
         name = parts.pop()
+        if name == "..":
+            place = os.path.dirname(place)
+            continue
         there = os.path.join(place, name)
         if there == "/proc":  # its links lead where the kernel says, not where they point
             return os.path.join(there, *reversed(parts))
