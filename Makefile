@@ -64,6 +64,8 @@ docs: .venv-test/.made
 
 bench: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
+	@sh tests/boot/mkimage.sh "$(CACHE)" sysvinit > /dev/null
+	@sh tests/boot/mkimage.sh "$(CACHE)" systemd > /dev/null
 	.venv-test/bin/python bench/run.py
 
 # Pins for the tests; uv is needed for this alone.

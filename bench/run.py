@@ -3,6 +3,9 @@ The measurements of docs/benchmarks.rst: what the program costs, beside two yard
 
     python bench/run.py [--write] [part ...]        (make bench: all parts, nothing written)
 
+--write puts the tables of the parts into docs/benchmarks.rst, in place of those
+that it has of them.
+
 Everything runs on loopback, with its data in a temporary directory (under
 $TMPDIR, else /var/tmp, which is a disk). Figures of time are ratios within one
 run: on another machine they differ, the ratios hardly.
@@ -19,6 +22,7 @@ import io
 import os
 import platform
 import random
+import re
 import shutil
 import sqlite3
 import statistics
@@ -76,6 +80,9 @@ GUEST_IDLE_S = 30
 GUEST_RATES = {10: 60, 100: 30}
 MINUTE = 60_000
 
+#: How often each machine is booted.
+BOOTS = 5
+
 #: The flashes of a stall: when, how long (ns), and the max_watts of a meter that may flash so fast. The stall begins
 #: after 1 s; the burst falls into it.
 MS = 1_000_000
@@ -108,6 +115,8 @@ class Table:
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     missed: int = 0
+    #: The part of this program that it comes from.
+    part: str = ""
 
     def add(self, *cells):
         self.rows.append([str(cell) for cell in cells])
@@ -130,6 +139,8 @@ class Table:
         lines = [self.title, "-" * len(self.title), "", self.text, "", ".. list-table::", "   :header-rows: 1", ""]
         for row in [self.columns, *self.rows]:
             lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+        today = dt.datetime.now(dt.UTC).date()
+        lines += ["", f"Made on {today} by ``.venv-test/bin/python bench/run.py --write {self.part}`` on: {machine()}."]
         return "\n".join(lines) + "\n"
 
 
@@ -643,6 +654,34 @@ def _unexplained(found):
     return max(0, lost - found["merged"], -lost) + max(0, found["rejected"] - found["close"])
 
 
+# --- From power-on
+
+
+def boot(place, _influxd):
+    """Debian machines that boot in the guest: from power-on to the first flash that is counted."""
+    sys.path.append(str(TOP / "tests" / "boot"))
+    import counting
+    import machine as booted
+
+    kernel = booted.guest.kernel_path()
+    table = Table(
+        "From power-on to the first counted flash",
+        f"A Debian 12 in the guest at the host's pace, with the program as its service; its input flashes every 50 ms "
+        f"from early in the boot on. Seconds from the start of the kernel, in {BOOTS} boots.",
+        ["process 1", "least", "median", "most"],
+    )
+    project = place / "power.tar"
+    booted.pack_project(project)
+    for flavour in booted.FLAVOURS:
+        if not booted.image_path(flavour).exists():
+            raise SystemExit(f"no image of {flavour}: make test-boot makes it")
+        changes = place / flavour
+        counting.install(kernel, flavour, project, changes)
+        took = sorted(counting.time_to_first_flash(kernel, flavour, changes) for _ in range(BOOTS))
+        table.add(flavour, f"{took[0]:.1f}", f"{statistics.median(took):.1f}", f"{took[-1]:.1f}")
+    return [table]
+
+
 # --- The command line
 
 PARTS = {
@@ -654,6 +693,7 @@ PARTS = {
     "commands": commands,
     "disk": disk,
     "kernel": kernel,
+    "boot": boot,
 }
 
 
@@ -668,10 +708,7 @@ def machine():
     )
 
 
-def document(tables):
-    """docs/benchmarks.rst."""
-    today = dt.datetime.now(dt.UTC).date()
-    head = f"""\
+HEAD = f"""\
 Measurements
 ============
 
@@ -684,27 +721,25 @@ one poll loop with SQLite and ``http.client``, a limit and no design. It gets th
 program's own intervals, {COMMIT_S} s to a commit and {POST_S} s to a post. All are fed the
 same pulses, each by a FIFO. InfluxDB is a real one, on the same machine.
 
-Made on {today} by::
-
-    .venv-test/bin/python bench/run.py --write
-
-on: {machine()}.
-
 Times are good as ratios within one run alone.
 
 """
-    return head + "\n".join(table.rst() for table in tables)
+
+
+def document(tables, before):
+    """docs/benchmarks.rst with *tables* in place of those that the text *before* has of them."""
+    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
+    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts}
+    return HEAD + "\n".join((sections | {table.title: table.rst() for table in tables}).values())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; none: all")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.rst; goes with all parts")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.rst")
     args = parser.parse_args()
     if unknown := [part for part in args.parts if part not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}")
-    if args.write and args.parts:
-        parser.error("--write goes with all parts")
     tables = []
     print(machine())
     directory = os.environ.get("TMPDIR", "/var/tmp")
@@ -714,12 +749,14 @@ def main():
     ):
         for part in args.parts or PARTS:
             for table in PARTS[part](Path(name), influxd):
+                table.part = part
                 table.print()
                 tables.append(table)
     missed = sum(table.missed for table in tables)
     print(f"\n{missed} goals missed" if missed else "\nall goals met")
     if args.write:
-        (TOP / "docs" / "benchmarks.rst").write_text(document(tables))
+        page = TOP / "docs" / "benchmarks.rst"
+        page.write_text(document(tables, page.read_text()))
     return 0
 
 
