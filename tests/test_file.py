@@ -244,6 +244,46 @@ def test_full_device(path, pulses):
     writer.close()
 
 
+def test_link_of_another_user(writer, path, pulses, monkeypatch):
+    """A link that another user has laid is not followed, from the start or after a rotation; by a check neither."""
+    victim = path.parent.parent / "victim"
+    victim.write_text("")
+    place = deliver(writer, pulses(3))
+    path.unlink()
+    path.symlink_to(victim)
+    ask_lstat = os.lstat
+
+    def lstat(asked):
+        found = ask_lstat(asked)
+        return os.stat_result([*found[:4], 54321, *found[5:]]) if asked == str(path) else found
+
+    monkeypatch.setattr("powermeter.trust.os.lstat", lstat)
+    for use in (writer.check, lambda: deliver(writer, pulses(6)[3:], place)):
+        with pytest.raises(UnreachableError, match="another user's, and is not followed"):
+            use()
+    assert victim.read_text() == ""
+
+
+def test_link_of_one_s_own(writer, path, pulses):
+    """A link of the user's own is followed, to a file that is made too."""
+    path.parent.mkdir()
+    (path.parent / "stick").mkdir()
+    path.symlink_to("stick/power.csv")
+    deliver(writer, pulses(3))
+    assert (path.parent / "stick" / "power.csv").read_bytes() == expected(pulses(3))
+
+
+def test_much_that_others_appended(writer, path, pulses):
+    """Where somebody else made the file longer by far, what was appended stays, and is not read whole."""
+    place = deliver(writer, pulses(3))
+    long = path.stat().st_size + 100_000_000
+    os.truncate(path, long)
+    deliver(writer, pulses(6)[3:], place)
+    with path.open("rb") as file:
+        file.seek(long)
+        assert file.read() == b"\n" + b"".join(csv_line(pulse) for pulse in pulses(6)[3:])
+
+
 #: Delivers the pulses in batches of 4; a limit of size, as a full disk, stands until a delivery failed.
 WITH_A_LIMIT = """
 import resource, sys

@@ -424,7 +424,7 @@ def test_timeout_of_a_server_that_does_not_read(writer_of, pulses, ssl):
         writer = writer_of("influxdb", host="127.0.0.1", port=stopped.getsockname()[1], **options)
         begun_s = time.monotonic()
         # More than the kernel takes for it.
-        with pytest.raises(UnreachableError, match="timed out|no answer within"):
+        with pytest.raises(UnreachableError, match=r"timed out|no answer within"):
             writer.deliver(pulses(10_000), "")
         assert 0.3 <= time.monotonic() - begun_s < 5
 

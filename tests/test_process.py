@@ -23,7 +23,7 @@ from program import PATIENCE_S, SOURCE, Program, kill, wait_until
 import power
 from powermeter import commands
 from powermeter.errors import ProcessError
-from powermeter.process import STOP_S, PidFile, holder
+from powermeter.process import STOP_S, PidFile, ask, holder
 
 #: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
 #: without privileges: under root by a child that gives its own up, else by the user of the tests.
@@ -1051,6 +1051,100 @@ def test_stop_keeps_every_pulse(program):
     assert len(lines) >= 10
     program.start("--simulate", "3000")
     assert program.status()["meters"]["house"]["pulses"] >= len(lines)
+
+
+# --- What is not to be trusted
+
+#: Holds the pidfile of its argument, and answers at the socket beside it with ANSWER, a pause before each piece.
+ANSWERING = f"""
+import socket, sys, time; sys.path.insert(0, {str(SOURCE)!r})
+from powermeter.process import PidFile
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1] + ".sock")
+listener.listen(8)
+with PidFile(sys.argv[1]):
+    print("held", flush=True)
+    while True:
+        asked, _ = listener.accept()
+        asked.recv(64)
+        try:
+            for piece in ANSWER:
+                asked.sendall(piece)
+        except OSError:
+            pass
+        asked.close()
+"""
+
+
+@contextlib.contextmanager
+def answering_holder(pidfile, answer):
+    """A process that holds *pidfile* and answers with the pieces of *answer*, an expression."""
+    line = [sys.executable, "-c", ANSWERING.replace("ANSWER", answer), str(pidfile)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as holding:
+        try:
+            assert holding.stdout.readline() == "held\n"
+            yield holding
+        finally:
+            holding.kill()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["iter(lambda: b'x' * 65536, 0)", "iter(lambda: time.sleep(0.1) or b'x', 0)"],
+    ids=["fast", "a byte now and then"],
+)
+def test_answer_without_an_end(program, answer, monkeypatch):
+    """An answer without an end is given up, after its time or its size."""
+    monkeypatch.setattr("powermeter.process.ANSWER_S", 0.5)
+    with answering_holder(program.pidfile, answer), pytest.raises(ProcessError, match="its answer has no end"):
+        ask(str(program.pidfile), "text")
+
+
+@pytest.mark.parametrize("answer", [r"[b'\x1b[2J\xff\n']", "[b'[]']", "[b'{}']", "[b'[' * 100000]"])
+def test_answer_that_is_none(program, answer):
+    """An answer of another program does nothing to a terminal, and --restart stops nothing for it."""
+    with answering_holder(program.pidfile, answer) as holding:
+        assert program.run("--status").stdout.replace("\n", "").isprintable()
+        done = program.run("--restart")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"power: pid {holding.pid}: its answer is not understood: nothing was stopped; --kill it, then start it\n"
+        )
+        assert holding.poll() is None
+
+
+def test_answer_of_another_process(program):
+    """What answers at the socket, but does not hold the lock, is not believed: anybody may have laid it in /tmp."""
+    with deaf_holder(program.pidfile), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{program.pidfile}.sock")
+        listener.listen()
+        done = program.run("--status")
+    assert done.returncode == 4
+    assert done.stderr.endswith("another process answers in its place\n")
+
+
+def test_pidfile_of_another_user(tmp_path, monkeypatch):
+    """A pidfile on a way that another user may have laid is refused, and nothing is made there."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to("elsewhere")
+    ask_lstat = os.lstat
+
+    def lstat(path):
+        found = ask_lstat(path)
+        return os.stat_result([*found[:4], 54321, *found[5:]]) if str(path) == str(tmp_path / "run") else found
+
+    monkeypatch.setattr("powermeter.trust.os.lstat", lstat)
+    with pytest.raises(ProcessError, match=f"{tmp_path}/run is another user's, and is not followed"):
+        PidFile(str(tmp_path / "run" / "power.pid")).acquire()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_no_core(program):
+    """Neither a daemon nor a program in the foreground can leave a core: a password would stand in it."""
+    for pid in (program.start("--simulate", "3000"), None):
+        limits = Path(f"/proc/{pid or program.foreground('--simulate', '3000').pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
+        assert program.run("--kill").returncode == 0
 
 
 # --- The rules of the pidfile's place, in this process: the real places are not for tests to touch

@@ -1,6 +1,7 @@
 """One run of the program: what it tells systemd, and settings that are read again while it counts."""
 
 import csv
+import logging
 import os
 import signal
 import socket
@@ -315,6 +316,32 @@ def test_where_a_service_keeps_its_state(monkeypatch):
 
 
 # --- Syslog
+
+
+def test_a_log_that_can_not_be_opened_again(tmp_path):
+    """A log whose directory went, or that is a link of another user's now, loses lines: who logs goes on."""
+    path = tmp_path / "log" / "power.log"
+    path.parent.mkdir()
+    handler = run._LogFile(str(path), encoding="utf-8")
+    log = logging.getLogger("test_run")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.info("one")
+    path.unlink()
+    path.parent.rmdir()
+    log.info("two")
+    path.parent.mkdir()
+    log.info("three")
+    log.removeHandler(handler)
+    handler.close()
+    assert path.read_text() == "three\n"
+
+
+def test_a_log_that_nobody_reads(tmp_path):
+    """A FIFO that nobody reads is no log: it is said, and not waited for."""
+    os.mkfifo(tmp_path / "power.log")
+    with pytest.raises(OSError, match="No such device or address"):
+        run._LogFile(str(tmp_path / "power.log"), encoding="utf-8")
 
 
 def test_a_log_to_syslog(tmp_path):

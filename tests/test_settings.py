@@ -517,6 +517,101 @@ def test_a_file_that_cant_be_read(tmp_path, kind, reason):
     assert str(error.value) == f"{path}: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("FIFO", "is not a file"),
+        ("link to a device", "is larger than 1,000,000 bytes"),
+        ("too large", "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_a_file_that_would_be_waited_for_or_has_no_end(tmp_path, kind, reason):
+    """What is no file, or is far too large for settings, is refused in one line, and not waited for."""
+    path = tmp_path / "settings.py"
+    if kind == "FIFO":
+        os.mkfifo(path, 0o600)
+    elif kind == "too large":
+        path.write_text("#" * 1_000_001)
+        path.chmod(0o600)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(SettingsError) as error:
+        settings._executed(str(path), as_root=False)
+    assert error.value.mistakes == [reason]
+
+
+def test_certificates_are_not_waited_for(read, tmp_path):
+    """A FIFO is no file of certificates: nobody waits for what may come from it."""
+    os.mkfifo(tmp_path / "ca.pem")
+    text = writer(f'"type": "influxdb", "verify_ssl": "{tmp_path}/ca.pem"')
+    (mistake,) = mistakes_in(read, text)
+    assert mistake.endswith(f", allowed: {CA_FILE}")
+
+
+LONG = "A" * 57 + "..."
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("A" * 100_000 + " = 1", f"{LONG}: unknown, known are {KNOWN}"),
+        (
+            writer(f'"type": "file", "{"A" * 100_000}": 1'),
+            f'WRITERS["w"]["{LONG}"]: unknown, known are enabled, path, type',
+        ),
+        ("globals()['KEEP_DAYS\\n\\x1b[2J'] = 5", "'KEEP_DAYS\\n\\x1b[2J': unknown, did you mean KEEP_DAYS?"),
+        ("raise type('E\\n\\x1b[2J', (Exception,), {})", "line 1: 'E\\n\\x1b[2J' while it was read"),
+        (
+            "METERS = {'house': {'pin': 18, 'impulses_per_kwh': 1000, 10**5000: 1}}",
+            (
+                'METERS["house"]["a very large number"]: unknown, '
+                "known are impulses_per_kwh, max_watts, min_flash_ms, pin, silence_minutes"
+            ),
+        ),
+    ],
+    ids=["long name", "long key", "control characters", "control characters in an error", "number of 5,000 digits"],
+)
+def test_a_mistake_is_a_plain_short_line(read, text, mistake):
+    """Whatever stands in the file, a mistake is a line that fits and does nothing to a terminal."""
+    assert mistakes_in(read, text) == [mistake]
+
+
+def test_names_that_are_no_text(read):
+    """What globals() is given under a name that is no text is no setting."""
+    assert read("globals()[3] = globals()[None] = 4; KEEP_DAYS = 5").keep_days == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LOG_FILE = '\\ud800'",
+        "DATA_DIR = '/\\ud800'",
+        "DATA_DIR = '/a\\nb'",
+        f"DATA_DIR = '{'/a' * 5000}'",
+        file_at("\ud800"),
+        file_at("a\nb"),
+        writer('"type": "influxdb", "database": "\\ud800"'),
+        writer('"type": "influxdb", "tags": {"home": "\\ud800"}'),
+        writer(f'"type": "influxdb", "host": "{"a" * 300}"'),
+    ],
+)
+def test_text_that_would_fail_later(read, text):
+    """Half a character, a path of two lines or longer than Linux takes, and a host that is none are mistakes."""
+    assert len(mistakes_in(read, text)) == 1
+
+
+def test_a_class_of_the_file_s_own(read):
+    """A value whose own class raises while it is looked at is the file's mistake, with its line; ours stay bugs."""
+    text = f"""class Odd(int):
+    def __le__(self, other):
+        raise RuntimeError("{SECRET}")
+KEEP_DAYS = Odd(5)
+"""
+    assert mistakes_in(read, text) == ["line 3: RuntimeError while its values were checked"]
+    with pytest.raises(RuntimeError, match="ours"), settings._blamed("settings.py"):
+        raise RuntimeError("ours")
+
+
 def test_a_settings_error_is_what_a_caller_would_expect(read):
     """A SettingsError is a PowerError and a ValueError, with a line for each mistake that begins with the path."""
     with pytest.raises(ValueError, match="KEEP_DAYS") as error:

@@ -6,6 +6,7 @@ light, and so that nothing heavy is there before the fork.
 """
 
 import argparse
+import errno
 import importlib.util
 import os
 import sys
@@ -138,8 +139,9 @@ def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, 
     try:
         for name in ("", *sorted(OWN_FILES)):
             trusted(os.path.join(settings.data_dir, name))
-    except PermissionError as error:
-        raise ProcessError(f"{settings.data_dir}: DATA_DIR can't be used: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EPERM:  # what else is wrong is said where it matters
+            raise ProcessError(f"{settings.data_dir}: DATA_DIR can't be used: {error.strerror}") from error
     journal.prepare_dir(settings.data_dir)
     return settings, _pidfile(args)
 

@@ -18,7 +18,7 @@ import itertools
 import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
@@ -645,25 +645,30 @@ class Reader:
         return int(row[0] or 0)
 
     def span(self, meter: str, from_ns: int, to_ns: int) -> tuple[int, float]:
+        """Pulses and energy (kWh) of *meter* with times in [*from_ns*, *to_ns*)."""
+        return self.spans(meter, [from_ns, to_ns])[0]
+
+    def spans(self, meter: str, times_ns: Sequence[int]) -> list[tuple[int, float]]:
         """
-        Pulses and energy (kWh) of *meter* with times in [*from_ns*, *to_ns*).
+        Pulses and energy (kWh) of *meter* between each of *times_ns* (UTC, ns), which rise, and the next.
 
         Seeks, no scan: time rises with the count between two steps of the
-        clock, so each such run is bisected at both ends.
+        clock, so each such run is searched at each of the times.
         """
+        spans = [(0, 0.0) for _ in times_ns[1:]]
         row = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (meter,)).fetchone()
         if row is None:
-            return 0, 0.0
+            return spans
         (key,) = row
         constants = _constants(self._connection, key)
-        pulses, kwh = 0, 0.0
         for first, last in self._runs(key, constants):
-            low = self._before(key, first, last, from_ns)
-            high = self._before(key, first, last, to_ns)
-            if high > low:
-                pulses += high - low
-                kwh += _register(constants, high) - _register(constants, low)
-        return pulses, kwh
+            ends = self._ends(key, first, last, times_ns)
+            for index, (low, high) in enumerate(itertools.pairwise(ends)):
+                if high > low:
+                    pulses, kwh = spans[index]
+                    kwh += _register(constants, high) - _register(constants, low)
+                    spans[index] = pulses + high - low, kwh
+        return spans
 
     def waiting(self, position: Position) -> tuple[int, int | None]:
         """How many pulses stand after *position*, and the time of the oldest (UTC, ns), None without one."""
@@ -693,13 +698,6 @@ class Reader:
         ).fetchone()
         return int(rows + last - thinned)
 
-    def _time_of(self, meter: int, count: int) -> int | None:
-        """The time (UTC, ns) of a pulse, or of the one that stands for it; None if there is none."""
-        row = self._connection.execute(
-            "SELECT time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
-        ).fetchone()
-        return None if row is None else int(row[0])
-
     def _runs(self, meter: int, constants: list[Constant]) -> list[tuple[int, int]]:
         """The stretches of the count, both ends in, within which time rises."""
         last = self.last(meter)
@@ -714,17 +712,33 @@ class Reader:
         ]
         return list(zip([first, *steps], [*(step - 1 for step in steps), last], strict=True))
 
-    def _before(self, meter: int, first: int, last: int, time_ns: int) -> int:
-        """The count of the last pulse of the run *first* to *last* before *time_ns*; *first* - 1 if there is none."""
-        low, high = first - 1, last
-        while low < high:
-            middle: int = (low + high + 1) // 2
-            found = self._time_of(meter, middle)
-            if found is not None and found < time_ns:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+    def _ends(self, meter: int, first: int, last: int, times_ns: Iterable[int]) -> list[int]:
+        """For each time the count of the last pulse of the run *first* to *last* before it; *first* - 1 without one."""
+        ends: list[int] = []
+        low, pace = first - 1, 1
+        for time_ns in times_ns:
+            # From the one before on, and first where it would be if as many came as then: one time is a day after
+            # another.
+            before, high = low, last
+            middle = low + pace
+            while low < high:
+                count, at_ns = self._row_for(meter, min(middle, high))
+                if at_ns < time_ns:
+                    low = min(count, last)
+                    middle = 2 * low - before if high == last else (low + high + 1) // 2
+                else:
+                    high = min(middle, high) - 1
+                    middle = (low + high + 1) // 2
+            pace = max(low - before, 1)
+            ends.append(low)
+        return ends
+
+    def _row_for(self, meter: int, count: int) -> tuple[int, int]:
+        """The row of a pulse, or the one that stands for it: its count, and its time (UTC, ns)."""
+        row: tuple[int, int] = self._connection.execute(
+            "SELECT count, time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
+        ).fetchone()
+        return row
 
 
 def _register(constants: list[Constant], count: int) -> float:
