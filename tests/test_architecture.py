@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "process": {"errors", "trust"},
     "delivery": {"errors", "journal", "meter", "writers"},
     "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
-    "keeper": {"clock", "journal", "meter"},
+    "keeper": {"clock", "errors", "journal", "meter"},
     "salvage": {"errors", "journal", "meter"},
     "journal": {"clock", "errors", "meter"},
     "clock": set(),

@@ -38,6 +38,7 @@ class Scene:
         self.tries, self.commits = [], []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keeper, "threading", types.SimpleNamespace(Event=lambda: ScriptedEvent(self)))
+            patch.setattr(keeper, "time", self)
             self.keeper = Keeper(
                 self,
                 commit_interval_s,
@@ -46,13 +47,26 @@ class Scene:
                 on_commit=lambda: None,
                 on_state=lambda: None,
                 on_lost=pytest.fail,
+                try_anew=pytest.fail,
             )
 
     #: As the journal has these.
     is_in_place = True
+    is_read_only = False
 
     def can_be_written_anew(self):
         return False
+
+    def thin(self, before_ns):
+        return False
+
+    # As the module time has these.
+
+    def monotonic(self):
+        return self.now_s
+
+    def time_ns(self):
+        return self.now_s * NS_PER_S
 
     def settle(self, ahead_ns):
         return 0
@@ -74,7 +88,9 @@ class Scene:
         """Run the keeper while pulses come at *pulses_s*, numbered from 1, and stop it at *until_s*."""
         self.script = [(1000 + at_s, self._pulse, (number,)) for number, at_s in enumerate(pulses_s, 1)]
         self.script.append((1000 + until_s, self.keeper.stop, ()))
-        self.keeper.run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keeper, "time", self)
+            self.keeper.run()
         return self.commits
 
 

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -455,14 +456,16 @@ def test_log_that_cannot_be_written(tmp_path):
 
 
 def test_journal_that_is_none(program):
-    """A journal that is none is found after the fork; the caller gets exit 1 and the reason, the log too."""
+    """A database of another program is found after the fork; the caller gets exit 1 and the reason, the log too."""
     journal = program.data_dir / "simulated" / "journal.db"
     journal.parent.mkdir(parents=True)
-    journal.write_bytes(b"no journal" * 1000)
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute("CREATE TABLE other (something)")
+    before = journal.read_bytes()
     done = program.run("--simulate", "3000")
-    assert_failed(program, done, f"{journal}: the journal can't be opened: ")
-    assert f"{journal}: the journal can't be opened: " in (journal.parent / "power.log").read_text()
-    assert journal.read_bytes() == b"no journal" * 1000
+    assert_failed(program, done, f"{journal}: not a journal of this version of power ")
+    assert f"{journal}: not a journal of this version of power " in (journal.parent / "power.log").read_text()
+    assert journal.read_bytes() == before
 
 
 def test_data_dir_below_a_file(program):

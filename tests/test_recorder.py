@@ -71,6 +71,7 @@ class Recording:
             on_commit=self._noting(self.commits),
             on_state=self._noting(self.disk_states),
             on_lost=pytest.fail,
+            try_anew=pytest.fail,
         )
         self.recorder = Recorder(watched, self.board, self.keeper, self.lamps, on_state=self._noting(self.faults))
         self.recording = threading.Thread(target=self.recorder.run)

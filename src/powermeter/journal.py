@@ -172,6 +172,7 @@ class Journal:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
+        self._fd = -1
         try:
             self._connection = _connect(path)
             try:
@@ -180,11 +181,15 @@ class Journal:
             except BaseException:
                 self._connection.close()
                 raise
+        except UnicodeDecodeError as error:  # a name of a table that is no text
+            raise DamagedError(f"{path}: the journal is damaged: {error}") from error
         except sqlite3.Error as error:
             if is_damage(error):
                 raise DamagedError(f"{path}: the journal is damaged: {error}") from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
+        # Held for as long as the connection: closing it would drop SQLite's locks of the file.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -224,6 +229,9 @@ class Journal:
     def close(self) -> None:
         """Close the file. Every cursor must have been closed before."""
         self._connection.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     # --- The keeper's side
 
@@ -398,6 +406,27 @@ class Journal:
     def is_in_place(self) -> bool:
         """Whether the file that is used is still the one at its path."""
         return _file_at(self.path) == self._file
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to its disk: to files that are open ext4 seems to then, and nothing is kept."""
+        try:
+            return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
+
+    def can_be_read(self) -> bool:
+        """Whether the file can be read: SQLite calls it damaged too where the disk fails."""
+        at = 0
+        try:
+            while part := os.pread(self._fd, 1 << 20, at):
+                at += len(part)
+            with contextlib.suppress(FileNotFoundError), open(self.path + "-wal", "rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
+        except OSError:
+            return False
+        return self.is_in_place
 
     @property
     def is_deleted(self) -> bool:
@@ -637,7 +666,8 @@ class Reader:
         try:
             yield
         finally:
-            self._connection.execute("COMMIT")
+            with contextlib.suppress(sqlite3.Error):  # a read that failed may have ended it
+                self._connection.execute("COMMIT")
 
     def last(self, meter: int) -> int:
         """The count of the last pulse of a meter by its key; 0 without one."""

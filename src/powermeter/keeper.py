@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from powermeter.clock import Clock, ahead_ns
+from powermeter.errors import PowerError
 from powermeter.journal import Journal, Row, is_damage, is_of_the_disk
 from powermeter.meter import NS_PER_S
 
@@ -40,8 +41,9 @@ class Keeper:
     than *keep_days* are thinned. *unwritten*: pulses that another keeper could
     not write. On the keeper's thread, *on_commit* is called after a commit,
     *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
-    to be opened anew; nothing more is written then. Raises
-    :exc:`sqlite3.Error` where the journal can't be written at once.
+    to be opened anew, which *try_anew* has tried then; nothing more is written
+    after that. Raises :exc:`sqlite3.Error` where the journal can't be written
+    at once.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Keeper:
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
         on_lost: Callable[[], None],
+        try_anew: Callable[[bool], None],
     ) -> None:
         #: Pulses that are not in the journal yet. The recorder appends, the keeper cuts off what is written; each in
         #: one step of the interpreter, so that a copy of it is whole at any time.
@@ -63,15 +66,16 @@ class Keeper:
         self.dropped = 0
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
-        #: Whether the journal has to be opened anew, and whether that is as it is damaged.
+        #: Whether the journal has to be opened anew.
         self.lost = False
-        self.damaged = False
+        self._damaged = False
         self._journal = journal
         self._commit_interval_s = commit_interval_s
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
         self._thin_at_s = time.monotonic()
-        self._on_commit, self._on_state, self._on_lost = on_commit, on_state, on_lost
+        self._on_commit, self._on_state = on_commit, on_state
+        self._on_lost, self._try_anew = on_lost, try_anew
         self._pulses = threading.Event()
         self._stopping = threading.Event()
         #: Whether pulses get the time that they keep; those of an earlier run of the program too, now.
@@ -98,10 +102,10 @@ class Keeper:
 
     def suspect(self, reason: str) -> None:
         """Tell that damage was met in the journal, by another's reading; from any thread."""
-        if not self.damaged:
-            log.error("journal: damaged: %s: it is opened anew", reason)
-            self.damaged = self.lost = True
-            self._on_lost()
+        if not self._damaged:
+            log.error("journal: %s", reason)
+            self._damaged = True
+            self._pulses.set()
 
     def run(self) -> None:
         """Write until stopped."""
@@ -109,11 +113,12 @@ class Keeper:
             self._settle()
             self._pulses.wait(None if self.settled else CLOCK_S)
             self._pulses.clear()
-            while self.uncommitted and not self._stopping.is_set() and not self.lost:
+            while (self.uncommitted or self._damaged) and not self._stopping.is_set() and not self.lost:
+                began_s = time.monotonic()
                 self._commit()
                 self._thin()
                 # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit.
-                self._stopping.wait(self._commit_interval_s)
+                self._stopping.wait(max(0.0, began_s + self._commit_interval_s - time.monotonic()))
                 self._settle()
         # What came while the last commit was under way.
         if self.uncommitted and not self.lost:
@@ -123,8 +128,14 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
+            if self._damaged:
+                self._look_at_damage()
+                return
             if not self._journal.is_in_place:
                 self._lose()
+                return
+            if self._journal.is_read_only:
+                self._fail("its disk is read-only")
                 return
             self._journal.append(rows, ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
@@ -146,29 +157,44 @@ class Keeper:
             self._set_failing("")
             self._on_commit()
 
+    def _look_at_damage(self) -> None:
+        """Believe it where the file can be read, and open another; else it is the disk that fails."""
+        if self._journal.can_be_read():
+            self._reopen("it is damaged", damaged=True)
+        elif self._journal.is_in_place and self._journal.can_be_written_anew():
+            self._reopen("it can be read again")
+        else:
+            self._fail("it can't be read")
+
     def _lose(self) -> None:
         """Decide what to do where the file is not at its path any more."""
-        if not self._journal.is_deleted:
-            if self._journal.is_elsewhere:
-                self._fail(f"{self._journal.path} is not there: is its disk mounted?")
-            else:
-                self._reopen("another file has taken its place")
-            return
-        try:
-            self._journal.write_again()
-        except (OSError, sqlite3.Error) as error:
-            self._fail(f"{self._journal.path} was deleted, and can't be written again: {error}")
+        if self._journal.is_elsewhere:
+            self._fail(f"{self._journal.path} is not there: is its disk mounted?")
+        elif not self._journal.is_deleted:
+            self._reopen("another file has taken its place")
         else:
-            self._reopen("it was deleted, and has been written again")
+            try:
+                self._journal.write_again()
+            except (OSError, sqlite3.Error) as error:
+                self._fail(f"{self._journal.path} was deleted, and can't be written again: {error}")
+            else:
+                self._reopen("it was deleted, and has been written again")
 
-    def _reopen(self, reason: str) -> None:
-        log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
-        self.lost = True
-        self._on_lost()
+    def _reopen(self, reason: str, *, damaged: bool = False) -> None:
+        """Have the journal opened anew by who comes after this, once that was tried."""
+        try:
+            self._try_anew(damaged)
+        except PowerError as error:
+            self._fail(str(error))
+        else:
+            log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
+            self.lost = True
+            self._on_lost()
 
     def _failed(self, error: sqlite3.Error) -> None:
         if is_damage(error):
             self.suspect(str(error))
+            self._look_at_damage()
         else:
             self._fail(str(error))
 

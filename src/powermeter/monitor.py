@@ -23,7 +23,7 @@ from powermeter.boards import Board
 from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
 from powermeter.errors import JournalError, PowerError
-from powermeter.journal import Row, is_damage
+from powermeter.journal import Journal, Row, is_damage
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
@@ -48,15 +48,10 @@ EDGE_DELAY_S = 1.0
 
 
 class Handed(NamedTuple):
-    """
-    What one monitor hands over to the next: the meters, by their names, and the pulses that are not in the journal.
-
-    *damaged*: the journal was found to be so.
-    """
+    """What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have."""
 
     meters: Mapping[str, Meter]
     unwritten: Sequence[tuple[str, Row]] = ()
-    damaged: bool = False
 
 
 class Monitor:
@@ -113,11 +108,7 @@ class Monitor:
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings = self._settings
-        kept = self._journal = open_journal(
-            os.path.join(settings.data_dir, "journal.db"),
-            {meter.name: meter.impulses_per_kwh for meter in settings.meters},
-            suspect=self._before.damaged,
-        )
+        kept = self._journal = self._open_journal(suspect=False)
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
@@ -136,6 +127,7 @@ class Monitor:
             on_commit=self._wake_deliveries,
             on_state=self._show_condition,
             on_lost=self._on_lost,
+            try_anew=lambda damaged: self._open_journal(suspect=damaged).close(),
         )
         self._lamps = Lamps(board.light)
         self._recorder = Recorder(
@@ -160,6 +152,13 @@ class Monitor:
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+
+    def _open_journal(self, *, suspect: bool) -> Journal:
+        return open_journal(
+            os.path.join(self._settings.data_dir, "journal.db"),
+            {meter.name: meter.impulses_per_kwh for meter in self._settings.meters},
+            suspect=suspect,
+        )
 
     def _watched(self, settings: MeterSettings) -> WatchedMeter:
         before = self._before.meters.get(settings.name)
@@ -201,7 +200,6 @@ class Monitor:
             return Handed(
                 {watched.meter.name: watched.meter for watched in self._recorder.meters},
                 [(names[row.meter], row) for row in self._keeper.uncommitted],
-                self._keeper.damaged,
             )
 
         return handed

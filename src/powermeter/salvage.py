@@ -144,7 +144,7 @@ def _answers(connection: sqlite3.Connection) -> bool:
     """Whether the schema can be read, and names the tables that there are."""
     try:
         connection.execute("SELECT count(*) FROM meters, constants, pulses WHERE 0")
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return False
     return True
 

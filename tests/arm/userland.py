@@ -83,20 +83,22 @@ class StepError(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """A Debian: its architecture and suite, the processor where it matters, and whether the tests are run there."""
+    """A Debian: its architecture and suite, the processor, and whether the tests are run there."""
 
     arch: str
     suite: str
-    cpu: str = ""
+    cpu: str
     tests: bool = True
 
 
+# The processors of a Pi 4 and a Pi 2. Neither has pointer authentication, which Trixie uses where it is there, as on
+# qemu's own: Python 3.13 is 13 times as fast without.
 ROOTS = {
-    "arm64-bookworm": Kind("arm64", "bookworm"),
-    "arm64-trixie": Kind("arm64", "trixie"),
-    "armhf-bookworm": Kind("armhf", "bookworm"),
+    "arm64-bookworm": Kind("arm64", "bookworm", "cortex-a72"),
+    "arm64-trixie": Kind("arm64", "trixie", "cortex-a72"),
+    "armhf-bookworm": Kind("armhf", "bookworm", "cortex-a7"),
     # Nearest to a Pi Zero or Zero W: its processor, with Debian's armel, since Debian's armhf is for newer ones.
-    "armel-bookworm": Kind("armel", "bookworm", cpu="arm1176", tests=False),
+    "armel-bookworm": Kind("armel", "bookworm", "arm1176", tests=False),
 }
 
 
@@ -112,9 +114,8 @@ class Root:
             "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
+            "QEMU_CPU": kind.cpu,
         }
-        if kind.cpu:
-            self._env["QEMU_CPU"] = kind.cpu
         archive = subprocess.run(
             ["sh", HERE / "mkroot.sh", cache, kind.arch, kind.suite, *readme_packages()],
             stdout=subprocess.PIPE,
@@ -189,7 +190,9 @@ def install(root):
 def tests(root):
     """The tests that choose.py leaves."""
     root.must(f"venv/bin/pip install --quiet --only-binary=:all: -c tests/requirements.lock {TEST_PACKAGES}")
-    status, said = root.run("PYTHONPATH=/srv venv/bin/python -m pytest -q -p choose -p no:cacheprovider --durations=30")
+    status, said = root.run(
+        "PYTHONPATH=/srv venv/bin/python -m pytest -q --ignore=tests/arm -p choose -p no:cacheprovider --durations=30"
+    )
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
     summary = [line for line in said.splitlines() if re.match(r"left out: |\d+ (passed|failed|deselected)", line)]
     if status or not summary:

@@ -423,7 +423,7 @@ def run(part, rig):
     return [
         Row("writers in one program", str(len(found))),
         Row("all well, then all in trouble, then all well, for", f"{phase_s:.0f} s each"),
-        *(Row(name.replace("_", ", "), f"failing: {reason}", "said") for name, reason in sorted(said.items())),
+        *(Row(name.replace("_", ", "), f"failing: ``{reason}``", "said") for name, reason in sorted(said.items())),
         *(
             Row(f"{name.split('_')[0]}, one bad point among {BACKLOG:,}: pulses refused", str(count), str(count))
             for name, count in sorted(refused.items())

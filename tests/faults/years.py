@@ -2,8 +2,8 @@
 A journal of ten years, at 4 million pulses a year, that one writer follows and another never gets.
 
 It is filled as the program fills it, a batch after another, and thinned as the years pass (``KEEP_DAYS = 400``). It
-stays within the bound, however many years there are; the energy of each day is what was counted; and the writer that was
-away gets the energy of all pulses, and is told how many of them it can't have any more.
+stays within the bound, however many years there are; the energy of each day is what was counted; and the writer that
+was away gets the energy of all pulses, and is told how many of them it can't have any more.
 """
 
 import contextlib

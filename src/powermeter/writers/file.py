@@ -42,6 +42,8 @@ class FileWriter:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd: int | None = None
+        #: The device that it was on.
+        self._device: int | None = None
 
     def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
         """Append *pulses* and sync them."""
@@ -66,6 +68,7 @@ class FileWriter:
                     os.ftruncate(fd, end)
                 raise
         except OSError as error:
+            self.close()  # of a disk that went and came back it is of no use any more
             raise UnreachableError(f"{self._path}: {error.strerror}") from error
         return Receipt(len(pulses), f"{inode} {end + len(content)}")
 
@@ -104,8 +107,9 @@ class FileWriter:
             path = trusted(self._path)
             if there is not None and stat.S_ISBLK(there.st_mode):
                 raise OSError(errno.EINVAL, "is not a file: name another path")
-            os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
+            self._make_directory(os.path.dirname(path))
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+            self._device = os.fstat(self._fd).st_dev
         elif there.st_size >= len(HEADER):
             return self._fd
         begun = os.pread(self._fd, len(HEADER), 0)
@@ -115,6 +119,14 @@ class FileWriter:
             os.fdatasync(self._fd)
             _sync_directory(os.path.dirname(self._path))
         return self._fd
+
+    def _make_directory(self, path: str) -> None:
+        """Make the directory, where there is none; but not in the place of one whose disk is not mounted."""
+        above = path
+        while not os.path.exists(above):
+            above = os.path.dirname(above)
+        if above == path or self._device in (None, os.stat(above).st_dev):
+            os.makedirs(path, mode=0o750, exist_ok=True)
 
     def _mend_rotated(self, inode: int, noted: int, lines: Sequence[bytes]) -> None:
         """Mend the file last written to, where it stands beside the new one under another name."""
