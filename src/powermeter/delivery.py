@@ -136,10 +136,16 @@ class Delivery:
                     if self._deliver_until_stopped(writer):
                         return
                 finally:
-                    writer.close()
+                    self._close(writer)
         finally:
             self._commit_cursor()
             self.cursor.close()
+
+    def _close(self, writer: Writer) -> None:
+        try:
+            writer.close()
+        except BaseException as error:  # a bug in a writer that is done with
+            log.error("%s: can't be closed: a bug: %s: %s", self.name, type(error).__name__, error, exc_info=error)
 
     def _commit_cursor(self) -> None:
         if self.cursor.moved:
@@ -155,7 +161,7 @@ class Delivery:
             try:
                 self._met_a_bug = False
                 return self._open_writer()
-            except Exception as error:  # noqa: BLE001 - a bug in a writer: the others go on, this one tries again
+            except BaseException as error:  # noqa: BLE001 - a bug in a writer, SystemExit too: the others go on
                 expected = isinstance(error, DeliveryError)
                 self._stopping.wait(self._fail(str(error), loud=True) if expected else self._failed_by_bug(error))
         return None
@@ -163,10 +169,11 @@ class Delivery:
     def _deliver_until_stopped(self, writer: Writer) -> bool:
         """Deliver until stopped; false where a bug of *writer* has to be got over by opening another."""
         while True:
+            # In this order: a stop that comes in between must not be taken for news that have been seen.
+            self._news.clear()
             stopping = self._stopping.is_set()
             if stopping and self.state is State.FAILING:
                 return True
-            self._news.clear()
             pause_s = self._deliver_next(writer)
             if pause_s == 0:
                 continue
@@ -195,7 +202,7 @@ class Delivery:
             if is_damage(error):
                 self._on_damage(str(error))
             return self._fail(f"journal: {error}", loud=True)
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             return self._failed_by_bug(error)
         more = more or receipt.taken < len(pulses)
         self._succeeded(State.WAITING if more else State.OK)
@@ -281,7 +288,7 @@ class Delivery:
             return SHORTEST_PAUSE_S
         return self._fail(str(error), loud=judged is not Verdict.KEPT)
 
-    def _failed_by_bug(self, error: Exception) -> float:
+    def _failed_by_bug(self, error: BaseException) -> float:
         reason = f"{type(error).__name__}: {error}"
         if reason != self.reason:
             log.error("%s: failing, pulses are kept: a bug: %s", self.name, reason, exc_info=error)

@@ -172,7 +172,6 @@ class Journal:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
-        self._fd = -1
         try:
             self._connection = _connect(path)
             try:
@@ -188,8 +187,6 @@ class Journal:
                 raise DamagedError(f"{path}: the journal is damaged: {error}") from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
-        # Held for as long as the connection: closing it would drop SQLite's locks of the file.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -229,9 +226,6 @@ class Journal:
     def close(self) -> None:
         """Close the file. Every cursor must have been closed before."""
         self._connection.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     # --- The keeper's side
 
@@ -416,17 +410,19 @@ class Journal:
             return False
 
     def can_be_read(self) -> bool:
-        """Whether the file can be read: SQLite calls it damaged too where the disk fails."""
-        at = 0
+        """Whether the file at its path can be read: SQLite calls it damaged too where the disk fails."""
+        if not self.is_in_place:
+            return False
         try:
-            while part := os.pread(self._fd, 1 << 20, at):
-                at += len(part)
-            with contextlib.suppress(FileNotFoundError), open(self.path + "-wal", "rb", buffering=0) as file:
-                while file.read(1 << 20):
-                    pass
+            for suffix in ("", "-wal"):
+                # Opened anew: on a disk that went and came back what is open is dead. This drops SQLite's locks of the
+                # file, so it is for who opens the journal anew after it.
+                with contextlib.suppress(FileNotFoundError), open(self.path + suffix, "rb", buffering=0) as file:
+                    while file.read(1 << 20):
+                        pass
         except OSError:
             return False
-        return self.is_in_place
+        return True
 
     @property
     def is_deleted(self) -> bool:
@@ -450,15 +446,6 @@ class Journal:
         with contextlib.closing(sqlite3.connect(self.path + NEW)) as copy:
             self._connection.backup(copy)
         os.rename(self.path + NEW, self.path)
-
-    def can_be_written_anew(self) -> bool:
-        """Whether another connection can write, as where the disk went and came back."""
-        try:
-            with contextlib.closing(_connect(self.path)) as connection, _transaction(connection):
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except sqlite3.Error:
-            return False
-        return True
 
     # --- The writers' side
 

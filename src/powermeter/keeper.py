@@ -41,8 +41,8 @@ class Keeper:
     than *keep_days* are thinned. *unwritten*: pulses that another keeper could
     not write. On the keeper's thread, *on_commit* is called after a commit,
     *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
-    to be opened anew, which *try_anew* has tried then; nothing more is written
-    after that. Raises :exc:`sqlite3.Error` where the journal can't be written
+    to be opened anew, which *try_anew* has tried before where another file is
+    there; nothing more is written after that. Raises :exc:`sqlite3.Error` where the journal can't be written
     at once.
     """
 
@@ -57,7 +57,7 @@ class Keeper:
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
         on_lost: Callable[[], None],
-        try_anew: Callable[[bool], None],
+        try_anew: Callable[[], None],
     ) -> None:
         #: Pulses that are not in the journal yet. The recorder appends, the keeper cuts off what is written; each in
         #: one step of the interpreter, so that a copy of it is whole at any time.
@@ -66,9 +66,9 @@ class Keeper:
         self.dropped = 0
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
-        #: Whether the journal has to be opened anew.
+        #: Whether the journal has to be opened anew, and whether damage was met in it.
         self.lost = False
-        self._damaged = False
+        self.damaged = False
         self._journal = journal
         self._commit_interval_s = commit_interval_s
         self._clock = clock
@@ -102,9 +102,9 @@ class Keeper:
 
     def suspect(self, reason: str) -> None:
         """Tell that damage was met in the journal, by another's reading; from any thread."""
-        if not self._damaged:
+        if not self.damaged:
             log.error("journal: %s", reason)
-            self._damaged = True
+            self.damaged = True
             self._pulses.set()
 
     def run(self) -> None:
@@ -113,7 +113,7 @@ class Keeper:
             self._settle()
             self._pulses.wait(None if self.settled else CLOCK_S)
             self._pulses.clear()
-            while (self.uncommitted or self._damaged) and not self._stopping.is_set() and not self.lost:
+            while (self.uncommitted or self.damaged) and not self._stopping.is_set() and not self.lost:
                 began_s = time.monotonic()
                 self._commit()
                 self._thin()
@@ -121,6 +121,10 @@ class Keeper:
                 self._stopping.wait(max(0.0, began_s + self._commit_interval_s - time.monotonic()))
                 self._settle()
         # What came while the last commit was under way.
+        self.save()
+
+    def save(self) -> None:
+        """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
         if self.uncommitted and not self.lost:
             self._commit()
 
@@ -128,20 +132,20 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
-            if self._damaged:
+            if self.damaged:
                 self._look_at_damage()
                 return
             if not self._journal.is_in_place:
-                self._lose()
+                self._look_at_path()
                 return
             if self._journal.is_read_only:
                 self._fail("its disk is read-only")
                 return
             self._journal.append(rows, ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
-            if self.failing and is_of_the_disk(error) and self._journal.can_be_written_anew():
+            if self.failing and is_of_the_disk(error) and self._journal.can_be_read():
                 # The disk came back, and what was open on it is of no use any more.
-                self._reopen("it can be written again")
+                self._lose("it can be read again")
             else:
                 self._failed(error)
         else:
@@ -158,38 +162,39 @@ class Keeper:
             self._on_commit()
 
     def _look_at_damage(self) -> None:
-        """Believe it where the file can be read, and open another; else it is the disk that fails."""
+        """Have it opened anew where the file can be read; else it is the disk that fails."""
         if self._journal.can_be_read():
-            self._reopen("it is damaged", damaged=True)
-        elif self._journal.is_in_place and self._journal.can_be_written_anew():
-            self._reopen("it can be read again")
+            self._lose("damage was met in it")
         else:
             self._fail("it can't be read")
 
-    def _lose(self) -> None:
+    def _look_at_path(self) -> None:
         """Decide what to do where the file is not at its path any more."""
         if self._journal.is_elsewhere:
             self._fail(f"{self._journal.path} is not there: is its disk mounted?")
         elif not self._journal.is_deleted:
-            self._reopen("another file has taken its place")
+            self._try("another file has taken its place")
         else:
             try:
                 self._journal.write_again()
             except (OSError, sqlite3.Error) as error:
                 self._fail(f"{self._journal.path} was deleted, and can't be written again: {error}")
             else:
-                self._reopen("it was deleted, and has been written again")
+                self._try("it was deleted, and has been written again")
 
-    def _reopen(self, reason: str, *, damaged: bool = False) -> None:
-        """Have the journal opened anew by who comes after this, once that was tried."""
+    def _try(self, reason: str) -> None:
+        """Have the other file opened, if it can be."""
         try:
-            self._try_anew(damaged)
+            self._try_anew()
         except PowerError as error:
             self._fail(str(error))
         else:
-            log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
-            self.lost = True
-            self._on_lost()
+            self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
+        self.lost = True
+        self._on_lost()
 
     def _failed(self, error: sqlite3.Error) -> None:
         if is_damage(error):

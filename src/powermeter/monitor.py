@@ -48,10 +48,15 @@ EDGE_DELAY_S = 1.0
 
 
 class Handed(NamedTuple):
-    """What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have."""
+    """
+    What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
+
+    *damaged*: the journal may be so.
+    """
 
     meters: Mapping[str, Meter]
     unwritten: Sequence[tuple[str, Row]] = ()
+    damaged: bool = False
 
 
 class Monitor:
@@ -108,7 +113,7 @@ class Monitor:
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings = self._settings
-        kept = self._journal = self._open_journal(suspect=False)
+        kept = self._journal = self._open_journal(suspect=self._before.damaged)
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
@@ -127,7 +132,7 @@ class Monitor:
             on_commit=self._wake_deliveries,
             on_state=self._show_condition,
             on_lost=self._on_lost,
-            try_anew=lambda damaged: self._open_journal(suspect=damaged).close(),
+            try_anew=lambda: self._open_journal(suspect=True).close(),
         )
         self._lamps = Lamps(board.light)
         self._recorder = Recorder(
@@ -200,6 +205,7 @@ class Monitor:
             return Handed(
                 {watched.meter.name: watched.meter for watched in self._recorder.meters},
                 [(names[row.meter], row) for row in self._keeper.uncommitted],
+                self._keeper.damaged,
             )
 
         return handed
@@ -238,6 +244,9 @@ class Monitor:
     def _stop_keeper(self, thread: threading.Thread) -> None:
         self._keeper.stop()
         thread.join(KEEPER_STOP_S)
+        if not thread.is_alive():
+            # What a bug that ended its thread has left.
+            self._keeper.save()
 
     def _stop_deliveries(self) -> None:
         self.end_deliveries()

@@ -254,12 +254,14 @@ class Control:
 
     A context manager, entered by the main thread before any other is started.
     :meth:`stop` may be called from any thread. SIGHUP reloads, or stops where
-    *hangup_stops*: it comes from a terminal that is gone.
+    *hangup_stops*: it comes from a terminal that is gone. Where it is ignored
+    already that stays so, unless *detached*.
     """
 
-    def __init__(self, pidfile: str, *, hangup_stops: bool) -> None:
+    def __init__(self, pidfile: str, *, hangup_stops: bool, detached: bool = False) -> None:
         self._pidfile = pidfile
         self._hangup = self._stop_signal if hangup_stops else self._reload_signal
+        self._detached = detached
         #: Whether it is to end.
         self.stopping = False
         self._reloading = False
@@ -272,8 +274,8 @@ class Control:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop_signal)
         signal.signal(signal.SIGINT, self._stop_signal)
-        # What nohup has set stays.
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # What nohup has set stays; a daemon has left the terminal that it was set for.
+        if self._detached or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._hangup)
         return self
 

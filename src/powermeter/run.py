@@ -13,8 +13,9 @@ import logging.handlers
 import os
 import stat
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from powermeter import status
@@ -86,8 +87,11 @@ def _run(
         # Whoever uses another pidfile would still write to the same journal.
         stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock")))
         # On a terminal a hang-up means that it is gone.
-        control = stack.enter_context(Control(pidfile, hangup_stops=not as_daemon and sys.stdin.isatty()))
-        counting = stack.enter_context(_Counting(settings, simulate, on_crash=control.stop, on_lost=control.call))
+        hangup_stops = not as_daemon and sys.stdin.isatty()
+        control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))
+        counting = _Counting(settings, simulate, on_crash=control.stop, on_lost=control.call)
+        stack.enter_context(_no_silent_end(counting.crash))
+        stack.enter_context(counting)
         ready()
         notify("READY=1")
         serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
@@ -107,6 +111,24 @@ def _run(
         log.info("stopping")
     log.info("stopped")
     return 1 if counting.crashed else 0
+
+
+@contextlib.contextmanager
+def _no_silent_end(crash: Callable[[], None]) -> Iterator[None]:
+    """Have the program end, and say so, where a thread that is not the monitor's ends by a bug: a library's of pins."""
+
+    def ended(name: str, error: BaseException | None) -> None:
+        log.critical("%s: ended by a bug, the program ends", name, exc_info=error)
+        crash()
+
+    before = threading.excepthook, sys.excepthook
+    threading.excepthook = lambda args: ended(args.thread.name if args.thread else "a thread", args.exc_value)
+    # A thread of C code tells an error of its callback this way.
+    sys.excepthook = lambda _kind, error, _trace: ended(threading.current_thread().name, error)
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.excepthook = before
 
 
 def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settings]) -> None:
@@ -195,6 +217,11 @@ class _Counting:
     def _end(self) -> None:
         self.monitor.__exit__(None, None, None)
         self.crashed = self.crashed or self.monitor.crashed
+
+    def crash(self) -> None:
+        """End the program with status 1; from any thread."""
+        self.crashed = True
+        self._on_crash()
 
     def answer(self, question: str) -> str:
         """What is told to who asks over the socket."""

@@ -2,9 +2,10 @@
 One program with 21 writers: nine InfluxDB and nine Librato, of which each has another trouble, all at once, and beside
 them a file, an InfluxDB and a Librato that are well. First all are well, then the troubles come, then they are mended.
 
-A service's trouble is said within its timeout, as its writer's state and reason; nothing is lost by it but the one
-point that a server does not want, which is counted; once it is mended all arrives there, once, in order. Each writer is
-by itself: of those that are well, 99 of 100 pulses get there within twice the time that they take without the troubles.
+Each trouble is said, as its writer's state and reason, also where an answer comes so slowly that it would never end.
+Nothing is lost but the one point that a server does not want, which is counted; once mended, each gets all, once, in
+order. Each writer is by itself: of those that are well, 99 of 100 pulses get there within twice the time that they take
+without the troubles.
 """
 
 import contextlib
