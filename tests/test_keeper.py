@@ -54,7 +54,7 @@ class Scene:
     is_in_place = True
     is_read_only = False
 
-    def can_be_read(self):
+    def can_be_written_anew(self):
         return False
 
     def thin(self, before_ns):

@@ -424,6 +424,15 @@ class Journal:
             return False
         return True
 
+    def can_be_written_anew(self) -> bool:
+        """Whether another connection can write, as where the disk failed and does so no more."""
+        try:
+            with contextlib.closing(_connect(self.path)) as connection, _transaction(connection):
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.Error:
+            return False
+        return True
+
     @property
     def is_deleted(self) -> bool:
         """Whether there is no file at its path, in the directory that it was in."""

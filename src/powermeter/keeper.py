@@ -117,8 +117,10 @@ class Keeper:
                 began_s = time.monotonic()
                 self._commit()
                 self._thin()
-                # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit.
-                self._stopping.wait(max(0.0, began_s + self._commit_interval_s - time.monotonic()))
+                # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit. A try that fails may
+                # take longer than the interval: then there is one between two tries.
+                took_s = 0.0 if self.failing else time.monotonic() - began_s
+                self._stopping.wait(max(0.0, self._commit_interval_s - took_s))
                 self._settle()
         # What came while the last commit was under way.
         self.save()
@@ -143,9 +145,9 @@ class Keeper:
                 return
             self._journal.append(rows, ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
-            if self.failing and is_of_the_disk(error) and self._journal.can_be_read():
+            if self.failing and is_of_the_disk(error) and self._journal.can_be_written_anew():
                 # The disk came back, and what was open on it is of no use any more.
-                self._lose("it can be read again")
+                self._lose("it can be written again")
             else:
                 self._failed(error)
         else:

@@ -246,7 +246,10 @@ class Monitor:
         thread.join(KEEPER_STOP_S)
         if not thread.is_alive():
             # What a bug that ended its thread has left.
-            self._keeper.save()
+            try:
+                self._keeper.save()
+            except Exception:
+                log.debug("journal: what is left can't be written either: a bug", exc_info=True)
 
     def _stop_deliveries(self) -> None:
         self.end_deliveries()

@@ -103,10 +103,12 @@ ROOTS = {
 
 
 class Root:
-    """A root of *kind* in *directory*, with the project's repository; what is said there goes to *log*."""
+    """A root of *kind* in *directory*, with a copy of *repository*; what is said there goes to *log*."""
 
-    def __init__(self, kind, cache, directory, log):
+    def __init__(self, kind, repository, cache, directory, log):
         self.directory, self.log = directory, log
+        show = ["git", "-C", repository, "show", "HEAD:README.rst"]
+        self.readme = subprocess.run(show, stdout=subprocess.PIPE, text=True, check=True).stdout
         self._env = {
             "HOME": HOME,
             "LANG": "C.UTF-8",
@@ -117,14 +119,14 @@ class Root:
             "QEMU_CPU": kind.cpu,
         }
         archive = subprocess.run(
-            ["sh", HERE / "mkroot.sh", cache, kind.arch, kind.suite, *readme_packages()],
+            ["sh", HERE / "mkroot.sh", cache, kind.arch, kind.suite, *readme_packages(self.readme)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         ).stdout.strip()
         subprocess.run(["tar", "-C", directory, "--numeric-owner", "-xf", archive], check=True)
         (directory / HOME[1:]).mkdir(parents=True)
-        subprocess.run(["git", "clone", "--quiet", "--bare", TOP, directory / "srv/power.git"], check=True)
+        shutil.copytree(repository, directory / "srv/power.git")
         shutil.copy(HERE / "choose.py", directory / "srv")
 
     def run(self, script, *args):
@@ -156,28 +158,21 @@ class Root:
         return said
 
 
-def readme():
-    """README.rst, as committed."""
-    return subprocess.run(
-        ["git", "-C", TOP, "show", "HEAD:README.rst"], capture_output=True, text=True, check=True
-    ).stdout
+def readme_packages(readme):
+    """What the first apt line of *readme* names."""
+    return re.search(r"sudo apt install ([a-z0-9 .+-]+?) +#", readme)[1].split()
 
 
-def readme_packages():
-    """What the README's first apt line names."""
-    return re.search(r"sudo apt install ([a-z0-9 .+-]+?) +#", readme())[1].split()
-
-
-def readme_steps():
-    """The commands below the README's heading "Installing on the Pi", up to the next paragraph."""
-    steps = re.search(r"^Installing on the Pi\n-+\n\n::\n\n((?:    .*\n)+)", readme(), re.MULTILINE)[1]
+def readme_steps(readme):
+    """The commands below the heading "Installing on the Pi" of *readme*, up to the next paragraph."""
+    steps = re.search(r"^Installing on the Pi\n-+\n\n::\n\n((?:    .*\n)+)", readme, re.MULTILINE)[1]
     assert "<this repository>" in steps, steps
     return steps.replace("<this repository>", "/srv/power.git")
 
 
 def install(root):
     """The README's steps, and what came of them."""
-    root.must(readme_steps())
+    root.must(readme_steps(root.readme))
     versions = root.must(f"venv/bin/python -c '{VERSIONS}'")
     # There are no pins: its status is 1.
     said = root.run("venv/bin/python src/power.py --check")[1]
@@ -243,29 +238,37 @@ def _ns(text):
     return round(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 10**9 + int(nanoseconds)
 
 
+def try_root(name, root):
+    """Take the steps in *root*, a line each; return the names of those that failed. Without the first there are none."""
+    failed = []
+    for step in (install, *[tests] * ROOTS[name].tests, simulated):
+        begin_s = time.monotonic()
+        try:
+            result = f"ok, {step(root)}"
+        except (StepError, subprocess.TimeoutExpired) as error:
+            result = f"FAILED, {error}"
+            failed.append(step.__name__)
+        print(f"{name}: {step.__name__}, {time.monotonic() - begin_s:.0f} s: {result}", flush=True)
+        if "install" in failed:
+            break
+    return failed
+
+
 def main(cache, *names):
     """Try the roots of *names*, one after another; return the exit status."""
     cache = Path(cache)
     (cache / "arm-logs").mkdir(parents=True, exist_ok=True)
-    failed = False
-    for name in names or ROOTS:
-        kind = ROOTS[name]
-        with (
-            (cache / "arm-logs" / f"{name}.log").open("wb+") as log,
-            tempfile.TemporaryDirectory(prefix="arm-root-", dir=cache) as directory,
-        ):
-            root = Root(kind, cache, Path(directory), log)
-            for step in (install, *[tests] * kind.tests, simulated):
-                begin_s = time.monotonic()
-                try:
-                    result = f"ok, {step(root)}"
-                except (StepError, subprocess.TimeoutExpired) as error:
-                    result = f"FAILED, {error}"
-                    failed = True
-                print(f"{name}: {step.__name__}, {time.monotonic() - begin_s:.0f} s: {result}", flush=True)
-                if step is install and failed:
-                    break
-    return int(failed)
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="arm-repository-", dir=cache) as repository:
+        # One copy for all: what is committed meanwhile is for the next time.
+        subprocess.run(["git", "clone", "--quiet", "--bare", TOP, repository], check=True)
+        for name in names or ROOTS:
+            with (
+                (cache / "arm-logs" / f"{name}.log").open("wb+") as log,
+                tempfile.TemporaryDirectory(prefix="arm-root-", dir=cache) as directory,
+            ):
+                failed += try_root(name, Root(ROOTS[name], repository, cache, Path(directory), log))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
