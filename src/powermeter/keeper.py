@@ -134,11 +134,11 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
-            if self.damaged:
-                self._look_at_damage()
-                return
             if not self._journal.is_in_place:
                 self._look_at_path()
+                return
+            if self.damaged:
+                self._look_at_damage()
                 return
             if self._journal.is_read_only:
                 self._fail("its disk is read-only")

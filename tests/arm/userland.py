@@ -239,7 +239,7 @@ def _ns(text):
 
 
 def try_root(name, root):
-    """Take the steps in *root*, a line each; return the names of those that failed. Without the first there are none."""
+    """Take the steps in *root*, a line each; return the names of those that failed. The first failing is the last."""
     failed = []
     for step in (install, *[tests] * ROOTS[name].tests, simulated):
         begin_s = time.monotonic()
