@@ -3,16 +3,20 @@ The fault campaign in its whole numbers: what docs/reliability.rst says is found
 
     python tests/faults/campaign.py [--write] [--seed N] [--part P] [fault ...]     (make campaign: all, and written)
 
+--write puts each fault's table into docs/reliability.rst, in place of the one that it has of it.
+
 Everything runs on loopback, with its data in a temporary directory (under $TMPDIR, else /var/tmp, which is a disk).
-It ends with status 1 and writes nothing where something does not hold.
+It ends with status 1 where something does not hold, and writes nothing of that.
 """
 
 import argparse
 import datetime as dt
+import importlib
 import inspect
 import os
 import platform
 import random
+import re
 import signal
 import sqlite3
 import sys
@@ -36,18 +40,22 @@ def machine():
     )
 
 
-def section(title, text, rows):
-    """A heading, what is done and what must hold, and the table."""
+def section(fault, seed):
+    """Run *fault* whole; return its heading and its text: what is done and must hold, the table, how it was made."""
+    started_s = time.monotonic()
+    title, text, rows = run(fault, 1.0, seed)
+    minutes = max(1, round((time.monotonic() - started_s) / 60))
     lines = [title, "-" * len(title), "", inspect.cleandoc(text), ""]
     lines += [".. list-table::", "   :header-rows: 1", ""]
     for row in [("what", "found", "must hold"), *rows]:
         lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    command = f"``.venv-test/bin/python tests/faults/campaign.py --write --seed {seed} {fault}``"
+    today = dt.datetime.now(dt.UTC).date()
+    lines += ["", f"Made on {today} in {minutes} min by {command} on: {machine()}."]
+    return title, "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def document(sections, seed, seconds):
-    """docs/reliability.rst."""
-    head = f"""\
+HEAD = """\
 Reliability
 ===========
 
@@ -57,47 +65,48 @@ What was done to the program, what must hold then, and what was found. The
 program is the shipped one, in processes of its own; InfluxDB is a real one;
 where power is cut, a real kernel with a real ext4 is.
 
-Made on {dt.datetime.now(dt.UTC).date()} in {seconds / 60:.0f} minutes by::
-
-    .venv-test/bin/python tests/faults/campaign.py --write --seed {seed}
-
-on: {machine()}.
-
 A tenth of it runs with every change (``make test-faults``). Where a row's last
-cell says what must hold, the run ends without a page if it does not.
+cell says what must hold, nothing is written if it does not.
 
 """
-    return head + "\n".join(sections)
+
+
+def document(new, before):
+    """docs/reliability.rst with the sections *new*, by title, in place of those that the text *before* has of them."""
+    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
+    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts} | new
+    titles = [importlib.import_module(fault).TITLE for fault in FAULTS]
+    return HEAD + "\n".join(sections[title] for title in titles if title in sections)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("faults", nargs="*", metavar="fault", help=f"of {', '.join(FAULTS)}; none: all")
-    parser.add_argument("--write", action="store_true", help="write docs/reliability.rst; goes with all of all faults")
+    parser.add_argument("--write", action="store_true", help="put what was found into docs/reliability.rst")
     parser.add_argument("--seed", type=int, help="repeat the random moments of a run")
     parser.add_argument("--part", type=float, default=1.0, help="of the whole numbers; default: %(default)s")
     args = parser.parse_args()
     if unknown := [fault for fault in args.faults if fault not in FAULTS]:
         parser.error(f"no such fault: {', '.join(unknown)}")
-    if args.write and (args.faults or args.part != 1.0):
-        parser.error("--write goes with all of all faults")
+    if args.write and args.part != 1.0:
+        parser.error("--write goes with the whole numbers")
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # Under nohup. What is ignored stays so in all that is started here, and what a SIGHUP does is tried, too.
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     print(machine())
-    started_s = time.monotonic()
-    sections, failed = [], []
+    failed = []
     for fault in args.faults or FAULTS:
         try:
-            sections.append(section(*run(fault, args.part, seed)))
-        except Exception:  # noqa: BLE001 - the others' figures are wanted too; it is told, and nothing is written
+            if args.write:
+                title, text = section(fault, seed)
+                PAGE.write_text(document({title: text}, PAGE.read_text() if PAGE.exists() else ""))
+            else:
+                run(fault, args.part, seed)
+        except Exception:  # noqa: BLE001 - the others' figures are wanted too; it is told, and of this one none is written
             traceback.print_exc()
             failed.append(fault)
-    seconds = time.monotonic() - started_s
-    print(f"\ndoes not hold: {', '.join(failed)}" if failed else f"\nall holds; {seconds / 60:.0f} minutes")
-    if args.write and not failed:
-        PAGE.write_text(document(sections, seed, seconds))
+    print(f"\ndoes not hold: {', '.join(failed)}" if failed else "\nall holds")
     return 1 if failed else 0
 
 
