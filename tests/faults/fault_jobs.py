@@ -42,8 +42,9 @@ FAST = {"max_watts": 200_000}
 #: How long a flash is, in ns.
 FLASH_NS = 5_000_000
 
-#: The patience for what the program does by itself, in s of the guest's clock.
-PATIENCE_S = 120
+#: The patience for what the program does by itself, in s of the guest's clock: a writer that failed pauses for 300 s at
+#: the most.
+PATIENCE_S = 400
 
 DAY_NS = 86_400 * NS_PER_S
 
