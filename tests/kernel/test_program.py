@@ -13,6 +13,11 @@ from powermeter.meter import NS_PER_S
 
 TRACES = Path(__file__).parent / "traces"
 
+#: On a busy machine who plays a trace may itself be late. Then another one was played, which may have another count:
+#: only one that was played as it stands, to this, is judged.
+LATE_MS = 2
+TRIES = 8
+
 BOTH = ["gpiod", pytest.param("RPi.GPIO", marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="no lgpio"))]
 
 #: A meter of 1,000 imp/kWh that may flash 2,500 times a second.
@@ -178,8 +183,22 @@ def traces():
 @pytest.mark.parametrize(("name", "options", "pulses"), list(traces()))
 def test_trace(run, name, options, pulses):
     """A trace like a recorded one, replayed through the program: as many pulses as its head says, never a double."""
-    kept = program(run, "replay", path=str(TRACES / name), options=options)
+    for _ in range(TRIES):
+        kept = program(run, "replay", path=str(TRACES / name), options=options)
+        if len(kept["journal"]["meter0"]) == pulses or late_ms(TRACES / name, kept["written"]) < LATE_MS:
+            break
     assert len(kept["journal"]["meter0"]) == len(kept["file"]["meter0"]) == pulses
+
+
+def late_ms(path, written):
+    """The most, in ms, by which two edges that follow each other were further apart than the trace *path* has them."""
+    offsets_us = [int(line.split()[0]) for line in path.read_text().splitlines() if line and line[0] != "#"]
+    return max(
+        (later[0] - earlier[0]) / 1e6 - (later_us - earlier_us) / 1e3
+        for (earlier, later), (earlier_us, later_us) in zip(
+            itertools.pairwise(written), itertools.pairwise(offsets_us), strict=True
+        )
+    )
 
 
 def test_lengths_of_flashes(run):
