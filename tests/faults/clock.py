@@ -10,7 +10,7 @@ that it waits; then every pulse must be there with the time that it had by the r
 been delivered must stay; every writer must have every pulse once, in the order of the count.
 
 Not tried: a real hardware clock. The guest's kernel has no driver for one, so the file by which a kernel tells
-that it was set by one (/sys/class/rtc/*/hctosys) is made up.
+that it was set by one (``/sys/class/rtc/*/hctosys``) is made up.
 """
 
 import guests

@@ -4,7 +4,7 @@ What the journal costs an SD card, and what its dial, COMMIT_INTERVAL, buys.
 The program counts in a guest, on an ext4 file system of 4 KiB blocks, mounted with noatime. A household
 flashes 0.127 times a second (4 million pulses a year at 1,000 imp/kWh; evenly here), a load of 3.6 kW once a
 second; each runs for long enough that SQLite takes its log back into the journal. What was written is asked of
-the block device (/sys/block/*/stat), so ext4's own journal and metadata are in it. With the default writer the
+the block device (``/sys/block/*/stat``), so ext4's own journal and metadata are in it. With the default writer the
 CSV file and its sync every 30 s come on top. What the card makes of a write inside is not known: it erases
 blocks that are larger than any write here, so that flushes wear it as well as bytes.
 """
