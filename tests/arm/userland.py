@@ -239,7 +239,7 @@ def _ns(text):
 
 
 def try_root(name, root):
-    """Take the steps in *root*, a line each; return the names of those that failed. The first failing is the last."""
+    """Take the steps in *root*, a line each; return the names of those that failed. A failed install ends it."""
     failed = []
     for step in (install, *[tests] * ROOTS[name].tests, simulated):
         begin_s = time.monotonic()
