@@ -289,6 +289,11 @@ def assert_refused(done, *, name="", statuses=(1, 4)):
     assert name in done.stderr + done.stdout, done
 
 
+def _make_socket(path):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+
 def pidfiles(part, rig):
     """Pidfiles of any bytes, and what is no pidfile."""
     path = rig.directory / "power.pid"
@@ -304,7 +309,7 @@ def pidfiles(part, rig):
     kinds = {
         "a FIFO": os.mkfifo,
         "a directory": os.mkdir,
-        "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+        "a socket": _make_socket,
         "a link to itself": lambda path: path.symlink_to(path),
         "a link to a device": lambda path: path.symlink_to("/dev/zero"),
         "a link to a pidfile": lambda path: path.symlink_to("/run/other.pid"),
