@@ -741,21 +741,27 @@ class Reader:
     def _ends(self, meter: int, first: int, last: int, times_ns: Iterable[int]) -> list[int]:
         """For each time the count of the last pulse of the run *first* to *last* before it; *first* - 1 without one."""
         ends: list[int] = []
-        low, pace = first - 1, 1
+        low, before_ns = first - 1, 0
+        # The last probe, and how many pulses came a ns between the last two times.
+        at_count, rate = low, 0.0
+        at_ns: int | None = None
         for time_ns in times_ns:
-            # From the one before on, and first where it would be if as many came as then: one time is a day after
-            # another.
-            before, high = low, last
-            middle = low + pace
+            before, high, probes = low, last, 0
             while low < high:
-                count, at_ns = self._row_for(meter, min(middle, high))
+                probes += 1
+                middle = (low + high + 1) // 2
+                if at_ns is not None and probes % 3:
+                    # Where it would be if pulses came as they did: one time is mostly a day after another.
+                    middle = min(max(at_count + round((time_ns - at_ns) * rate), low + 1), high)
+                at_count, at_ns = self._row_for(meter, middle)
                 if at_ns < time_ns:
-                    low = min(count, last)
-                    middle = 2 * low - before if high == last else (low + high + 1) // 2
+                    low = min(at_count, last)
                 else:
-                    high = min(middle, high) - 1
-                    middle = (low + high + 1) // 2
-            pace = max(low - before, 1)
+                    high = middle - 1
+                    at_count = middle
+            if ends and low > before:
+                rate = (low - before) / max(time_ns - before_ns, 1)
+            before_ns = time_ns
             ends.append(low)
         return ends
 
