@@ -497,8 +497,8 @@ def test_what_is_settled(tmp_path):
     waiting.board.put(Edge(0, before_ns - NS_PER_S))
     assert waiting.recorder.settled_ns() < before_ns
     with waiting as recording:
-        recording.meter.min_flash_ns = NS_PER_S
         wait_until(lambda: recording.recorder.settled_ns() > before_ns)
+        recording.meter.min_flash_ns = NS_PER_S  # not before: the first flash would be waited for to end
         lit_ns = time.monotonic_ns()
         recording.board.put(Edge(0, lit_ns))
         wait_until(lambda: recording.meter.waits_since_ns == lit_ns)
