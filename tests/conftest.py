@@ -1,6 +1,7 @@
 """Servers and helpers that several tests share."""
 
 import itertools
+import signal
 import time
 
 import hypothesis
@@ -16,6 +17,12 @@ from powermeter.writers import open_writer
 # No deadline: a busy machine is no defect. No database: the tree may belong to another user.
 hypothesis.settings.register_profile("power", deadline=None, database=None)
 hypothesis.settings.load_profile("power")
+
+# All that is begun under nohup ignores SIGHUP, and all in a shell's background SIGINT. A handler that does nothing is
+# the same for the tests themselves, while the programs that they begin heed the signal, as from a terminal.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 #: 2026-11-23T07:13:20.123456789Z, as ns.
 START_NS = 1_795_418_000_123_456_789
