@@ -1,17 +1,21 @@
 """One run of the program: what it tells systemd, and settings that are read again while it counts."""
 
+import contextlib
 import csv
 import logging
 import os
 import signal
 import socket
+import sqlite3
+import threading
 
 import pytest
 from hand_board import HandBoard
 from program import PATIENCE_S, Program, wait_until
 
-from powermeter import journal, run, settings
+from powermeter import journal, keeper, run, settings, status
 from powermeter.errors import BoardError, PowerError
+from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 
 # --- Read again, by the command line
@@ -100,8 +104,9 @@ class Rig:
         self.refused = False
         journal.prepare_dir(str(self.data_dir))
         monkeypatch.setattr(run, "open_board", self.open_board)
+        self.losses = threading.Semaphore(0)
         self.counting = run._Counting(
-            self.settings(), None, on_crash=lambda: pytest.fail("it crashed"), on_lost=lambda: pytest.fail("it is lost")
+            self.settings(), None, on_crash=lambda: pytest.fail("it crashed"), on_lost=self.losses.release
         )
 
     def settings(self, meters="'house': {'pin': 18, 'impulses_per_kwh': 1000}", more=""):
@@ -208,6 +213,78 @@ def test_a_length_that_the_board_can_not_tell(rig):
     new = rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 1000, 'min_flash_ms': 2}")
     with pytest.raises(PowerError, match="min_flash_ms of house"):
         rig.counting.acceptable(new)
+
+
+# --- A journal that has to be opened anew
+
+
+def damage(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+
+
+def lines(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def deliver(rig, pulses):
+    """Have the file get *pulses*, at once."""
+    rig.boards[-1].flash(pulses)
+    wait_until(lambda: rig.pulses() == pulses and not rig.counting.monitor._keeper.uncommitted)
+    rig.change(rig.counting.settings)
+    assert len(lines(rig.data_dir / "power.csv")) == pulses
+
+
+def test_a_journal_that_can_not_be_opened_anew(rig, monkeypatch, caplog):
+    """A damaged one that can't be replaced: counting goes on and it is tried again, until every pulse is in another."""
+    monkeypatch.setattr(keeper, "TRY_S", 0.1)
+    (board,) = rig.boards
+    deliver(rig, 3)
+    in_the_way = rig.data_dir / "journal.db.making"
+    in_the_way.mkdir()
+    damage(rig.data_dir / "journal.db")
+    board.flash(2)
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    rig.change(rig.counting.settings)
+
+    wait_until(lambda: "a new one can't be made" in rig.counting.monitor.failing)
+    board.flash(4)
+    wait_until(lambda: rig.pulses() == 9)
+    now = rig.counting.monitor.status()
+    assert now["meters"]["house"]["register_kwh"] == pytest.approx(0.009)
+    assert now["meters"]["house"]["kwh_today"] is None
+    assert now["journal"]["uncommitted"] >= 6
+    assert now["writers"] == {}
+    assert "not known" in status.text(now)
+    wait_until(lambda: rig.counting.monitor._lamps._l2_shown is Condition.FAILING)
+    assert len([line for line in caplog.messages if "pulses are kept in memory" in line]) == 1
+
+    in_the_way.rmdir()
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    rig.change(rig.counting.settings)
+    board.flash()
+    wait_until(lambda: rig.counting.monitor.status()["journal"] == {"failing": "", "uncommitted": 0, "dropped": 0})
+    assert rig.boards == [board]
+    # What was delivered before and is in no journal any more is in the file once; its energy comes once too.
+    rig.change(rig.counting.settings)
+    registers = [float(line["register_kwh"]) for line in lines(rig.data_dir / "power.csv")]
+    assert registers == sorted(set(registers))
+    assert registers[-1] == 0.010
+    assert sum(float(line["energy_wh"]) for line in lines(rig.data_dir / "power.csv")) == pytest.approx(10)
+
+
+def test_what_a_writer_has_is_known_though_the_journal_knows_less(rig):
+    """After damage a writer goes on behind what it has: what was saved of the journal may have less of it."""
+    deliver(rig, 5)
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection, connection:
+        connection.execute("UPDATE cursors SET count = 2")
+        connection.execute("DELETE FROM pulses WHERE count IN (3, 4)")
+    rig.change(rig.counting.settings)
+    rig.boards[-1].flash()
+    wait_until(lambda: rig.pulses() == 6 and not rig.counting.monitor._keeper.uncommitted)
+    rig.change(rig.counting.settings)
+    assert [float(line["energy_wh"]) for line in lines(rig.data_dir / "power.csv")] == [1.0] * 6
 
 
 # --- A start that fails

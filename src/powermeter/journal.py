@@ -18,7 +18,7 @@ import itertools
 import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
@@ -579,6 +579,21 @@ class Cursor:
             counts[meter] = pulse.number
         self.position = Position(counts, place)
         return skipped
+
+    def resume(self, counts: Mapping[str, int], place: str) -> None:
+        """
+        Go on from *counts*, by the meters' names, and *place*, which may be ahead of what this journal knows of.
+
+        It is another one then: made anew from what could be read of a damaged one.
+        """
+        reached = dict(self.position.counts)
+        for name, count in counts.items():
+            if name in self._meters:
+                meter, _ = self._meters[name]
+                reached[meter] = max(count, reached.get(meter, 0))
+        position = Position(reached, place)
+        if position != self.position:
+            self.position = position
 
     def move(self, place: str) -> None:
         """Note another *place*, durable when this returns. On an error the position is as before."""

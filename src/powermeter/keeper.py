@@ -25,6 +25,9 @@ MOST_UNCOMMITTED = 100_000
 #: How often the clock is looked at while it is waited for, in s.
 CLOCK_S = 1.0
 
+#: How often it is tried to open the journal anew, in s: what is damaged is read whole for that.
+TRY_S = 30.0
+
 #: How often old pulses are looked for, in s.
 THIN_S = 3600.0
 
@@ -39,11 +42,12 @@ class Keeper:
     if that long nothing was written, else together with all that come within
     it. Their times are not settled while *clock* is waited for. Pulses older
     than *keep_days* are thinned. *unwritten*: pulses that another keeper could
-    not write. On the keeper's thread, *on_commit* is called after a commit,
+    not write. Unless *opened*, *journal* only stands in for the one that could
+    not be opened. On the keeper's thread, *on_commit* is called after a commit,
     *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
-    to be opened anew, which *try_anew* has tried before where another file is
-    there; nothing more is written after that. Raises :exc:`sqlite3.Error` where the journal can't be written
-    at once.
+    to be opened anew, which *try_anew* has tried before where it was not open
+    or another file is there; nothing more is written after that. Raises
+    :exc:`sqlite3.Error` where the journal can't be written at once.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Keeper:
         clock: Clock,
         keep_days: float,
         unwritten: Iterable[Row] = (),
+        opened: bool = True,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
         on_lost: Callable[[], None],
@@ -73,7 +78,8 @@ class Keeper:
         self._commit_interval_s = commit_interval_s
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
-        self._thin_at_s = time.monotonic()
+        self._opened = opened
+        self._thin_at_s = self._try_at_s = time.monotonic()
         self._on_commit, self._on_state = on_commit, on_state
         self._on_lost, self._try_anew = on_lost, try_anew
         self._pulses = threading.Event()
@@ -111,9 +117,10 @@ class Keeper:
         """Write until stopped."""
         while not self._stopping.is_set():
             self._settle()
-            self._pulses.wait(None if self.settled else CLOCK_S)
+            if self.lost or not self._has_work:
+                self._pulses.wait(None if self.settled else CLOCK_S)
             self._pulses.clear()
-            while (self.uncommitted or self.damaged) and not self._stopping.is_set() and not self.lost:
+            while self._has_work and not self._stopping.is_set() and not self.lost:
                 began_s = time.monotonic()
                 self._commit()
                 self._thin()
@@ -125,6 +132,11 @@ class Keeper:
         # What came while the last commit was under way.
         self.save()
 
+    @property
+    def _has_work(self) -> bool:
+        # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
+        return bool(self.uncommitted or self.damaged or self.failing or not self._opened)
+
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
         if self.uncommitted and not self.lost:
@@ -134,6 +146,9 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
+            if not self._opened:
+                self._try("it can be opened")
+                return
             if not self._journal.is_in_place:
                 self._look_at_path()
                 return
@@ -185,16 +200,19 @@ class Keeper:
                 self._try("it was deleted, and has been written again")
 
     def _try(self, reason: str) -> None:
-        """Have the other file opened, if it can be."""
+        """Have what is at the path opened, if it can be."""
+        if time.monotonic() < self._try_at_s:
+            return
         try:
             self._try_anew()
         except PowerError as error:
+            self._try_at_s = time.monotonic() + TRY_S
             self._fail(str(error))
         else:
             self._lose(reason)
 
     def _lose(self, reason: str) -> None:
-        log.warning("journal: %s: %s: it is opened anew", self._journal.path, reason)
+        log.warning("journal: %s: it is opened anew", reason)
         self.lost = True
         self._on_lost()
 

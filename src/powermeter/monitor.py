@@ -51,11 +51,13 @@ class Handed(NamedTuple):
     """
     What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
 
-    *damaged*: the journal may be so.
+    *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *damaged*: the journal
+    may be so.
     """
 
     meters: Mapping[str, Meter]
     unwritten: Sequence[tuple[str, Row]] = ()
+    reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
     damaged: bool = False
 
 
@@ -97,23 +99,33 @@ class Monitor:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
+        try:
+            self._enter(opened=True)
+        except JournalError:
+            if not {meter.name for meter in self._settings.meters} <= self._before.meters.keys():
+                raise
+            # All that counting needs was handed over: it goes on, and the keeper goes on trying.
+            self._enter(opened=False)
+        return self
+
+    def _enter(self, *, opened: bool) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                self._start(stack)
+                self._start(stack, opened=opened)
             except sqlite3.Error as error:
                 raise JournalError(f"{self._settings.data_dir}: the journal can't be used: {error}") from error
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
 
-    def _start(self, stack: contextlib.ExitStack) -> None:
+    def _start(self, stack: contextlib.ExitStack, *, opened: bool) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings = self._settings
-        kept = self._journal = self._open_journal(suspect=self._before.damaged)
+        # What stands in for one that can't be opened is empty, and takes nothing.
+        kept = self._journal = self._open_journal(suspect=self._before.damaged) if opened else Journal(":memory:")
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
@@ -129,6 +141,7 @@ class Monitor:
             clock=self._clock,
             keep_days=settings.keep_days,
             unwritten=[row._replace(meter=keys[name]) for name, row in self._before.unwritten if name in keys],
+            opened=opened,
             on_commit=self._wake_deliveries,
             on_state=self._show_condition,
             on_lost=self._on_lost,
@@ -140,11 +153,15 @@ class Monitor:
         )
         stack.callback(self._recorder.close)
         stack.callback(self._stop_deliveries)
-        for writer in settings.writers:
+        self._deliveries.clear()
+        for writer in settings.writers if opened else ():
+            cursor = kept.cursor(writer.name)
+            if writer.name in self._before.reached:
+                cursor.resume(*self._before.reached[writer.name])
             delivery = Delivery(
                 writer.name,
                 functools.partial(open_writer, writer),
-                kept.cursor(writer.name),
+                cursor,
                 settled_ns=self._settled_ns,
                 on_state=self._show_condition,
                 on_damage=self._keeper.suspect,
@@ -200,11 +217,16 @@ class Monitor:
         """Leave the board watched at the exit; return what tells, after that, what there is to hand over."""
         self._hands_over = True
 
+        def reached(delivery: Delivery) -> tuple[Mapping[str, int], str]:
+            counts, place = delivery.cursor.position
+            return {w.meter.name: counts[w.key] for w in self._recorder.meters if w.key in counts}, place
+
         def handed() -> Handed:
             names = {watched.key: watched.meter.name for watched in self._recorder.meters}
             return Handed(
                 {watched.meter.name: watched.meter for watched in self._recorder.meters},
                 [(names[row.meter], row) for row in self._keeper.uncommitted],
+                {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
                 self._keeper.damaged,
             )
 

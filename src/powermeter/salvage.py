@@ -59,15 +59,14 @@ def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = Fals
     try:
         return Journal(path, suspect=suspect)
     except DamagedError as error:
-        log.error("journal: %s", error)
         try:
-            _replace(path, meters)
+            _replace(path, meters, error)
         except (OSError, sqlite3.Error) as failed:
             raise JournalError(f"{error}; a new one can't be made: {failed}: move it away") from failed
     return Journal(path)
 
 
-def _replace(path: str, meters: Mapping[str, float]) -> None:
+def _replace(path: str, meters: Mapping[str, float], error: DamagedError) -> None:
     making = path + ".making"
     for name in (making, making + "-wal", making + "-shm"):
         with contextlib.suppress(FileNotFoundError):
@@ -83,6 +82,8 @@ def _replace(path: str, meters: Mapping[str, float]) -> None:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
     aside = _finish(path)
+    # Said once it is done: it may be tried again and again.
+    log.error("journal: %s", error)
     for line in found.said:
         log.error("journal: %s; older ones stay in %s", line, aside)
     if not found.said:
@@ -249,7 +250,7 @@ def _rows(connection: sqlite3.Connection, query: str, *types: type) -> list[tupl
             if all(map(isinstance, row, types)):
                 rows.append(row)  # noqa: PERF401 - those before the damage are kept
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        log.error("journal: %s: %s", query, error)
+        log.debug("journal: %s: %s", query, error)
     return rows
 
 
