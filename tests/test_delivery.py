@@ -436,6 +436,23 @@ def test_back_off_grows_to_its_limit_with_jitter(journal):
     cursor.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "least_s", "most_s"),
+    [("100", 100, 100), ("1000", 300, 300), ("Wed, 21 Oct 2026 07:28:00 GMT", 1, 2), ("-5", 1, 2), ("0.5", 1, 2)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_service_that_asks_to_be_left_alone(journal, service, answering, status, said, least_s, most_s):
+    """It is for as long as it says in seconds, up to 5 min, and never for less than by ourselves."""
+    answering.script = http_answer(status, b"{}", Retry_After=said)
+    cursor, writer = journal.cursor("it"), service.open()
+    add(journal, 10)
+    delivery = driven(service.open, cursor)
+    assert least_s <= delivery._deliver_next(writer) <= most_s
+    assert delivery.state is State.FAILING
+    writer.close()
+    cursor.close()
+
+
 def test_state_is_told_when_it_changes(journal):
     """Who shows the state is called when it gets failing and when it gets well, and not in between."""
     cursor = journal.cursor("it")

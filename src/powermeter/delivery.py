@@ -286,7 +286,9 @@ class Delivery:
             self._refuse(len(batch), str(error))
             self._set_state(State.FAILING, str(error))
             return SHORTEST_PAUSE_S
-        return self._fail(str(error), loud=judged is not Verdict.KEPT)
+        pause_s = self._fail(str(error), loud=judged is not Verdict.KEPT)
+        asked_s = error.retry_after_s if isinstance(error, AnsweredError) else 0.0
+        return max(pause_s, min(asked_s, LONGEST_PAUSE_S))
 
     def _failed_by_bug(self, error: BaseException) -> float:
         reason = f"{type(error).__name__}: {error}"

@@ -62,11 +62,12 @@ class AnsweredError(DeliveryError):
     """
     The service answered, but not with success.
 
-    *status* is its HTTP status.
+    *status* is its HTTP status, *retry_after_s* how long it asks to be left alone.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, retry_after_s: float = 0.0) -> None:
         self.status = status
+        self.retry_after_s = retry_after_s
         super().__init__(f"answered {status}: {reason}" if reason else f"answered {status}")
 
 

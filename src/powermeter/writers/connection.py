@@ -9,6 +9,7 @@ deadline, from connecting to the last byte of its answer, and an answer a size.
 import functools
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -85,6 +86,12 @@ class Connection(http.client.HTTPConnection):
         """As the library's."""
         self.response_class = functools.partial(_Answer, self)  # type: ignore[assignment]
         return super().getresponse()
+
+
+def retry_after_s(answer: http.client.HTTPResponse) -> float:
+    """How long the server asks to be left alone, in s; 0 where it does not, or names a date, by a clock of its own."""
+    said = answer.getheader("Retry-After") or ""
+    return float(said) if re.fullmatch("[0-9]{1,9}", said) else 0.0
 
 
 class _Answer(http.client.HTTPResponse):

@@ -28,7 +28,7 @@ from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
 from powermeter.writers import Pace, Receipt, one_line
-from powermeter.writers.connection import MOST_READ, Connection
+from powermeter.writers.connection import MOST_READ, Connection, retry_after_s
 
 
 class _Answer:
@@ -54,8 +54,9 @@ class _Session:
         self._headers = {"Accept": "application/json", "Content-Type": "text/plain; charset=utf-8"}
         if authorization is not None:
             self._headers["Authorization"] = authorization
-        #: The status of the last answer.
+        #: The status of the last answer, and how long it asked to be left alone, in s.
         self.status = 0
+        self.retry_after_s = 0.0
 
     def request(self, *, method: str, url: str, params: Mapping[str, str], data: bytes, **_: Any) -> _Answer:
         """Send what the client asks for, by our rules."""
@@ -73,7 +74,7 @@ class _Session:
         except BaseException:
             connection.close()
             raise
-        self.status = answer.status
+        self.status, self.retry_after_s = answer.status, retry_after_s(answer)
         return _Answer(answer.status, content)
 
     def close(self) -> None:
@@ -153,7 +154,8 @@ class InfluxdbWriter:
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
         except InfluxDBServerError as error:
-            raise AnsweredError(self._session.status, self._clean(error.args[0])) from error
+            session = self._session
+            raise AnsweredError(session.status, self._clean(error.args[0]), session.retry_after_s) from error
         except InfluxDBClientError as error:
             if error.code == 200:
                 raise MisdirectedError(f"{self._place} answered, but is no InfluxDB: check host and port") from error
@@ -164,7 +166,7 @@ class InfluxdbWriter:
                 # Without a number, or with the 0 of a line that was not understood, at least one was bad.
                 dropped = re.search(r"dropped=([0-9]{1,9})", error.content)
                 raise _PartialWriteError(reason, max(1, int(dropped[1]) if dropped else 1)) from error
-            raise AnsweredError(error.code, reason) from error
+            raise AnsweredError(error.code, reason, self._session.retry_after_s) from error
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise UnreachableError(f"{self._place}: {self._clean(self._why(error))}") from error

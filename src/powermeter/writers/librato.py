@@ -22,7 +22,7 @@ from librato.queue import Queue
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt, one_line
-from powermeter.writers.connection import MOST_READ, Connection
+from powermeter.writers.connection import MOST_READ, Connection, retry_after_s
 
 #: The statuses of success and the most measurements a POST (Librato API documentation).
 SUCCESS = (200, 201, 202, 204)
@@ -56,7 +56,7 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
         if resp.status not in SUCCESS:
-            raise AnsweredError(resp.status, self.clean(body.decode(errors="replace")))
+            raise AnsweredError(resp.status, self.clean(body.decode(errors="replace")), retry_after_s(resp))
         if b"html" in body[:200].lower() or "html" in (resp.getheader("Content-Type") or ""):
             raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
         return {}, True, backoff
