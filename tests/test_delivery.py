@@ -453,6 +453,40 @@ def test_a_service_that_asks_to_be_left_alone(journal, service, answering, statu
     cursor.close()
 
 
+def test_a_stop_in_a_backlog_ends_in_time(journal, monkeypatch):
+    """It goes on for a while, and not until all is delivered."""
+    monkeypatch.setattr("powermeter.delivery.LAST_S", 0.0)
+    cursor, writer = journal.cursor("it"), Taking(Pace(5))
+    add(journal, 1000)
+    delivery = driven(lambda: writer, cursor)
+    delivery.stop()
+    assert delivery._deliver_until_stopped(writer)
+    assert len(writer.taken) == 5
+    assert cursor.position.counts.popitem()[1] == 5
+    cursor.close()
+
+
+def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
+    """With no commit of the keeper's meanwhile the cursor is durable never more than so many pulses behind."""
+    monkeypatch.setattr("powermeter.delivery.MOST_UNSAVED", 20)
+    cursor, behind = journal.cursor("it"), []
+
+    class Watching(Taking):
+        def deliver(self, pulses, place):
+            behind.append(cursor.unsaved)
+            return super().deliver(pulses, place)
+
+    writer = Watching(Pace(5))
+    add(journal, 200)
+    delivery = driven(lambda: writer, cursor)
+    delivery.stop()
+    delivery._deliver_until_stopped(writer)
+    assert len(writer.taken) == 200
+    assert max(behind) == 15
+    assert cursor.unsaved == 0
+    cursor.close()
+
+
 def test_state_is_told_when_it_changes(journal):
     """Who shows the state is called when it gets failing and when it gets well, and not in between."""
     cursor = journal.cursor("it")

@@ -12,7 +12,7 @@ from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
 from powermeter import lamps, recorder
-from powermeter.clock import Clock
+from powermeter.clock import NEAR_NS, Clock
 from powermeter.journal import Journal
 from powermeter.keeper import Keeper
 from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
@@ -231,7 +231,9 @@ def test_stall(tmp_path):
         pass
     kept = recording.kept()
     assert [interval for _, _, interval in kept] == [None, *spacings[1:]]
-    assert [kept[n][1] - kept[n - 1][1] for n in range(1, 1000)] == spacings[1:]
+    # Where they get into the journal by two commits, the two clocks are read at two moments.
+    between_ns = [kept[n][1] - kept[n - 1][1] for n in range(1, 1000)]
+    assert max(abs(found - made) for found, made in zip(between_ns, spacings[1:], strict=True)) < 2 * NEAR_NS
     assert recording.meter.rejected == 0
 
 

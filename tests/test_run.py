@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import logging
 import os
 import signal
@@ -12,8 +13,9 @@ import threading
 import pytest
 from hand_board import HandBoard
 from program import PATIENCE_S, Program, wait_until
+from test_keeper import hung_disk
 
-from powermeter import journal, keeper, run, settings, status
+from powermeter import journal, keeper, monitor, run, settings, status
 from powermeter.errors import BoardError, PowerError
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
@@ -91,6 +93,25 @@ def test_a_reload_does_not_wait_for_a_hung_server_to_count_and_to_answer(tmp_pat
                 assert program.run("--kill").returncode == 0
 
 
+def test_a_reload_that_is_asked_for_during_another(tmp_path):
+    """SIGHUP again, while the first waits for a writer that hangs: the settings as they are then take effect."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        hung.settimeout(PATIENCE_S)
+        writer = f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1"}}'
+        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
+            pid = program.start("--simulate", "20000")
+            with hung.accept()[0]:
+                program.set('WRITERS = {"first": {"type": "file", "path": "first.csv"}}')
+                os.kill(pid, signal.SIGHUP)
+                seen = program.status()["meters"]["house"]["pulses"]
+                program.set('WRITERS = {"second": {"type": "file", "path": "second.csv"}}')
+                os.kill(pid, signal.SIGHUP)
+                # As long as a writer is at it the next monitor does not begin.
+                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
+                assert list(program.status()["writers"]) == ["influxdb"]
+            wait_until(lambda: list(program.status()["writers"]) == ["second"])
+
+
 # --- Read again, over a board by hand
 
 
@@ -109,9 +130,9 @@ class Rig:
             self.settings(), None, on_crash=lambda: pytest.fail("it crashed"), on_lost=self.losses.release
         )
 
-    def settings(self, meters="'house': {'pin': 18, 'impulses_per_kwh': 1000}", more=""):
+    def settings(self, meters="'house': {'pin': 18, 'impulses_per_kwh': 1000}"):
         self.path.write_text(
-            f"DATA_DIR = {str(self.data_dir)!r}\nCOMMIT_INTERVAL = 0.1\nCLOCK_WAIT = 0\nMETERS = {{{meters}}}\n{more}"
+            f"DATA_DIR = {str(self.data_dir)!r}\nCOMMIT_INTERVAL = 0.1\nCLOCK_WAIT = 0\nMETERS = {{{meters}}}\n"
         )
         self.path.chmod(0o600)
         return settings.read(str(self.path))
@@ -272,6 +293,57 @@ def test_a_journal_that_can_not_be_opened_anew(rig, monkeypatch, caplog):
     assert registers == sorted(set(registers))
     assert registers[-1] == 0.010
     assert sum(float(line["energy_wh"]) for line in lines(rig.data_dir / "power.csv")) == pytest.approx(10)
+
+
+def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):
+    """What the keeper before writes after all, and what it has not written yet, is written once."""
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
+    (board,) = rig.boards
+    before = rig.counting.monitor._keeper
+    with hung_disk(rig.data_dir / "journal.db"):
+        board.flash(3)
+        board.flash(2)
+        wait_until(lambda: rig.pulses() == 5)
+        changing = threading.Thread(target=rig.counting.change, args=(rig.counting.settings,))
+        changing.start()
+        wait_until(lambda: before.lost)
+    changing.join(PATIENCE_S)
+    board.flash()
+    wait_until(lambda: rig.pulses() == 6 and not rig.counting.monitor._keeper.uncommitted)
+    assert not rig.counting.monitor.failing
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 7)]
+
+
+def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
+    """What was counted meanwhile is written before it ends."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        hung.settimeout(PATIENCE_S)
+        writer = f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1"}}'
+        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
+            program.start("--simulate", "20000")
+            with hung.accept()[0]:
+                path = program.data_dir / "simulated" / "journal.db"
+                path.unlink()
+                wait_until(lambda: logged(program, "it is opened anew"))
+                seen = program.status()["meters"]["house"]["pulses"]
+                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
+                assert program.run("--kill").returncode == 0
+            assert not logged(program, "are lost")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            (kept,) = connection.execute("SELECT count(*) FROM pulses").fetchone()
+        assert kept >= seen + 3
+
+
+def test_a_clock_that_was_believed_stays_so(rig, monkeypatch):
+    """Settings that are read again don't have it waited for anew."""
+    assert rig.counting.monitor.settled
+    monkeypatch.setattr("powermeter.clock.Clock.right", False)
+    for pin in (18, 22):
+        new = rig.settings(f"'house': {{'pin': {pin}, 'impulses_per_kwh': 1000}}")
+        # Longer than any machine is up.
+        rig.change(dataclasses.replace(new, clock_wait_s=1e12))
+        assert rig.counting.monitor.settled
 
 
 def test_what_a_writer_has_is_known_though_the_journal_knows_less(rig):

@@ -11,6 +11,7 @@ import logging
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError
@@ -27,6 +28,13 @@ LONGEST_PAUSE_S = 300.0
 #: A cursor that no commit of the keeper took along is made durable after this long, in s.
 #: What a crash before that costs is a second delivery, which every writer bears.
 CURSOR_COMMIT_S = 60.0
+
+#: The most pulses that are delivered ahead of the durable cursor, but for a batch: how many a crash has come again
+#: while it catches up.
+MOST_UNSAVED = 100_000
+
+#: How long a stop lets it deliver what there is, in s.
+LAST_S = 4.0
 
 #: A search for a refused pulse is over when batches of this many go through again.
 MOST_SEARCHED = 4096
@@ -111,7 +119,10 @@ class Delivery:
         self._on_state, self._on_damage = on_state, on_damage
         self._news = threading.Event()
         self._stopping = threading.Event()
+        self._stopped_s = 0.0
         self._failures = 0
+        #: Whether the cursor could not be made durable.
+        self._unsaved = False
         #: Whether the writer raised what none may: it is closed then, and opened again.
         self._met_a_bug = False
         #: The most pulses a batch while a refused one is searched for; None: as the writer wants.
@@ -124,7 +135,9 @@ class Delivery:
         self._news.set()
 
     def stop(self) -> None:
-        """Let :meth:`run` end: after one last delivery, or at once where the service is failing."""
+        """Let :meth:`run` end: once all is delivered or LAST_S are over, or at once where the service is failing."""
+        if not self._stopping.is_set():
+            self._stopped_s = time.monotonic()
         self._stopping.set()
         self._news.set()
 
@@ -152,9 +165,13 @@ class Delivery:
             try:
                 self.cursor.commit()
             except sqlite3.Error as error:
-                log.warning(
-                    "%s: how far it is can't be written: %s: what was delivered may come again", self.name, error
-                )
+                if not self._unsaved:
+                    log.warning(
+                        "%s: how far it is can't be written: %s: what was delivered may come again", self.name, error
+                    )
+                self._unsaved = True
+            else:
+                self._unsaved = False
 
     def _opened(self) -> Writer | None:
         while not self._stopping.is_set():
@@ -175,10 +192,12 @@ class Delivery:
             if stopping and self.state is State.FAILING:
                 return True
             pause_s = self._deliver_next(writer)
+            if self.cursor.unsaved >= MOST_UNSAVED:
+                self._commit_cursor()
+            if stopping and (pause_s != 0 or time.monotonic() > self._stopped_s + LAST_S):
+                return True
             if pause_s == 0:
                 continue
-            if stopping:
-                return True
             if pause_s is not None:
                 self._stopping.wait(pause_s)
                 if self._met_a_bug:

@@ -273,7 +273,7 @@ class Journal:
         sees them before. Raises :exc:`sqlite3.Error` where the disk fails;
         nothing is kept then.
         """
-        last_times, unsettled = dict(self._last_times), self._unsettled()
+        last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
         kept, steps, begun = [], [], []
         for row in rows:
             ahead = ahead_ns
@@ -293,7 +293,8 @@ class Journal:
             if steps:
                 self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
             if begun:
-                self._connection.executemany("INSERT INTO unsettled VALUES (?, ?, ?, ?)", begun)
+                # Instead of those of an earlier boot: their times stay as they are.
+                self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
         self._last_times = last_times
@@ -302,7 +303,8 @@ class Journal:
                 cursor.saved = position
 
     def _unsettled(self) -> dict[int, int]:
-        return dict(self._connection.execute("SELECT meter, ahead_ns FROM unsettled"))
+        of_boot = (boot_id(),)
+        return dict(self._connection.execute("SELECT meter, ahead_ns FROM unsettled WHERE boot = ?", of_boot))
 
     def settle(self, ahead_ns: int) -> int:
         """
@@ -615,6 +617,12 @@ class Cursor:
     def moved(self) -> bool:
         """Whether the position is another than the durable one."""
         return self.position is not self.saved
+
+    @property
+    def unsaved(self) -> int:
+        """How many pulses lie between the durable position and this one."""
+        position, saved = self.position, self.saved
+        return sum(count - saved.counts.get(meter, 0) for meter, count in position.counts.items())
 
     def save(self, connection: sqlite3.Connection) -> Position:
         """Write the position in the transaction that *connection* has begun."""

@@ -42,8 +42,9 @@ class Keeper:
     if that long nothing was written, else together with all that come within
     it. Their times are not settled while *clock* is waited for. Pulses older
     than *keep_days* are thinned. *unwritten*: pulses that another keeper could
-    not write. Unless *opened*, *journal* only stands in for the one that could
-    not be opened. On the keeper's thread, *on_commit* is called after a commit,
+    not write, and *dropped* how many found no place there. With *unopened*,
+    *journal* only stands in for the one that could not be opened, for that
+    reason; "" has not been tried. On the keeper's thread, *on_commit* is called after a commit,
     *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
     to be opened anew, which *try_anew* has tried before where it was not open
     or another file is there; nothing more is written after that. Raises
@@ -58,7 +59,8 @@ class Keeper:
         clock: Clock,
         keep_days: float,
         unwritten: Iterable[Row] = (),
-        opened: bool = True,
+        dropped: int = 0,
+        unopened: str | None = None,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
         on_lost: Callable[[], None],
@@ -68,7 +70,7 @@ class Keeper:
         #: one step of the interpreter, so that a copy of it is whole at any time.
         self.uncommitted: list[Row] = list(unwritten)
         #: How many found no place there, since the start.
-        self.dropped = 0
+        self.dropped = dropped
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
         #: Whether the journal has to be opened anew, and whether damage was met in it.
@@ -78,8 +80,10 @@ class Keeper:
         self._commit_interval_s = commit_interval_s
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
-        self._opened = opened
+        self._unopened = unopened
         self._thin_at_s = self._try_at_s = time.monotonic()
+        if unopened:
+            self._try_at_s += TRY_S
         self._on_commit, self._on_state = on_commit, on_state
         self._on_lost, self._try_anew = on_lost, try_anew
         self._pulses = threading.Event()
@@ -115,6 +119,8 @@ class Keeper:
 
     def run(self) -> None:
         """Write until stopped."""
+        if self._unopened:
+            self._fail(self._unopened)
         while not self._stopping.is_set():
             self._settle()
             if self.lost or not self._has_work:
@@ -135,7 +141,7 @@ class Keeper:
     @property
     def _has_work(self) -> bool:
         # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
-        return bool(self.uncommitted or self.damaged or self.failing or not self._opened)
+        return bool(self.uncommitted or self.damaged or self.failing or self._unopened is not None)
 
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
@@ -146,7 +152,7 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
-            if not self._opened:
+            if self._unopened is not None:
                 self._try("it can be opened")
                 return
             if not self._journal.is_in_place:

@@ -23,7 +23,7 @@ from powermeter.boards import Board
 from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
 from powermeter.errors import JournalError, PowerError
-from powermeter.journal import Journal, Row, is_damage
+from powermeter.journal import Journal, MeterRecord, Row, is_damage
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
@@ -51,14 +51,16 @@ class Handed(NamedTuple):
     """
     What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
 
-    *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *damaged*: the journal
-    may be so.
+    *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *dropped*: how many
+    pulses were too many for the memory. *damaged*: the journal may be so. *settled*: the clock is believed.
     """
 
     meters: Mapping[str, Meter]
     unwritten: Sequence[tuple[str, Row]] = ()
     reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
+    dropped: int = 0
     damaged: bool = False
+    settled: bool = False
 
 
 class Monitor:
@@ -93,25 +95,31 @@ class Monitor:
         self._simulate = simulate
         self._on_crash, self._on_lost = on_crash, on_lost
         self._started_s = time.monotonic()
+        self._ending_s = 0.0
         self._deliveries: list[tuple[Delivery, threading.Thread]] = []
         self._keeping: threading.Thread | None = None
         self._showing = threading.Lock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
+        # Where all that counting needs was handed over it goes on without a journal, while the keeper tries to open it:
+        # at once where it is damaged, as looking it over and saving what can be read of it may take minutes.
+        handed = {meter.name for meter in self._settings.meters} <= self._before.meters.keys()
+        if handed and self._before.damaged:
+            self._enter(unopened="")
+            return self
         try:
-            self._enter(opened=True)
-        except JournalError:
-            if not {meter.name for meter in self._settings.meters} <= self._before.meters.keys():
+            self._enter(unopened=None)
+        except JournalError as error:
+            if not handed:
                 raise
-            # All that counting needs was handed over: it goes on, and the keeper goes on trying.
-            self._enter(opened=False)
+            self._enter(unopened=str(error))
         return self
 
-    def _enter(self, *, opened: bool) -> None:
+    def _enter(self, *, unopened: str | None) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                self._start(stack, opened=opened)
+                self._start(stack, unopened=unopened)
             except sqlite3.Error as error:
                 raise JournalError(f"{self._settings.data_dir}: the journal can't be used: {error}") from error
             self._stack = stack.pop_all()
@@ -121,27 +129,36 @@ class Monitor:
     ) -> None:
         self._stack.close()
 
-    def _start(self, stack: contextlib.ExitStack, *, opened: bool) -> None:
+    def _start(self, stack: contextlib.ExitStack, *, unopened: str | None) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
-        settings = self._settings
+        settings, before = self._settings, self._before
         # What stands in for one that can't be opened is empty, and takes nothing.
-        kept = self._journal = self._open_journal(suspect=self._before.damaged) if opened else Journal(":memory:")
+        opened = unopened is None
+        kept = self._journal = self._open_journal(suspect=before.damaged) if opened else Journal(":memory:")
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
         board = self._board
-        watched = [self._watched(meter) for meter in settings.meters]
-        keys = {each.meter.name: each.key for each in watched}
+        watched, unwritten = [], []
+        for meter in settings.meters:
+            rows = [row for name, row in before.unwritten if name == meter.name]
+            known = self._known(meter, rows)
+            # A commit of the keeper before, which took too long to be waited for, may have written them.
+            rows = [row._replace(meter=known.key) for row in rows if row.number > known.count]
+            unwritten += rows
+            watched.append(self._watched(meter, known, max([known.count, *(row.number for row in rows)])))
 
         # An invented pulse is as old as it says.
-        self._clock = Clock(0 if self._simulate is not None else settings.clock_wait_s)
+        waits = self._simulate is None and not before.settled
+        self._clock = Clock(settings.clock_wait_s if waits else 0)
         self._keeper = Keeper(
             kept,
             settings.commit_interval_s,
             clock=self._clock,
             keep_days=settings.keep_days,
-            unwritten=[row._replace(meter=keys[name]) for name, row in self._before.unwritten if name in keys],
-            opened=opened,
+            unwritten=unwritten,
+            dropped=before.dropped,
+            unopened=unopened,
             on_commit=self._wake_deliveries,
             on_state=self._show_condition,
             on_lost=self._on_lost,
@@ -156,8 +173,8 @@ class Monitor:
         self._deliveries.clear()
         for writer in settings.writers if opened else ():
             cursor = kept.cursor(writer.name)
-            if writer.name in self._before.reached:
-                cursor.resume(*self._before.reached[writer.name])
+            if writer.name in before.reached:
+                cursor.resume(*before.reached[writer.name])
             delivery = Delivery(
                 writer.name,
                 functools.partial(open_writer, writer),
@@ -182,22 +199,26 @@ class Monitor:
             suspect=suspect,
         )
 
-    def _watched(self, settings: MeterSettings) -> WatchedMeter:
+    def _known(self, settings: MeterSettings, unwritten: Sequence[Row]) -> MeterRecord:
+        """The meter in the journal; where that is another one now it begins there behind what was written."""
         before = self._before.meters.get(settings.name)
         begin = None
         if before:
-            unwritten = sum(name == settings.name for name, _ in self._before.unwritten)
-            count = before.count - unwritten
+            count = unwritten[0].number - 1 if unwritten else before.count
             begin = Constant(before.constant.impulses_per_kwh, count, before.constant.register_at(count))
-        known = self._journal.meter(settings.name, settings.impulses_per_kwh, begin)
+        return self._journal.meter(settings.name, settings.impulses_per_kwh, begin)
+
+    def _watched(self, settings: MeterSettings, known: MeterRecord, count: int) -> WatchedMeter:
+        """The meter, going on from *count*, or from where it was."""
+        before = self._before.meters.get(settings.name)
         hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
         # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
         judged = settings.min_flash_ms is not None and self._board.sees_ends
         shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
-        meter = Meter(settings.name, known.constant, hold_off, known.count, shortest)
+        meter = Meter(settings.name, known.constant, hold_off, count, shortest)
         if before:
             # What was counted stays so, whatever a journal that was lost has of it.
-            count = max(known.count, before.count)
+            count = max(count, before.count)
             meter = dataclasses.replace(
                 before, constant=known.constant, hold_off_ns=hold_off, count=count, min_flash_ns=shortest
             )
@@ -205,6 +226,7 @@ class Monitor:
 
     def end_deliveries(self) -> None:
         """Let the deliveries end, and nothing else."""
+        self._ending_s = self._ending_s or time.monotonic()
         for delivery, _ in self._deliveries:
             delivery.stop()
 
@@ -227,7 +249,9 @@ class Monitor:
                 {watched.meter.name: watched.meter for watched in self._recorder.meters},
                 [(names[row.meter], row) for row in self._keeper.uncommitted],
                 {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
+                self._keeper.dropped,
                 self._keeper.damaged,
+                self._keeper.settled,
             )
 
         return handed
@@ -236,6 +260,11 @@ class Monitor:
     def lost(self) -> bool:
         """Whether the journal has to be opened anew."""
         return self._keeper.lost
+
+    @property
+    def settled(self) -> bool:
+        """Whether the clock is believed."""
+        return self._keeper.settled
 
     def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = self._thread(name, work)
@@ -266,7 +295,10 @@ class Monitor:
     def _stop_keeper(self, thread: threading.Thread) -> None:
         self._keeper.stop()
         thread.join(KEEPER_STOP_S)
-        if not thread.is_alive():
+        if thread.is_alive():
+            # Another will write what it has not written yet.
+            self._keeper.lost = self._keeper.lost or self._hands_over
+        else:
             # What a bug that ended its thread has left.
             try:
                 self._keeper.save()
@@ -275,7 +307,7 @@ class Monitor:
 
     def _stop_deliveries(self) -> None:
         self.end_deliveries()
-        end_s = time.monotonic() + WRITERS_STOP_S
+        end_s = self._ending_s + WRITERS_STOP_S
         for delivery, thread in self._deliveries:
             if thread.ident is not None:  # it was started
                 thread.join(max(0.0, end_s - time.monotonic()))
@@ -303,8 +335,9 @@ class Monitor:
             return None
         unsettled_ns = time.monotonic_ns() - self._recorder.settled_ns()
         seen_ns = time.time_ns() - unsettled_ns - round(EDGE_DELAY_S * NS_PER_S)
-        oldest = self._keeper.uncommitted[:1]
-        return min(seen_ns, oldest[0].at_ns + ahead_ns()) if oldest else seen_ns
+        # Not the first alone: one that was judged by its length comes after others that are younger.
+        ahead = ahead_ns()
+        return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.uncommitted.copy())])
 
     def _show_condition(self) -> None:
         # By one thread at a time: of two the later look must also be shown later.

@@ -5,6 +5,7 @@ Owns the board's inputs, the meters and the lamps. Nothing else is shared with
 it but the keeper's list of pulses.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -98,8 +99,9 @@ class Recorder:
     def close(self) -> None:
         """Give back the file descriptor, once :meth:`run` has ended; may be called twice."""
         if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+            # In this order: a thread left behind must not write to whatever gets the number next.
+            wake, self._wake = self._wake, -1
+            os.close(wake)
 
     @property
     def faulty(self) -> bool:
@@ -128,8 +130,10 @@ class Recorder:
 
     def look(self) -> None:
         """Have the lamps stepped at once; from any thread."""
-        if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+        wake = self._wake
+        if wake >= 0:
+            with contextlib.suppress(OSError):  # closed this moment: there is nothing more to step
+                os.eventfd_write(wake, 1)
 
     def stop(self, *, unwatch: bool = True) -> None:
         """Let :meth:`run` end once it has taken the edges there are; without *unwatch* more may come for another."""

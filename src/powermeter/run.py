@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import logging.handlers
+import math
 import os
 import stat
 import sys
@@ -23,7 +24,7 @@ from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
 from powermeter.errors import BoardError, PowerError
 from powermeter.meter import NS_PER_S
-from powermeter.monitor import Handed, Monitor
+from powermeter.monitor import WRITERS_STOP_S, Handed, Monitor
 from powermeter.process import Control, PidFile, notify, watchdog_s
 from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
@@ -69,7 +70,9 @@ def run(
         raise
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        # What it still holds is lost with the disk; that is not how the program ended.
+        with contextlib.suppress(OSError):
+            handler.close()
         _let_go_of_the_terminal()
 
 
@@ -102,13 +105,16 @@ def _run(
             serving = (LIVE_S, live.refresh)
         while control.serve(counting.answer, *serving):
             if counting.monitor.lost:
-                _replace(counting, control, counting.settings)
+                _replace(counting, control, counting.settings, wait_s=WRITERS_STOP_S)
                 continue
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             _reload(counting, control, reread)
             notify("READY=1")
         notify("STOPPING=1")
         log.info("stopping")
+        if counting.monitor.lost:
+            # What waits for the journal is to be written to it.
+            counting.change(counting.settings)
     log.info("stopped")
     return 1 if counting.crashed else 0
 
@@ -144,14 +150,26 @@ def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settin
         log.info("reload: %s is in force", settings.path)
 
 
-def _replace(counting: "_Counting", control: Control, settings: Settings) -> bool:
-    """Go on with another monitor, by *settings*; false where it was to stop meanwhile."""
-    # Counting goes on while a writer finishes what it is at.
+def _replace(counting: "_Counting", control: Control, settings: Settings, *, wait_s: float = math.inf) -> bool:
+    """
+    Go on with another monitor, by *settings*; false where it was to stop meanwhile.
+
+    A writer may take *wait_s* for what it is at: counting goes on, but without a journal nothing is kept.
+    """
     counting.monitor.end_deliveries()
-    control.serve(counting.answer, RELOAD_S, lambda: counting.monitor.delivers)
-    if not control.stopping:
-        counting.change(settings)
-    return not control.stopping
+    end_s, asked = time.monotonic() + wait_s, False
+
+    def waits() -> bool:
+        return counting.monitor.delivers and time.monotonic() < end_s
+
+    while control.serve(counting.answer, RELOAD_S, waits):
+        asked = True  # to reload once more: after this
+    if control.stopping:
+        return False
+    counting.change(settings)
+    if asked:
+        control.call()
+    return True
 
 
 class _Counting:
@@ -253,7 +271,8 @@ class _Counting:
         stays = _pins(settings) == _pins(self.settings)
         if self._simulate is not None:  # its flashes are made of all that the meters are
             stays = settings.meters == self.settings.meters
-        handed = self.monitor.hand_over() if stays else lambda: Handed({})
+        settled = self.monitor.settled
+        handed = self.monitor.hand_over() if stays else lambda: Handed({}, settled=settled)
         names = [meter.name for meter in self.settings.meters]
         self._end()
         if not stays:
