@@ -33,14 +33,50 @@ def test_the_kernel_is_asked():
     assert abs(clock.ahead_ns() + time.monotonic_ns() - time.time_ns()) < NS_PER_S
 
 
-def test_a_hardware_clock_is_told_by_the_kernels_file(tmp_path, monkeypatch):
-    """Of several hardware clocks one that has set the time is enough; none is none."""
+@pytest.fixture
+def hardware_clock(tmp_path, monkeypatch):
+    """Makes up what the kernel tells of a hardware clock: its time *since_epoch*, and if it has set the system's."""
     monkeypatch.setattr(clock, "HARDWARE_CLOCKS", str(tmp_path / "*" / "hctosys"))
-    assert not clock.set_by_hardware()
-    for name, said in (("rtc0", "0\n"), ("rtc1", "1\n")):
+
+    def make(since_epoch, hctosys="1", name="rtc0"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "hctosys").write_text(said)
-        assert clock.set_by_hardware() == (said == "1\n")
+        (tmp_path / name / "hctosys").write_text(f"{hctosys}\n")
+        if since_epoch is not None:
+            (tmp_path / name / "since_epoch").write_text(f"{since_epoch}\n")
+
+    return make
+
+
+def test_a_hardware_clock_is_told_by_the_kernels_file(hardware_clock, monkeypatch):
+    """Of several hardware clocks one that has set the time is enough; none is none."""
+    monkeypatch.setattr(clock.time, "time", lambda: RIGHT_NS / NS_PER_S)
+    assert not clock.set_by_hardware()
+    hardware_clock(RIGHT_NS // NS_PER_S, "0", "rtc0")
+    assert not clock.set_by_hardware()
+    hardware_clock(RIGHT_NS // NS_PER_S, "1", "rtc1")
+    assert clock.set_by_hardware()
+
+
+@pytest.mark.parametrize(
+    ("behind_s", "boot_s", "believed"),
+    [
+        (1, 60.0, True),  # it tells whole seconds
+        (-2, 60.0, True),
+        (60, 60.0, False),
+        (-60, 60.0, False),
+        (60, 30 * 86_400.0, True),  # apart after a month without a network
+        (RIGHT_NS // NS_PER_S - 65, 60.0, False),  # without a battery it began at 1970
+        (None, 60.0, False),  # it can't be read
+    ],
+)
+def test_a_hardware_clock_is_believed_by_its_own_time(hardware_clock, monkeypatch, behind_s, boot_s, believed):
+    """One that has set the time and does not have it, as timesyncd moved the time on to its last stop, is nobody's."""
+    now_s = RIGHT_NS // NS_PER_S
+    monkeypatch.setattr(clock, "synchronised", lambda: False)
+    monkeypatch.setattr(clock.time, "time", lambda: now_s + 0.9)
+    monkeypatch.setattr(clock.time, "clock_gettime", lambda _: boot_s)
+    hardware_clock(None if behind_s is None else now_s - behind_s)
+    assert Clock(86_400).right == believed
 
 
 @pytest.mark.parametrize(
@@ -138,6 +174,17 @@ def test_pulses_of_an_earlier_boot_keep_the_time_they_have(journal, monkeypatch)
     assert journal.settle(RIGHT_NS) == 1
     journal.append(rows(key, [2]), RIGHT_NS)
     assert times_s(journal, key) == [(WRONG_NS - RIGHT_NS) / NS_PER_S + 101, 102]
+
+
+def test_a_boot_that_ended_before_the_clock_was_right_takes_nothing_from_the_next(journal, monkeypatch):
+    """Power that comes and goes: the pulses of the boot that gets a right clock get their right times."""
+    key = journal.meter("house", 1000).key
+    journal.append(rows(key, [1, 2]), WRONG_NS, settled=False)
+    monkeypatch.setattr("powermeter.journal.boot_id", lambda: "another")
+    journal.append(rows(key, [3, 4]), WRONG_NS + 7 * NS_PER_S, settled=False)
+    assert journal.settle(RIGHT_NS) == 2
+    wrong_s = (WRONG_NS - RIGHT_NS) / NS_PER_S
+    assert times_s(journal, key) == [wrong_s + 101, wrong_s + 102, 103, 104]
 
 
 def test_meters_are_settled_each_from_its_own_count(journal):

@@ -825,6 +825,22 @@ def test_relative_settings(program):
     assert program.status()["running"] is True
 
 
+@pytest.mark.parametrize("way", [[], ["--nodaemon"]], ids=["daemon", "foreground"])
+def test_relative_settings_of_the_environment(program, way):
+    """A relative $POWER_SETTINGS is taken from the caller's directory, also when the settings are read again."""
+    line = [*program.start_of_line, "--pidfile", str(program.pidfile), "--simulate", "3000", *way]
+    program.set("LOG_FILE = 'my.log'")
+    log = program.data_dir / "simulated" / "my.log"
+    with subprocess.Popen(line, cwd=program.directory, env=program.env | {"POWER_SETTINGS": "settings.py"}) as popen:
+        try:
+            wait_until(lambda: program.run("--status").returncode == 0)
+            os.kill(program.pid, signal.SIGHUP)
+            wait_until(lambda: re.search("reload: .*in force", log.read_text()))
+            assert f"reload: {program.settings} is in force" in log.read_text()
+        finally:
+            popen.kill()
+
+
 def test_long_pidfile_directory(program):
     """A pidfile may stand deeper than the address of a socket may be long (107 bytes)."""
     directory = program.directory / ("d" * 120) / ("e" * 120)
@@ -926,6 +942,19 @@ def test_signals_end_the_daemon(program, number):
     wait_until(lambda: program.pid is None)
     assert (program.data_dir / "simulated" / "power.log").read_text().endswith("INFO stopped\n")
     assert program.run("--status").returncode == 3
+
+
+def test_stop_where_the_pidfile_s_directory_is_gone(program):
+    """A stop is clean also where the pidfile's directory was removed, as $XDG_RUNTIME_DIR is at the last logout."""
+    run = program.directory / "run"
+    run.mkdir()
+    program.pidfile = run / "power.pid"
+    popen = program.foreground("--simulate", "3000")
+    shutil.rmtree(run)
+    popen.send_signal(signal.SIGTERM)
+    assert popen.wait(PATIENCE_S) == 0
+    assert "INFO stopped\n" in program.err.read_text()
+    assert "Traceback" not in program.err.read_text()
 
 
 def test_hangup_leaves_the_daemon(program):

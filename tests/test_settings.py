@@ -90,9 +90,9 @@ def read(tmp_path):
     return read
 
 
-def mistakes_in(read, text):
+def mistakes_in(read, text, **options):
     with pytest.raises(SettingsError) as error:
-        read(text)
+        read(text, **options)
     return error.value.mistakes
 
 
@@ -905,3 +905,26 @@ def test_no_writer_has_a_file_of_the_program(tmp_path, name):
     path.write_text(f'DATA_DIR = "{tmp_path}"\nWRITERS = {{"file": {{"type": "file", "path": "{name}"}}}}\n')
     with pytest.raises(SettingsError, match="another name, this one the program uses itself"):
         settings.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "simulated"),
+    [
+        ("journal.db.new", None),
+        ("/srv/power/journal.db.making", None),
+        ("x/../journal.db.copy-wal", None),
+        ("journal.db.damaged-2026-11-23T07-13-05", "file"),
+        ("journal.db.new", "all"),
+        ("../journal.db.new", "all"),
+    ],
+)
+def test_no_file_begins_like_the_journal(read, name, simulated):
+    """What begins like the journal, beside it, may be made for a damaged one or taken for it: no file, nor the log."""
+    found = mistakes_in(read, f"DATA_DIR, LOG_FILE = '/srv/power', {name!r}; {file_at(name)}", simulated=simulated)
+    assert len([line for line in found if "another name, this one the program uses itself" in line]) == 2
+
+
+def test_a_file_that_begins_like_the_journal_elsewhere(read):
+    """Beside no journal such a name is the user's own."""
+    (writer,) = read(f"DATA_DIR = '/srv/power'; {file_at('/mnt/journal.db.csv')}").writers
+    assert writer.options["path"] == "/mnt/journal.db.csv"

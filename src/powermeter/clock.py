@@ -7,6 +7,7 @@ that has a right place on the monotonic clock alone.
 """
 
 import glob
+import os
 import struct
 import time
 
@@ -23,9 +24,14 @@ TIME_ERROR = 5
 TIMEX_TO_STATUS = "@Illlli"
 TIMEX_BYTES = 512
 
-#: "1" in one of these: the kernel has set the time from that hardware clock at boot (Linux, Documentation/ABI/testing/
-#: sysfs-class-rtc).
+#: "1" in one of these: the kernel has set the time from that hardware clock at boot; and beside it that clock's own
+#: time now, in whole s since 1970, UTC (Linux, Documentation/ABI/testing/sysfs-class-rtc).
 HARDWARE_CLOCKS = "/sys/class/rtc/*/hctosys"
+OWN_TIME = "since_epoch"
+
+#: How far a hardware clock may be from the wall clock that it has set, in s; and in s of each s since the boot, as both
+#: run freely without a network: Linux takes no crystal to be off by more (include/linux/timex.h, MAXFREQ).
+APART_S, DRIFT = 5.0, 500e-6
 
 
 def ahead_ns() -> int:
@@ -52,21 +58,32 @@ def synchronised() -> bool | None:
 
 
 def set_by_hardware() -> bool:
-    """Whether a hardware clock has set the time at boot."""
+    """
+    Whether a hardware clock has set the time at boot, and still agrees with it.
+
+    One without a battery begins at 1970, and says that it has set the time all the same. systemd-timesyncd then moves
+    the time on to its own last stop, which looks right and is behind by as long as the power was off.
+    """
     for path in glob.glob(HARDWARE_CLOCKS):
         try:
-            with open(path, encoding="ascii") as file:
-                if file.read().strip() == "1":
-                    return True
-        except OSError:  # the module of that clock was taken out this moment
+            if _line(path) != "1":
+                continue
+            own_s = int(_line(os.path.join(os.path.dirname(path), OWN_TIME)))
+        except (OSError, ValueError):  # its module was taken out this moment, or it can't tell its time
             continue
+        if abs(own_s - time.time()) <= APART_S + DRIFT * time.clock_gettime(time.CLOCK_BOOTTIME):
+            return True
     return False
+
+
+def _line(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
 
 
 def boot_id() -> str:
     """The kernel's name of this boot; what the monotonic clock says holds within it alone."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return _line("/proc/sys/kernel/random/boot_id")
 
 
 class Clock:

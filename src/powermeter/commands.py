@@ -55,12 +55,12 @@ def failed(error: PowerError) -> int:
     return NOT_CONFIGURED if isinstance(error, SettingsError) else FAILED
 
 
-def _settings(args: argparse.Namespace, simulate: Simulate) -> "Settings":
-    """The settings for a run, checked, with their warnings said."""
+def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = None) -> "Settings":
+    """The settings for a run, checked, with their warnings said; in the file *path*, if it was found before."""
     from powermeter import settings
     from powermeter.writers import LIBRARIES
 
-    path = args.settings or settings.find(TOP, SOURCE)
+    path = path or args.settings or settings.find(TOP, SOURCE)
     if path is None and simulate is None:
         raise ProcessError(f"no settings.py: cp {TOP}/settings.py.example {TOP}/settings.py, or try --simulate")
     invented_for: Literal["file", "all", None] = None if simulate is None else "all" if args.settings else "file"
@@ -101,7 +101,8 @@ def _start(args: argparse.Namespace, simulate: Simulate, settings: "Settings", p
             simulate=simulate,
             verbose=args.verbose,
             as_daemon=True,
-            reread=lambda: _settings(args, simulate),
+            # Not looked for again: a relative $POWER_SETTINGS begins at the caller's directory, which was left.
+            reread=lambda: _settings(args, simulate, settings.path),
             ready=ready,
         )
 
@@ -125,7 +126,7 @@ def foreground(args: argparse.Namespace) -> int:
             simulate=args.simulate,
             verbose=args.verbose,
             as_daemon=False,
-            reread=lambda: _settings(args, args.simulate),
+            reread=lambda: _settings(args, args.simulate, settings.path),
         )
 
 

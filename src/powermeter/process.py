@@ -282,14 +282,15 @@ class Control:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        directory, address = _socket_of(self._pidfile)
-        try:
-            os.unlink(address)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(directory)
         self._listener.close()
+        # Its directory may be gone: /run/user/UID goes at the last logout. Where it can't be removed the pidfile beside
+        # it can't either, which is said; one that is left is in nobody's way.
+        with contextlib.suppress(OSError):
+            directory, address = _socket_of(self._pidfile)
+            try:
+                os.unlink(address)
+            finally:
+                os.close(directory)
         # The pair that wakes stays open: a thread left behind may still call stop().
 
     def stop(self) -> None:

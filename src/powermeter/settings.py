@@ -310,6 +310,9 @@ OWN_FILES = frozenset(
     {"journal.db", "journal.db-wal", "journal.db-shm", "lock", "power.pid", "power.pid.sock", "power.log"}
 )
 
+#: What begins so in DATA_DIR is the journal's too: what is made where it is damaged (salvage), and taken for it then.
+JOURNAL = "journal.db"
+
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 
 #: The largest settings file that is read, in bytes: the example has less than 4,000.
@@ -436,13 +439,19 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     reading = _Reading(found)
     reading.unknown("", found, [*TOP, *DICTS])
     top = reading.keys("", found, TOP)
-    data_dir = top.get("DATA_DIR") or default_data_dir(as_root=as_root)
+    real_dir = data_dir = top.get("DATA_DIR") or default_data_dir(as_root=as_root)
     if simulated:
         data_dir = os.path.join(data_dir, "simulated")
+    # Invented watts for all may name a file in the real one.
+    journals = tuple(_placed(JOURNAL, directory, inside=False) for directory in (real_dir, data_dir))
+
+    def is_own(path: str) -> bool:
+        return os.path.basename(path) in OWN_FILES or path.startswith(journals)
+
     meters = _meters(reading)
-    writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"))
+    writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"), is_own)
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
-    if log_file and os.path.basename(log_file) in OWN_FILES - {"power.log"}:
+    if log_file and os.path.basename(log_file) != "power.log" and is_own(log_file):
         reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
     if log_file in [writer.options["path"] for writer in writers if writer.type == "file"]:
         reading.mistake("LOG_FILE", show(log_file), "a file of its own, a writer has this one")
@@ -573,7 +582,7 @@ def _meters(reading: _Reading) -> list[tuple[str, Values]]:
     return meters
 
 
-def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSettings]:
+def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[str], bool]) -> list[WriterSettings]:
     """The enabled writers; of the others only the names of their keys, and "type", are checked."""
     writers = []
     paths: dict[str, str] = {}
@@ -590,7 +599,7 @@ def _writers(reading: _Reading, placed: Callable[[str], str]) -> list[WriterSett
         _check_writer(reading, where, common["type"], options)
         if common["type"] == "file" and "path" in options:
             options["path"] = placed(options["path"])
-            if os.path.basename(options["path"]) in OWN_FILES:
+            if is_own(options["path"]):
                 reading.mistake(
                     f'{where}["path"]', show(options["path"]), "another name, this one the program uses itself"
                 )
