@@ -294,7 +294,14 @@ def test_the_library_is_missing(tmp_path):
     (tmp_path / "RPi").mkdir()
     (tmp_path / "RPi" / "__init__.py").write_text("")
     (tmp_path / "gpiod.py").write_text("raise ImportError")
-    words = ("gpiod", "pip install gpiod", "RPi.GPIO", "pip install rpi-lgpio", "apt install", "--simulate")
+    words = (
+        "gpiod",
+        "venv/bin/pip install gpiod",
+        "RPi.GPIO",
+        "venv/bin/pip install rpi-lgpio",
+        "apt install",
+        "--simulate",
+    )
     with Program(tmp_path, "", python=sys.executable, env={"PYTHONPATH": str(tmp_path)}) as program:
         for way in ([], ["--nodaemon"]):
             done = program.run(*way)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -274,14 +275,28 @@ def test_link_of_one_s_own(writer, path, pulses):
 
 
 def test_much_that_others_appended(writer, path, pulses):
-    """Where somebody else made the file longer by far, what was appended stays, and is not read whole."""
+    """Where somebody else made the file longer by far, what was appended stays, and is not held in memory."""
     place = deliver(writer, pulses(3))
-    long = path.stat().st_size + 100_000_000
-    os.truncate(path, long)
+    with path.open("ab") as file:
+        file.writelines([b"# a note\n" * 100_000] * 10)
+        file.write(b"a long one " * 1_000_000)
+    before = path.read_bytes()
+    tracemalloc.start()
     deliver(writer, pulses(6)[3:], place)
-    with path.open("rb") as file:
-        file.seek(long)
-        assert file.read() == b"\n" + b"".join(csv_line(pulse) for pulse in pulses(6)[3:])
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert path.read_bytes() == before + b"\n" + b"".join(csv_line(pulse) for pulse in pulses(6)[3:])
+
+
+def test_link_to_another_directory_is_synced_there(writer, path, pulses, monkeypatch):
+    """A new file's name is made durable where the file is, which may be another disk than the link's."""
+    path.parent.mkdir()
+    (path.parent / "stick").mkdir()
+    path.symlink_to("stick/power.csv")
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), sync(fd)))
+    deliver(writer, pulses(3))
+    assert synced == [(path.parent / "stick").stat().st_ino]
 
 
 #: Delivers the pulses in batches of 4; a limit of size, as a full disk, stands until a delivery failed.
@@ -456,6 +471,89 @@ def test_crash_after_the_file_was_emptied(path, pulses, gone):
     deliver(second, sent[10:], place)
     second.close()
     assert path.read_bytes() == expected(sent[10:])
+
+
+def test_crash_in_a_block_before_another(path, pulses):
+    """The same where a later block was written: each line stands once."""
+    sent = pulses(300)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:20])
+    deliver(first, sent[20:], place)
+    first.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096))
+    deliver(second, sent[20:], place)
+    second.close()
+    assert path.read_bytes() == expected(sent)
+
+
+def test_crash_with_many_batches_not_noted(path, pulses):
+    """Far more lines than a batch that were written but not noted, as while it catches up, stand there once."""
+    sent = pulses(40)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    noted = place = deliver(first, sent[:5])
+    for start in range(5, 30, 5):
+        place = deliver(first, sent[start : start + 5], place)
+    first.close()
+    os.truncate(path, path.stat().st_size - 9)
+    for start in range(5, 40, 7):
+        noted = deliver(second, sent[start : start + 7], noted)
+    second.close()
+    assert path.read_bytes() == expected(sent)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 100])
+@pytest.mark.parametrize("cut", [0, 9, 100, 300])
+def test_crash_with_pulses_of_two_meters(path, pulses, batch, cut):
+    """Lines that come again in another order, as an earlier pulse of another meter is there now, stand there once."""
+    house, pump = pulses(8), pulses(2, "pump")
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, house[:2])
+    deliver(first, [*house[2:5], pump[0], *house[5:7]], place)
+    first.close()
+    os.truncate(path, path.stat().st_size - cut)
+    again = [*house[2:4], pump[0], *house[4:], pump[1]]
+    while again:
+        receipt = second.deliver(again[:batch], place)
+        place, again = receipt.place, again[receipt.taken :]
+    second.close()
+    lines = path.read_bytes()[len(HEADER) :].splitlines(keepends=True)
+    assert sorted(lines) == sorted(csv_line(pulse) for pulse in [*house, *pump])
+
+
+def test_power_cut_and_back_to_a_copy(path, pulses):
+    """NULs that stand for lines that do not come again are cut off too."""
+    sent = pulses(20)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:10])
+    deliver(first, sent[10:15], place)
+    first.close()
+    os.truncate(path, path.stat().st_size + 100_000)
+    deliver(second, sent[15:], place)
+    second.close()
+    assert path.read_bytes() == expected(sent)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+@pytest.mark.parametrize("rotation", [False, True])
+@pytest.mark.parametrize("more", [0, 2])
+def test_back_to_a_copy_of_the_journal(path, pulses, batch, rotation, more):
+    """No line is lost that the copy knows nothing of; those that come again, as none was noted, stand there once."""
+    sent = pulses(20)
+    first, second = FileWriter(str(path)), FileWriter(str(path))
+    place = deliver(first, sent[:10])
+    deliver(first, sent[10:], place)
+    first.close()
+    if rotation:
+        path.rename(path.with_suffix(".csv.1"))
+    # Those that are in the copy and not noted there, and other ones that are counted from there on.
+    new = [pulse._replace(time_ns=pulse.time_ns + 3600 * NS_PER_S) for pulse in sent[10 + more :]]
+    again = [*sent[10 : 10 + more], *new]
+    for start in range(0, len(again), batch):
+        place = deliver(second, again[start : start + batch], place)
+    second.close()
+    each_line_once(path.parent, [*sent, *new])
 
 
 def test_crash_and_what_others_appended(path, pulses):

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import random
+import resource
 import shutil
 import sqlite3
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,89 @@ def test_a_journal_damaged_anywhere_opens(damaged, seed):
     names = {path.name for path in damaged.parent.iterdir()}
     assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
     assert len([name for name in names if ".damaged-" in name]) <= 1
+
+
+def damage_table(path, table):
+    """Make noise of the first page of *table*, which is the only one of a small table."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def test_a_writer_whose_place_is_lost(damaged):
+    """How far it was is known: it gets what waited for it, and asks its service, or its file, for a new place."""
+    damage_table(damaged, "writers")
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            assert cursor.position.place == ""
+            assert len(cursor.read(10_000)) == 2 * WAITING
+        assert journal._connection.execute("SELECT name FROM writers").fetchall() == [("file",)]
+
+
+def test_a_writer_whose_counts_are_lost(damaged, caplog):
+    """How far it was nobody knows: it gets nothing a second time, but what comes from now on, and that is said."""
+    damage_table(damaged, "cursors")
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        known = journal.meter("house", 1000)
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            assert cursor.read(10_000) == []
+            journal.append([Row(known.key, known.count + 1, START_NS, None)])
+            assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
+    assert "how far file was can't be read: it goes on from now on" in caplog.text
+
+
+def test_saving_takes_no_memory_by_size(damaged):
+    """Of a journal of megabytes a page is held at a time, however many pulses are saved."""
+    damage_table(damaged, "writers")
+    assert damaged.stat().st_size > 2_000_000
+    tracemalloc.start()
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+        assert journal._connection.execute("SELECT count(*) FROM pulses").fetchone() == (2 * PULSES,)
+    tracemalloc.stop()
+
+
+def test_a_clock_that_was_set_back_is_known_after_saving(tmp_path):
+    """Where time steps back between two pulses, spans are found by a step there, in the new journal too."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        key = journal.meter("house", 1000).key
+        journal.append([Row(key, number, (number if number < 51 else number - 30) * NS_PER_S, NS_PER_S)
+                        for number in range(1, 101)], START_NS)  # fmt: skip
+    damage_table(path, "steps")
+    with salvage.open_journal(str(path), METERS) as journal:
+        assert journal._connection.execute("SELECT * FROM steps").fetchall() == [(key, 51)]
+
+
+def test_a_journal_that_could_not_be_written_again(damaged, whole):
+    """What a full disk let be written of a deleted journal is not taken for one: the copy that is put there counts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(str(damaged)) as journal:
+        damaged.unlink()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_960, hard))
+        try:
+            with pytest.raises(sqlite3.Error):
+                journal.write_again()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(damaged.parent.iterdir()) == []
+    shutil.copy(whole, damaged)
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+    assert [path.name for path in damaged.parent.iterdir()] == ["journal.db"]
+
+
+def test_a_journal_is_written_again_after_a_crash_of_that(damaged):
+    """What a crash left of a journal that was being written again is no hindrance."""
+    damaged.with_name("journal.db.making").write_bytes(b"a part")
+    with Journal(str(damaged)) as journal:
+        damaged.unlink()
+        journal.write_again()
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+    assert [path.name for path in damaged.parent.iterdir()] == ["journal.db"]
 
 
 def test_a_crash_while_a_new_one_takes_its_place(damaged, monkeypatch):

@@ -81,9 +81,6 @@ THINNED_AT_ONCE = 5000
 #: More than any count.
 MOST_COUNT = 2**63 - 1
 
-#: What the name of a journal ends with that is whole and has not got its place yet.
-NEW = ".new"
-
 #: SQLite's results for a disk that fails, and for a file that is damaged, or no database any more
 #: (https://sqlite.org/rescode.html).
 SQLITE_IOERR = 10
@@ -451,12 +448,21 @@ class Journal:
 
         Raises :exc:`sqlite3.Error` or :exc:`OSError`.
         """
-        for suffix in ("-wal", "-shm"):  # of a file that is no more, they would be taken for the new one's
+        making = self.path + ".making"
+        # Those of a file that is no more would be taken for the new one's; and what a crash left of another try.
+        for name in (self.path + "-wal", self.path + "-shm", making, making + "-journal"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path + suffix)
-        with contextlib.closing(sqlite3.connect(self.path + NEW)) as copy:
-            self._connection.backup(copy)
-        os.rename(self.path + NEW, self.path)
+                os.unlink(name)
+        try:
+            with contextlib.closing(sqlite3.connect(making)) as copy:
+                self._connection.backup(copy)
+            # Not before it is whole and, as SQLite sees to, on the disk.
+            os.rename(making, self.path)
+        except BaseException:
+            for name in (making, making + "-journal"):
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+            raise
 
     # --- The writers' side
 
@@ -584,15 +590,15 @@ class Cursor:
 
     def resume(self, counts: Mapping[str, int], place: str) -> None:
         """
-        Go on from *counts*, by the meters' names, and *place*, which may be ahead of what this journal knows of.
+        Go on from *counts*, by the meters' names, and *place*, whatever this journal knows of the writer.
 
-        It is another one then: made anew from what could be read of a damaged one.
+        It may be another one: made anew from what could be read of a damaged one.
         """
         reached = dict(self.position.counts)
         for name, count in counts.items():
             if name in self._meters:
                 meter, _ = self._meters[name]
-                reached[meter] = max(count, reached.get(meter, 0))
+                reached[meter] = count
         position = Position(reached, place)
         if position != self.position:
             self.position = position

@@ -19,10 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from powermeter.errors import DamagedError, JournalError
-from powermeter.journal import NEW, Journal
+from powermeter.journal import Journal
 from powermeter.meter import Constant
 
 log = logging.getLogger(__name__)
+
+#: What the name of a journal ends with that is whole and has not got its place yet.
+NEW = ".new"
 
 #: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
 LATEST = 50_000
@@ -68,16 +71,15 @@ def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = Fals
 
 def _replace(path: str, meters: Mapping[str, float], error: DamagedError) -> None:
     making = path + ".making"
-    for name in (making, making + "-wal", making + "-shm"):
+    for name in (making, making + "-journal", making + "-wal", making + "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     Journal(making).close()
     with contextlib.closing(sqlite3.connect(making, isolation_level=None)) as new:
-        pages = list(_pages(path))
         with _readable(path, making) as old:
-            found = _Found.of(old, pages, meters)
+            found = _Found.of(old, path, meters)
         new.execute("BEGIN")
-        found.write(new, pages)
+        found.write(new, path)
         new.execute("COMMIT")
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
@@ -86,6 +88,8 @@ def _replace(path: str, meters: Mapping[str, float], error: DamagedError) -> Non
     log.error("journal: %s", error)
     for line in found.said:
         log.error("journal: %s; older ones stay in %s", line, aside)
+    for writer in found.lost:
+        log.error("journal: how far %s was can't be read: it goes on from now on", writer)
     if not found.said:
         log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
 
@@ -180,7 +184,7 @@ class _Found:
     said: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, old: sqlite3.Connection, pages: list["_Page"], meters: Mapping[str, float]) -> "_Found":
+    def of(cls, old: sqlite3.Connection, path: str, meters: Mapping[str, float]) -> "_Found":
         # Keys are given in the order in which the settings name the meters.
         names = dict(_rows(old, "SELECT meter, name FROM meters", int, str)) or dict(enumerate(meters, 1))
         constants: dict[int, list[Constant]] = {}
@@ -195,20 +199,29 @@ class _Found:
         for writer, meter, count in _rows(old, "SELECT writer, meter, count FROM cursors", str, int, int):
             counts.setdefault(writer, {})[meter] = count
         unsettled = _rows(old, "SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
-        lasts = {}
+        lasts = dict.fromkeys(names, 0)
+        for page in _pages(path):
+            for meter, last in lasts.items():
+                lasts[meter] = max(last, page.last_of(meter))
         for meter, name in names.items():
             if name in meters:
                 constants.setdefault(meter, [Constant(meters[name])])
             known = [of_writer.get(meter, 0) for of_writer in counts.values()]
             known += [constant.from_count for constant in constants.get(meter, [])]
             known += [count for key, count, *_ in unsettled if key == meter]
-            lasts[meter] = max([page.last_of(meter) for page in pages] + [0, *known])
+            lasts[meter] = max([lasts[meter], *known])
         return cls(
             names, constants, lasts, dict(_rows(old, "SELECT name, place FROM writers", str, str)), counts, unsettled
         )
 
-    def write(self, new: sqlite3.Connection, pages: list["_Page"]) -> None:
-        """Write it to *new*, with the pulses of *pages* that are wanted."""
+    @property
+    def lost(self) -> list[str]:
+        """The writers of which nobody knows how far they were."""
+        return [writer for writer in self.places if writer not in self.counts]
+
+    def write(self, new: sqlite3.Connection, path: str) -> None:
+        """Write it to *new*, with the pulses in the file *path* that are wanted."""
+        wanted: dict[int, tuple[int, int]] = {}
         for meter, name in self.names.items():
             # Of a meter that nothing is known of, who counts it may know more.
             if meter not in self.constants or not self.lasts[meter]:
@@ -222,7 +235,10 @@ class _Found:
                     "INSERT OR IGNORE INTO constants VALUES (?, ?, ?, ?)",
                     (meter, constant.from_count, constant.impulses_per_kwh, constant.register_kwh),
                 )
-            saved = _save_pulses(new, pages, meter, after, last)
+            wanted[meter] = after, last
+        _save_pulses(new, path, wanted)
+        for meter, (after, last) in wanted.items():
+            saved = _mark_steps(new, meter)
             in_force = _in_force(self.constants[meter], last)
             register = in_force.register_at(last)
             if not new.execute("SELECT 1 FROM pulses WHERE meter = ? AND count = ?", (meter, last)).fetchone():
@@ -231,14 +247,14 @@ class _Found:
                     "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
                     (meter, last, in_force.impulses_per_kwh, register),
                 )
+            name = self.names[meter]
             self.said.append(
                 f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
             )
-        new.executemany("INSERT INTO writers VALUES (?, ?)", self.places.items())
-        new.executemany(
-            "INSERT INTO cursors VALUES (?, ?, ?)",
-            [(w, meter, count) for w, of_writer in self.counts.items() for meter, count in of_writer.items()],
-        )
+        # The others begin as new ones do, after the last pulse: from 0 on they would get again all that was saved.
+        for writer, of_writer in self.counts.items():
+            new.execute("INSERT INTO writers VALUES (?, ?)", (writer, self.places.get(writer, "")))
+            new.executemany("INSERT INTO cursors VALUES (?, ?, ?)", [(writer, *count) for count in of_writer.items()])
         new.executemany("INSERT OR IGNORE INTO unsettled VALUES (?, ?, ?, ?)", self.unsettled)
 
 
@@ -265,17 +281,21 @@ def _in_force(constants: list[Constant], count: int) -> Constant:
     return [constants[0], *(constant for constant in constants[1:] if constant.from_count <= count)][-1]
 
 
-def _save_pulses(new: sqlite3.Connection, pages: list["_Page"], meter: int, after: int, last: int) -> int:
-    """Write the pulses of a meter behind *after* up to *last*; return how many there are."""
-    for page in pages:
-        for pulse in page.pulses(meter, after):
-            if pulse[1] <= last:
-                # A later version of a page, in the log, stands behind the earlier one.
-                new.execute("INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)", pulse)
+def _save_pulses(new: sqlite3.Connection, path: str, wanted: Mapping[int, tuple[int, int]]) -> None:
+    """Write the pulses in the file *path* that are *wanted*: by meter, behind which count and up to which."""
+    for page in _pages(path):
+        for meter, (after, last) in wanted.items():
+            # A later version of a page, in the log, stands behind the earlier one.
+            new.executemany(
+                "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
+                (pulse for pulse in page.pulses(meter, after) if pulse[1] <= last),
+            )
+
+
+def _mark_steps(new: sqlite3.Connection, meter: int) -> int:
+    """Note where time steps back between the pulses of a meter; return how many pulses there are."""
     saved, time_before = 0, None
-    for count, time_ns in new.execute(
-        "SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count", (meter,)
-    ).fetchall():
+    for count, time_ns in new.execute("SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count", (meter,)):
         if time_before is not None and time_ns < time_before:
             new.execute("INSERT INTO steps VALUES (?, ?)", (meter, count))
         saved, time_before = saved + 1, time_ns
@@ -314,7 +334,11 @@ class _Page:
 
 
 def _pages(path: str) -> Iterator[_Page]:
-    """The pages of pulses in the file *path*, and then those in its log."""
+    """
+    The pages of pulses in the file *path*, and then those in its log.
+
+    Read each time they are asked for: a large file would not find room in the memory of a small Pi.
+    """
     with open(path, "rb") as file:
         while len(content := file.read(PAGE)) == PAGE:
             if page := _page(content):

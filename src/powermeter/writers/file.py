@@ -2,8 +2,11 @@
 A line a pulse in a CSV file that others may rotate.
 
 Its place is the inode of the file and the size up to which the file's lines
-have been delivered. What stands beyond it after a crash is a line that was
-written but not yet noted, whole or torn: it is cut off and comes again. A new
+have been delivered. What stands beyond it after a crash are lines that were
+written but not yet noted, the last one whole or torn: where they come again
+they are found there, batch by batch, and not written a second time. However
+many they are: while it catches up, 100,000 pulses and a batch. Lines that do
+not come again, as after going back to a copy of the journal, stay. A new
 file's place is made durable before its first line is written, so that this
 also holds where a rotation fell in between.
 """
@@ -26,11 +29,11 @@ HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 #: What the names of the journal's files in DATA_DIR begin with.
 JOURNAL_NAME = "journal.db"
 
-#: What a crash leaves is a batch at most, a hundredth of this, in bytes. What is longer somebody else appended.
-MOST_TAIL = 50_000_000
+#: How much of the file is looked at at once, in bytes: more than a line, whatever others appended.
+BLOCK = 1 << 16
 
-#: A line of this writer, or the beginning of one.
-OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,|[\d:.TZ-]+\Z")
+#: A line of this writer.
+OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,")
 
 
 class FileWriter:
@@ -44,21 +47,28 @@ class FileWriter:
         self._fd: int | None = None
         #: The device that it was on.
         self._device: int | None = None
+        #: The directory that it is in, which a link may lead to.
+        self._directory = os.path.dirname(path)
 
     def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
-        """Append *pulses* and sync them."""
+        """Append *pulses* and sync them; but for those that stand there already, which are taken first."""
         lines = [csv_line(pulse) for pulse in pulses]
         try:
             fd = self._opened()
             inode, noted = _parsed(place)
             there = os.fstat(fd)
             end = there.st_size
+            taken, behind = 0, noted
+            if there.st_ino != inode:
+                taken, behind = self._found_rotated(inode, noted, lines)
+            elif end > noted:
+                taken, behind, lines = _found(fd, noted, lines)
+                end = os.fstat(fd).st_size
+            if taken:
+                return Receipt(taken, f"{inode} {behind}")
             if there.st_ino != inode or end < noted:  # another file, if only by what stands in it
-                if there.st_ino != inode:
-                    self._mend_rotated(inode, noted, lines)
                 return Receipt(0, f"{there.st_ino} {_end_of_line(fd, end)}")
-            if end > noted:
-                end = _mend(fd, noted, lines)
+            end = _end_of_line(fd, end)
             content = b"".join(lines)
             try:
                 _write(fd, content, end)
@@ -107,7 +117,8 @@ class FileWriter:
             path = trusted(self._path)
             if there is not None and stat.S_ISBLK(there.st_mode):
                 raise OSError(errno.EINVAL, "is not a file: name another path")
-            self._make_directory(os.path.dirname(path))
+            self._directory = os.path.dirname(path)
+            self._make_directory(self._directory)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
             self._device = os.fstat(self._fd).st_dev
         elif there.st_size >= len(HEADER):
@@ -117,7 +128,7 @@ class FileWriter:
         if begun != HEADER and HEADER.startswith(begun.rstrip(b"\0")):
             _write(self._fd, HEADER, 0)
             os.fdatasync(self._fd)
-            _sync_directory(os.path.dirname(self._path))
+            _sync_directory(self._directory)
         return self._fd
 
     def _make_directory(self, path: str) -> None:
@@ -128,9 +139,9 @@ class FileWriter:
         if above == path or self._device in (None, os.stat(above).st_dev):
             os.makedirs(path, mode=0o750, exist_ok=True)
 
-    def _mend_rotated(self, inode: int, noted: int, lines: Sequence[bytes]) -> None:
-        """Mend the file last written to, where it stands beside the new one under another name."""
-        with os.scandir(os.path.dirname(self._path)) as entries:
+    def _found_rotated(self, inode: int, noted: int, lines: list[bytes]) -> tuple[int, int]:
+        """How many of *lines* stand in the file last written to, beside the new one, and where these end."""
+        with os.scandir(self._directory) as entries:
             # Only what is longer than noted, so neither the lock nor a pidfile, and nothing of the journal: to close
             # one of those would drop its locks. The inode's number may have gone to any of them.
             names = [
@@ -145,9 +156,10 @@ class FileWriter:
             fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if os.pread(fd, len(HEADER), 0) == HEADER:
-                    _mend(fd, noted, lines)
+                    return _found(fd, noted, lines)[:2]
             finally:
                 os.close(fd)
+        return 0, noted
 
 
 def csv_line(pulse: Pulse) -> bytes:
@@ -171,30 +183,54 @@ def _parsed(place: str) -> tuple[int, int]:
     return int(inode or 0), int(size or 0)
 
 
-def _mend(fd: int, noted: int, lines: Sequence[bytes]) -> int:
+def _found(fd: int, noted: int, lines: list[bytes]) -> tuple[int, int, list[bytes]]:
     """
-    Take out what a crash left beyond *noted*, if it is the beginning of what comes again as *lines*.
+    How many of *lines* stand behind *noted*, from the first on; where these end; and which do not stand there at all.
 
-    What anybody else appended stays. Returns the end, which is that of a line.
+    They may stand in another order, as with several meters a pulse can come to
+    the journal after a later one of another. Whole lines are never taken out.
     """
-    end = os.fstat(fd).st_size
-    if end - noted > MOST_TAIL:
-        return _end_of_line(fd, end)
-    tail = os.pread(fd, max(0, end - noted), noted)
-    # NULs: a file system that made the file longer but had not written the data when the power went.
-    found = tail.rstrip(b"\0").splitlines(keepends=True)
-    ours = [line for line in found if OUR_LINE.match(line)]
-    # The first decides, as *lines* may be fewer than were written. It is whole, or torn and the last.
-    if ours and any(line.startswith(ours[0]) for line in lines):
-        found = [line for line in found if not OUR_LINE.match(line)]
-    kept = b"".join(found)
-    if kept and not kept.endswith(b"\n"):
-        kept += b"\n"
-    if kept != tail:
-        os.ftruncate(fd, noted)
-        _write(fd, kept, noted)
-        os.fdatasync(fd)
-    return noted + len(kept)
+    _cut_nuls(fd, noted)
+    numbers = {line: number for number, line in enumerate(lines)}
+    found: set[bytes] = set()
+    taken, end, at, last = 0, noted, noted, -1
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(at)
+        while len(found) < len(lines) and (there := file.readline(BLOCK)):
+            # A block that the file system had not written, before one that it had: the line is known.
+            if b"\0" in there and taken == len(found) and _differ_by_nuls(there, lines[taken]):
+                there = lines[taken]
+                _write(fd, there, at)
+                file.seek(at + len(there))
+            if there in numbers:
+                found.add(there)
+                last = max(last, numbers[there])
+            elif not there.endswith(b"\n") and any(line.startswith(there) for line in lines):  # torn
+                os.ftruncate(fd, at)
+                break
+            elif OUR_LINE.match(there):  # it comes in a later batch, or never
+                break
+            at += len(there)
+            if found and last + 1 == len(found) > taken:
+                taken, end = len(found), at
+    os.fdatasync(fd)
+    return taken, end, [line for line in lines if line not in found]
+
+
+def _cut_nuls(fd: int, noted: int) -> None:
+    """Cut off the NULs of a file system that made the file longer but had not written the data when the power went."""
+    end = at = os.fstat(fd).st_size
+    kept = b""
+    while at > noted and not kept:
+        begin = max(noted, at - BLOCK)
+        kept = os.pread(fd, at - begin, begin).rstrip(b"\0")
+        at = begin + len(kept)
+    if at < end:
+        os.ftruncate(fd, at)
+
+
+def _differ_by_nuls(there: bytes, line: bytes) -> bool:
+    return all(found in (0, written) for found, written in zip(there, line, strict=False))
 
 
 def _end_of_line(fd: int, end: int) -> int:
