@@ -510,6 +510,20 @@ def test_what_is_settled(tmp_path):
         assert recording.recorder.settled_ns() > lit_ns
 
 
+def test_what_is_settled_while_edges_always_wait(tmp_path):
+    """What had come before edges were taken is settled, whatever waits on the board by now."""
+    recording = Recording(tmp_path, NEVER_S)
+    recording.board.watch()
+    for _ in range(3):
+        recording.board.put(Edge(0, time.monotonic_ns()))
+        before_ns = time.monotonic_ns()
+        recording.recorder._take()
+        recording.board.put(Edge(0, time.monotonic_ns()))
+        assert before_ns <= recording.recorder.settled_ns() < time.monotonic_ns()
+    recording.recorder.close()
+    recording.journal.close()
+
+
 # --- The lamps, stepped by the recorder, with the real clock
 
 
