@@ -1078,7 +1078,9 @@ def _need_root(places: Places) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Install power as a service that starts with the machine.")
+    parser = argparse.ArgumentParser(
+        description="Install power as a service that starts with the machine.", allow_abbrev=False
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--sysv", dest="kind", action="store_const", const="sysv", help="an init script alone")
     kind.add_argument("--systemd", dest="kind", action="store_const", const="systemd", help="a unit and an init script")

@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     try:
         commands.require(REQUIRED)
-        return int(args.command(args))
+        status = int(args.command(args))
+        _flush()
+        return status
     except KeyboardInterrupt:
         print("power: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="power.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="power.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--pidfile", metavar="PATH", type=_path, help="who holds its lock is the running one")
     parser.add_argument(
         "--settings",
@@ -76,6 +78,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.json and args.command is not commands.status:
         line.error("--json goes with --status")
     return args
+
+
+def _flush() -> None:
+    """Write what was printed: the interpreter's own try, at its end, would say in words of its own that it can't be."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise PowerError(f"standard output can't be written: {error.strerror}") from error
 
 
 def _path(text: str) -> str:

@@ -12,8 +12,8 @@ from program import SOURCE, Program
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
     "power": {"commands", "errors"},
-    "commands": {"check", "errors", "journal", "process", "run", "settings", "trust", "writers"},
-    "check": {"boards", "errors", "settings", "writers"},
+    "commands": {"check", "errors", "process", "run", "settings", "writers"},
+    "check": {"boards", "errors", "journal", "settings", "trust", "writers"},
     "run": {
         "boards",
         "boards.simulated",

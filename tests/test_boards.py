@@ -646,8 +646,8 @@ class TestGpiod:
         with pytest.raises(NoBoardError) as error:
             GpiodBoard(no_lamps)
         assert str(error.value) == (
-            "the library gpiod is missing: pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod "
-            "and a virtual environment made with --system-site-packages"
+            "the library gpiod is missing: venv/bin/pip install gpiod, or on Debian 13 and newer "
+            "apt install python3-libgpiod and a virtual environment made with --system-site-packages"
         )
         with pytest.raises(BoardError, match=r"gpiod is missing: .*; without a Raspberry Pi: --simulate$"):
             open_board(no_lamps)
@@ -662,7 +662,7 @@ class TestGpiod:
             GpiodBoard(no_lamps)
         assert str(error.value) == (
             "the library gpiod is too old, 2.1 is needed: "
-            "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod "
+            "venv/bin/pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod "
             "and a virtual environment made with --system-site-packages"
         )
 
@@ -740,7 +740,7 @@ class TestAuto:
         with pytest.raises(BoardError) as error:
             self.opened(two_meters)
         text = str(error.value)
-        assert text.startswith("the library gpiod is missing: pip install gpiod, or ")
+        assert text.startswith("the library gpiod is missing: venv/bin/pip install gpiod, or ")
         assert_names_the_way_out(text, "; the library RPi.GPIO is missing: ")
 
     def test_what_is_wrong_with_the_first_is_said_too(self, two_meters, gpio, put_no_gpiod):

@@ -26,8 +26,12 @@ from powermeter import settings
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Receipt
 
-HOWTO = Path(__file__).resolve().parents[1] / "docs" / "howto"
-PAGES = {name: (HOWTO / f"{name}.rst").read_text() for name in ("influxdb", "victoriametrics", "librato")}
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = {
+    name: (DOCS / kind / f"{name}.rst").read_text()
+    for kind, names in (("howto", ("influxdb", "victoriametrics", "librato")), ("reference", ("delivered",)))
+    for name in names
+}
 
 
 def texts(page, language):
@@ -386,7 +390,7 @@ def test_metrics_and_labels(victoria, to):
     to(server, tags={"home": "yes"}).deliver(sent, "")
     server.flush()
     names = server.ask("/api/v1/label/__name__/values")["data"]
-    named = re.findall(r"\* - ``(electricity_\w+)``", PAGES["victoriametrics"])
+    named = re.findall(r"\* - ``(electricity_\w+)``", PAGES["delivered"])
     assert sorted(name for name in names if name.startswith("electricity")) == sorted(named)
     url = f"http://127.0.0.1:{server.port}/api/v1/export?match[]=electricity_power_register"
     with urllib.request.urlopen(url, timeout=30) as answer:
@@ -403,7 +407,7 @@ def test_metrics_and_labels(victoria, to):
 @pytest.mark.parametrize("options", [[], ["-dedup.minScrapeInterval=1ms"]])
 def test_points_that_come_twice(victoria, to, options):
     """The page's count of registers bears them; a sum of energies does only with the option that the page names."""
-    assert all(option in PAGES["victoriametrics"] for option in options)
+    assert all(option in PAGES["delivered"] for option in options)
     server = victoria(*options)
     for _ in range(2):
         to(server).deliver(now_and_before(5)[:1] * 2 + now_and_before(4), "")
@@ -455,7 +459,7 @@ def test_what_librato_is_sent(writer_of, answering, number, path, to):
     assert request.path == path
     sent = json.loads(request.body)
     sent.pop("counters", None)  # an empty list that the library adds
-    assert sent == json.loads(texts("librato", "json")[number])
+    assert sent == json.loads(texts("delivered", "json")[number])
 
 
 def test_where_librato_was(tmp_path):

@@ -606,7 +606,7 @@ def test_dry_run_works_for_another_user(machine):
     assert m.files() == before
 
 
-@pytest.mark.parametrize("args", [("--sysv", "--systemd"), ("--user",), ("--nonsense",), ("word",)])
+@pytest.mark.parametrize("args", [("--sysv", "--systemd"), ("--user",), ("--nonsense",), ("--dry",), ("word",)])
 def test_wrong_usage_is_status_2(args):
     """What the command line does not know is refused by its usage."""
     assert run_installer(*args).returncode == 2
@@ -646,6 +646,33 @@ def test_no_option_names_another_root():
 def test_paths_are_quoted_for_a_unit():
     """Blanks, quotes and percent signs of a path mean themselves in a unit."""
     assert installer._unit_paths(["/a", "/a", "/b c", "/50%", '/"']) == '/a "/b c" /50%% "/\\""'
+
+
+def make_venv(directory, requirement):
+    """tools/make_venv.sh for *directory*/venv, without a network."""
+    (directory / "requirements.txt").write_text(f"{requirement}\n")
+    line = ["sh", TOP / "tools/make_venv.sh", sys.executable, directory / "venv", directory / "requirements.txt"]
+    env = {**os.environ, "PIP_NO_INDEX": "1"}
+    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def test_make_keeps_a_virtual_environment_that_works(tmp_path):
+    """make takes what it finds: the service's links and options stay. One that does not work is made anew."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True, timeout=PATIENCE_S)
+    (venv / "rpienv").symlink_to(TOP / "src")
+    config = (venv / "pyvenv.cfg").read_text()
+    assert make_venv(tmp_path, "no-such-thing-as-this").returncode == 1
+    assert not (venv / ".made").exists()
+    done = make_venv(tmp_path, "pip")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (venv / ".made").exists()
+    assert (venv / "rpienv").is_symlink()
+    assert (venv / "pyvenv.cfg").read_text() == config
+    (venv / "bin" / "python").unlink()
+    assert make_venv(tmp_path, "pip").returncode == 0
+    assert subprocess.run([venv / "bin" / "python", "-c", "import pip"], check=False).returncode == 0
+    assert not (venv / "rpienv").exists()
 
 
 # --- The init script, with the real program

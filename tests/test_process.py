@@ -448,7 +448,7 @@ def assert_failed(program, done, reason):
 
 
 def test_log_that_cannot_be_written(tmp_path):
-    """A log that can't be written is found after the fork; the caller gets exit 1 and the reason."""
+    """A log that can't be written is found before the fork: exit 1 and the reason."""
     missing = tmp_path / "nowhere" / "power.log"
     with Program(tmp_path, f"LOG_FILE = {str(missing)!r}") as program:
         done = program.run("--simulate", "3000", "--settings", str(program.settings))
@@ -618,6 +618,22 @@ def test_restart_with_a_data_dir_that_can_not_be_made(program):
     assert program.status()["pid"] == pid
 
 
+def test_restart_with_a_log_that_can_not_be_written(program):
+    """--restart with a log that can't be opened stops nothing, be it the settings' or that of a daemon."""
+    pid = program.start("--simulate", "3000")
+    log = program.data_dir / "simulated" / "power.log"
+    log.unlink()
+    log.mkdir()
+    for text in ("LOG_FILE = '/proc/power.log'", ""):
+        program.set(text)
+        done = program.run("--restart")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert one_line(done.stderr)
+        assert "power.log: the log can't be written: " in done.stderr
+        assert program.status()["pid"] == pid
+    log.rmdir()
+
+
 # --- Checking
 
 
@@ -640,7 +656,7 @@ def test_check_beside_a_simulated_one(tmp_path):
         program.start("--simulate", "3000")
         beside = program.run("--check")
     assert (alone.returncode, beside.returncode) == (0, 0)
-    assert "pins: ok, house on 18\n" in alone.stdout
+    assert "pins: ok, house on 18, 1000 imp/kWh\n" in alone.stdout
     assert beside.stdout == alone.stdout
 
 
@@ -717,6 +733,84 @@ def test_who_asks_and_goes(program):
         os.close(directory)
 
 
+def test_status_that_can_not_be_written(program):
+    """Where what it says can't be written, one line says so, and the status is no 0 of a running one."""
+    program.start("--simulate", "3000")
+    program.env.pop("PYTHONUNBUFFERED", None)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            program.line("--status"), env=program.env, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "power: standard output can't be written: No space left on device\n",
+    )
+
+
+def test_status_without_a_standard_output(program):
+    """A closed standard output is none to complain of."""
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", *program.line("--status")]
+    done = subprocess.run(line, env=program.env, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+# --- One that was started where another pidfile is the default
+
+
+@pytest.fixture
+def logged_in(program):
+    """The program, its pid, and its line without --pidfile: it was started in a login session, which has ended."""
+    program.pidfile = program.directory / "session.pid"
+    program.env.pop("XDG_RUNTIME_DIR", None)
+    pid = program.start("--simulate", "3000")
+
+    def run(*args):
+        line = [sys.executable, "-c", NO_ROOT, *program.start_of_line[1:], "--settings", str(program.settings), *args]
+        return subprocess.run(line, env=program.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+    return program, pid, run
+
+
+#: power.py as for a user who is not root, whose pidfile tests must not touch.
+NO_ROOT = """
+import os, runpy, sys
+os.geteuid = lambda: 1000
+sys.argv[:] = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_status_of_one_with_another_pidfile(logged_in):
+    """Where nobody holds the default pidfile, who has DATA_DIR is told, and how to ask it; a pidfile named stands."""
+    program, pid, run = logged_in
+    said = f"power: running, pid {pid}; it has another pidfile: name it with --pidfile\n"
+    asked = run("--status")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", said)
+    asked = run("--status", "--json")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, f'{{"running": true, "pid": {pid}}}\n', said)
+    for command in ("--kill", "--restart"):
+        done = run(command)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    named = run("--status", "--pidfile", str(program.directory / "none.pid"))
+    assert (named.returncode, named.stdout) == (3, "power: not running\n")
+    assert program.status()["pid"] == pid
+
+
+def test_wrong_settings_where_the_pidfile_is_looked_for(logged_in):
+    """A mistake in settings that are read for the pidfile's place alone: the line says that it can be named too."""
+    program, pid, run = logged_in
+    program.set("DATA_DIR = 1")
+    for command, status in (("--status", 4), ("--kill", 1)):
+        done = run(command)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert one_line(done.stderr)
+        assert "DATA_DIR: found 1" in done.stderr
+        assert done.stderr.endswith("; or name its pidfile with --pidfile\n")
+    assert "--pidfile" not in run("--restart").stderr
+    assert program.status()["pid"] == pid
+
+
 # --- Usage
 
 
@@ -732,6 +826,8 @@ def test_who_asks_and_goes(program):
         ["--kill", "--status"],
         ["--nodaemon", "--restart"],
         ["--unknown"],
+        ["--simulat", "3000"],
+        ["--stat"],
         ["word"],
         ["--simulate", "nonsense"],
         ["--simulate", "0"],
@@ -800,6 +896,24 @@ def test_missing_requirements(program, args):
     assert one_line(done.stderr)
     assert "missing: lockfile, python-daemon: " in done.stderr
     assert f"-m pip install -r {SOURCE.parent}/requirements.txt" in done.stderr
+
+
+def test_missing_requirements_beside_a_virtual_environment(tmp_path):
+    """Called by another interpreter than that of the virtual environment beside it, it says by which to call it."""
+    script = copy_of_the_program(tmp_path / "top")
+    python = tmp_path / "top" / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    line = [sys.executable, "-E", "-S", str(script), "--status"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"power: missing: lockfile, python-daemon: call it with {python} {script}\n"
+    # That one, where it lacks them itself.
+    (python.parent.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
+    line[:3] = [str(python), "-E"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    requirements = tmp_path / "top" / "requirements.txt"
+    assert done.stderr == f"power: missing: lockfile, python-daemon: {python} -m pip install -r {requirements}\n"
 
 
 # --- From anywhere

@@ -1,11 +1,17 @@
-"""``--check``: the pins and every writer tried, nothing started."""
+"""What a start needs, tried: DATA_DIR and the log before one, and for ``--check`` the pins and every writer too."""
 
+import contextlib
+import errno
 import functools
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Iterator
 
+from powermeter import journal
 from powermeter.boards import open_board
-from powermeter.errors import PowerError
-from powermeter.settings import Settings, WriterSettings
+from powermeter.errors import PowerError, ProcessError, TakenError
+from powermeter.settings import OWN_FILES, Settings, WriterSettings
+from powermeter.trust import trusted
 from powermeter.writers import open_writer
 
 
@@ -13,11 +19,60 @@ def check(settings: Settings, running: int | None) -> int:
     """
     Try what *settings* name, say what was found, and return the exit status.
 
-    *running* is the process id of the program that has the pins, None without one.
+    *running* is the process id of the program that has the pins, None without
+    one. Nothing is started, and nothing that was not there is left.
     """
-    pins = _said("pins", lambda: _pins(settings, running))
-    writers = [_said(f"writer {writer.name}", functools.partial(_writer, writer)) for writer in settings.writers]
-    return max([pins, *writers])
+    with _data_dir_as_it_was(settings.data_dir):
+        found = [_said("data", lambda: prepare_data_dir(settings.data_dir))]
+        if log_file := settings.log_file:
+            found.append(_said("log", lambda: try_log(log_file)))  # it may be in DATA_DIR
+    found.append(_said("pins", lambda: _pins(settings, running)))
+    found += [_said(f"writer {writer.name}", functools.partial(_writer, writer)) for writer in settings.writers]
+    return max(found)
+
+
+def prepare_data_dir(path: str) -> str:
+    """*path*, with DATA_DIR made there. Raises :exc:`PowerError` where it can't be used."""
+    try:
+        for name in ("", *sorted(OWN_FILES)):
+            trusted(os.path.join(path, name))
+    except OSError as error:
+        if error.errno == errno.EPERM:  # what else is wrong is said where it matters
+            raise ProcessError(f"{path}: DATA_DIR can't be used: {error.strerror}") from error
+    journal.prepare_dir(path)
+    return path
+
+
+def try_log(path: str) -> str:
+    """*path*, if a log can be written there; by what a run does. Raises :exc:`ProcessError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        place = trusted(path)
+        try:
+            os.close(os.open(place, flags | os.O_EXCL, 0o640))
+            os.unlink(place)
+        except FileExistsError:
+            # A socket is syslog's, which may come up later.
+            if not stat.S_ISSOCK(os.stat(place).st_mode):
+                os.close(os.open(place, flags, 0o640))
+    except OSError as error:
+        raise ProcessError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
+    return path
+
+
+@contextlib.contextmanager
+def _data_dir_as_it_was(path: str) -> Iterator[None]:
+    """Remove what is made of the directories of *path*, in the end."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    try:
+        yield
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):  # it could not be made, or somebody uses it already
+                os.rmdir(made)
 
 
 def _said(name: str, try_it: Callable[[], str]) -> int:
@@ -32,12 +87,19 @@ def _said(name: str, try_it: Callable[[], str]) -> int:
 def _pins(settings: Settings, running: int | None) -> str:
     if running is not None:
         return f"in use by the running one, pid {running}, and so not tried"
-    board = open_board(settings)
     try:
-        board.watch()
-    finally:
-        board.close()
-    return ", ".join(f"{meter.name} on {meter.pin}" for meter in settings.meters)
+        board = open_board(settings)
+        try:
+            board.watch()
+        finally:
+            board.close()
+    except TakenError as error:
+        if not error.by_power:
+            raise
+        # The service's, most likely: it has a DATA_DIR of its own.
+        return "in use by a running power, and so not tried"
+    # A flash's worth too: 1.000 is one, not a thousand.
+    return "; ".join(f"{meter.name} on {meter.pin}, {meter.impulses_per_kwh:.10g} imp/kWh" for meter in settings.meters)
 
 
 def _writer(settings: WriterSettings) -> str:

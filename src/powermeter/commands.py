@@ -6,14 +6,13 @@ light, and so that nothing heavy is there before the fork.
 """
 
 import argparse
-import errno
+import contextlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
 
 from powermeter.errors import ForbiddenError, PowerError, ProcessError, SettingsError
-from powermeter.trust import trusted
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
@@ -39,10 +38,12 @@ def require(modules: Mapping[str, str]) -> None:
     """Raise :exc:`ProcessError` if one of *modules* (module: its name on PyPI) is missing."""
     missing = sorted(name for module, name in modules.items() if importlib.util.find_spec(module) is None)
     if missing:
-        # Debian's own Python refuses to install: where the README's virtual environment is, that one has them.
-        there = os.path.join(TOP, "venv", "bin", "python")
-        python = there if os.access(there, os.X_OK) else sys.executable
-        raise ProcessError(f"missing: {', '.join(missing)}: {python} -m pip install -r {TOP}/requirements.txt")
+        venv = os.path.join(TOP, "venv")
+        python = os.path.join(venv, "bin", "python")
+        # Debian's own Python refuses to install. The README's virtual environment has them, or says what it lacks.
+        if os.access(python, os.X_OK) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
+            raise ProcessError(f"missing: {', '.join(missing)}: call it with {python} {SOURCE}/power.py")
+        raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
 
 
 def failed(error: PowerError) -> int:
@@ -80,10 +81,37 @@ def _pidfile(args: argparse.Namespace) -> str:
         return "/run/power.pid"
     if os.environ.get("XDG_RUNTIME_DIR"):
         return os.path.join(os.environ["XDG_RUNTIME_DIR"], "power.pid")
+    try:
+        return os.path.join(_data_dir(args), "power.pid")
+    except SettingsError as error:
+        if args.command not in (kill, status):
+            raise
+        raise ProcessError(f"{error}; or name its pidfile with --pidfile") from error
+
+
+def _data_dir(args: argparse.Namespace) -> str:
+    """DATA_DIR, whatever else is wrong in the settings."""
     from powermeter import settings
 
     path = args.settings or settings.find(TOP, SOURCE)
-    return os.path.join(settings.data_dir_of(path) if path else settings.default_data_dir(as_root=False), "power.pid")
+    return settings.data_dir_of(path) if path else settings.default_data_dir(as_root=os.geteuid() == 0)
+
+
+def _has_another_pidfile(args: argparse.Namespace) -> int | None:
+    """
+    The process id of who runs on DATA_DIR; None without one, and where a pidfile was named.
+
+    For where nobody holds the pidfile: in a login session it is another than for cron.
+    """
+    from powermeter import process
+
+    if args.pidfile:
+        return None
+    for lock in ("lock", os.path.join("simulated", "lock")):
+        with contextlib.suppress(PowerError):  # of wrong settings nothing is known
+            if (pid := process.holder(os.path.join(_data_dir(args), lock))) is not None:
+                return pid
+    return None
 
 
 def daemon(args: argparse.Namespace) -> int:
@@ -131,19 +159,15 @@ def foreground(args: argparse.Namespace) -> int:
 
 
 def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":
-    """The settings, with DATA_DIR made, and the path of the pidfile."""
-    from powermeter import journal, process
-    from powermeter.settings import OWN_FILES
+    """The settings, with DATA_DIR made and the log tried, and the path of the pidfile."""
+    from powermeter import check as checking
+    from powermeter import process
 
     settings = _settings(args, simulate)
     os.umask(process.UMASK)
-    try:
-        for name in ("", *sorted(OWN_FILES)):
-            trusted(os.path.join(settings.data_dir, name))
-    except OSError as error:
-        if error.errno == errno.EPERM:  # what else is wrong is said where it matters
-            raise ProcessError(f"{settings.data_dir}: DATA_DIR can't be used: {error.strerror}") from error
-    journal.prepare_dir(settings.data_dir)
+    checking.prepare_data_dir(settings.data_dir)
+    if settings.log_file or args.command is not foreground:
+        checking.try_log(settings.log_file or os.path.join(settings.data_dir, "power.log"))
     return settings, _pidfile(args)
 
 
@@ -152,6 +176,8 @@ def kill(args: argparse.Namespace) -> int:
     from powermeter import process
 
     pid = process.stop(_pidfile(args))
+    if pid is None and (other := _has_another_pidfile(args)) is not None:
+        raise ProcessError(f"running, pid {other}; it has another pidfile: name it with --pidfile")
     print("power: not running" if pid is None else f"power: stopped, pid {pid}")
     return 0
 
@@ -188,6 +214,11 @@ def status(args: argparse.Namespace) -> int:
     except PowerError as error:
         print(f"power: {error}", file=sys.stderr)
         return UNKNOWN
+    if pid is None and (other := _has_another_pidfile(args)) is not None:
+        if args.json:
+            print(f'{{"running": true, "pid": {other}}}')
+        print(f"power: running, pid {other}; it has another pidfile: name it with --pidfile", file=sys.stderr)
+        return RUNNING
     if pid is None:
         left = os.path.lexists(path)
         if args.json:
@@ -208,11 +239,14 @@ def status(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Try the pins and every writer."""
+    """Try DATA_DIR, the log, the pins and every writer."""
     from powermeter import check as checking
     from powermeter import process
 
     settings = _settings(args, None)
     print(f"settings: ok, {settings.path}")
-    # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
-    return checking.check(settings, process.holder(os.path.join(settings.data_dir, "lock")))
+    running = None
+    with contextlib.suppress(ProcessError):  # a DATA_DIR that can't be looked into is said with all else that is tried
+        # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
+        running = process.holder(os.path.join(settings.data_dir, "lock"))
+    return checking.check(settings, running)

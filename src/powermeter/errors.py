@@ -22,6 +22,14 @@ class BoardError(PowerError, RuntimeError):
     """The pins can't be used."""
 
 
+class TakenError(BoardError):
+    """Another program or a driver has the pins; *by_power*: it is a power."""
+
+    def __init__(self, text: str, *, by_power: bool) -> None:
+        self.by_power = by_power
+        super().__init__(text)
+
+
 class NoBoardError(BoardError):
     """The library of pins, or what it needs of the machine, is not there: another may do."""
 

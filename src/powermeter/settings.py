@@ -193,20 +193,34 @@ def verify_ssl(found: Any) -> bool | str:
 _PATH = r"[^\x00-\x1f\x7f]{1,4095}"
 
 
+def _in_home(path: str) -> str:
+    """*path* with its ~ replaced by the home that it stands for."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError("a path without ~, as no such home is known")
+    return expanded
+
+
 def absolute_path(found: Any) -> str:
     """A path that does not depend on where the program was started."""
     allowed = "a path that begins with / or ~"
-    path: str = os.path.expanduser(text(_PATH, allowed)(found))
+    path = _in_home(text(_PATH, allowed)(found))
     if not os.path.isabs(path):
         raise ValueError(allowed)
     return os.path.normpath(path)
+
+
+def file_path(found: Any) -> str:
+    """The path of a file, as the user has it: where it begins is known later."""
+    path: str = text(_PATH + r"(?<!/)", "the path of a file")(found)
+    _in_home(path)
+    return path
 
 
 #: Librato's own host. It no longer resolves; the default tells where the API came from.
 LIBRATO_HOST = "metrics-api.librato.com"
 #: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
 MOST_TAGS = 49
-_FILE_PATH = text(_PATH + r"(?<!/)", "the path of a file")
 _ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
 _WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
 _HOST = text(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]{1,45}\]?", 'a host name or address alone, such as "192.168.1.5"')
@@ -243,7 +257,7 @@ METER: dict[str, Key] = {
 }
 
 WRITER_TYPES: dict[str, dict[str, Key]] = {
-    "file": {"path": Key("power.csv", _FILE_PATH)},
+    "file": {"path": Key("power.csv", file_path)},
     "librato": {
         "user": Key(REQUIRED, _ASCII),
         "token": Key(REQUIRED, _ASCII, secret=True),
@@ -289,7 +303,7 @@ TOP: dict[str, Key] = {
     "COMMIT_INTERVAL": Key(5, number(0.1, 3600)),
     "CLOCK_WAIT": Key(600, number(0, 86400)),
     "KEEP_DAYS": Key(400, number(1, 36500)),
-    "LOG_FILE": Key(None, optional(_FILE_PATH)),
+    "LOG_FILE": Key(None, optional(file_path)),
 }
 DICTS = ("METERS", "WRITERS")
 
@@ -439,7 +453,9 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     reading = _Reading(found)
     reading.unknown("", found, [*TOP, *DICTS])
     top = reading.keys("", found, TOP)
-    real_dir = data_dir = top.get("DATA_DIR") or default_data_dir(as_root=as_root)
+    # In place of a mistaken one any will do: what is within it is checked all the same.
+    data_dir = "/" if "DATA_DIR" not in top else top["DATA_DIR"] or default_data_dir(as_root=as_root)
+    real_dir = data_dir
     if simulated:
         data_dir = os.path.join(data_dir, "simulated")
     # Invented watts for all may name a file in the real one.
@@ -482,7 +498,15 @@ def default_data_dir(*, as_root: bool) -> str:
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if os.path.isabs(state):
         return state
-    return "/var/lib/power" if as_root else os.path.expanduser("~/.local/state/power")
+    if as_root:
+        return "/var/lib/power"
+    try:
+        return _in_home("~/.local/state/power")
+    except ValueError:
+        raise SettingsError(
+            "DATA_DIR",
+            ["None is in the user's home, and there is none: set HOME, or DATA_DIR to a path that begins with /"],
+        ) from None
 
 
 def data_dir_of(path: str) -> str:
@@ -520,6 +544,8 @@ def _executed(path: str, *, as_root: bool) -> Values:
         raise SettingsError(path, ["is not a file"])
     if len(source) > MOST_SOURCE:
         raise SettingsError(path, [f"is larger than {MOST_SOURCE:,} bytes"])
+    if b"\0" in source:
+        raise SettingsError(path, ["holds bytes that are no text: copy the example again"])
     if as_root and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingsError(path, [f"others may write it, root does not run it: chmod go-w {path}"])
     names: Values = {"__file__": path, "__name__": "settings"}
@@ -536,7 +562,7 @@ def _executed(path: str, *, as_root: bool) -> Values:
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a settings file may not end the program
         # The type alone: a password without quotes would stand in the text of a NameError.
         line = _line_in(error, path)
-        hint = " (text needs quotes)" if isinstance(error, NameError) else ""
+        hint = " (text needs quotes; True, False and None have a capital)" if isinstance(error, NameError) else ""
         raise SettingsError(path, [f"{line}{_short(type(error).__name__)} while it was read{hint}"]) from None
     return {
         name: value

@@ -119,6 +119,8 @@ def open_board(settings: Settings) -> Board:
         except NoBoardError as error:
             missing.append(str(error))
         except BoardError as error:
+            if not missing:
+                raise
             raise BoardError("; ".join([*missing, str(error)])) from error
         else:
             return board

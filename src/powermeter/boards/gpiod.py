@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from powermeter.boards import lamp_pins
-from powermeter.errors import BoardError, NoBoardError
+from powermeter.errors import BoardError, NoBoardError, TakenError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
 from powermeter.settings import BOARD_TO_BCM, Settings
@@ -41,8 +41,8 @@ CONSUMER = "power"
 
 #: What to do where the library is missing. PyPI has no wheels of it for 32-bit Arm (2.5).
 INSTALL = (
-    "pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod and a virtual environment made with "
-    "--system-site-packages"
+    "venv/bin/pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod and a virtual environment made "
+    "with --system-site-packages"
 )
 
 
@@ -82,7 +82,10 @@ class GpiodBoard:
             if error.errno == errno.EBUSY:
                 used = [info for info in map(self._chip.get_line_info, lines) if info.used]
                 who = ", ".join(f"GPIO{info.offset} by {info.consumer or 'a driver'}" for info in used)
-                raise BoardError(f"{self._path}: in use: {who or lines}: stop that, or choose other pins") from error
+                raise TakenError(
+                    f"{self._path}: in use: {who or lines}: stop that, or choose other pins",
+                    by_power={info.consumer for info in used} == {CONSUMER},
+                ) from error
             raise BoardError(f"{self._path}: the pins can't be had: {error.strerror}") from error
         except ValueError as error:
             raise BoardError(f"{self._path}: has no GPIO{max(lines)}: check GPIO_CHIP and the pins") from error

@@ -25,8 +25,8 @@ from powermeter.settings import Settings
 
 #: What to do where the library is missing. PyPI has wheels of its lgpio for Python 3.11 alone (lgpio 0.2.2.0).
 INSTALL = (
-    "on a Raspberry Pi: pip install rpi-lgpio, or where it finds no wheel apt install python3-rpi-lgpio and a "
-    "virtual environment made with --system-site-packages; elsewhere: --simulate"
+    "on a Raspberry Pi: venv/bin/pip install rpi-lgpio, or where it finds no wheel apt install python3-rpi-lgpio and "
+    "a virtual environment made with --system-site-packages; elsewhere: --simulate"
 )
 
 #: rpi-lgpio 0.6 stays deaf in 2 of 100 starts where edges are asked for at once after setmode(), and in none of 200
@@ -82,7 +82,7 @@ class RPiGPIOBoard:
             except Exception as error:
                 raise BoardError(
                     f"RPi.GPIO: pin {pin} can't be watched: {_text(error)}: RPi.GPIO itself does not work "
-                    f"with Linux 6.6 and newer, rpi-lgpio does: pip uninstall RPi.GPIO; {INSTALL}"
+                    f"with Linux 6.6 and newer, rpi-lgpio does: venv/bin/pip uninstall RPi.GPIO; {INSTALL}"
                 ) from error
             self._watched.append(pin)
 

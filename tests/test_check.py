@@ -1,0 +1,159 @@
+"""``--check``: what it tries and says, by the command line; nothing is started, and nothing is left behind."""
+
+import socket
+import stat
+
+import pytest
+from program import Program
+from test_process import AS_ROOT, UNPRIVILEGED, patched, readable_to_all
+
+#: gpiod as far as --check goes with it: all its lines are taken, by the consumer that a test puts in.
+TAKEN = """
+import enum, errno, sys, types
+class LineSettings:
+    def __init__(self, **options): pass
+class Chip:
+    def __init__(self, path): pass
+    def get_line_info(self, line): return types.SimpleNamespace(offset=line, used=True, consumer={consumer!r})
+    def request_lines(self, *lines, **options): raise OSError(errno.EBUSY, "Device or resource busy")
+    def close(self): pass
+line = types.ModuleType("gpiod.line")
+line.Value = enum.Enum("Value", "ACTIVE INACTIVE")
+line.Direction = enum.Enum("Direction", "INPUT OUTPUT")
+line.Edge, line.Bias = enum.Enum("Edge", "BOTH"), enum.Enum("Bias", "DISABLED")
+line.Clock = enum.Enum("Clock", "MONOTONIC")
+sys.modules["gpiod.line"] = line
+"""
+
+#: Imported before the privileges are gone: what --check alone needs.
+LOADED = "import powermeter.check, powermeter.boards.gpiod, powermeter.boards.rpi_gpio, powermeter.writers.file\n"
+
+#: RPi.GPIO as far as --check goes with it.
+STANDIN = """
+BOARD, BCM, IN, OUT, PUD_OFF, FALLING, LOW, HIGH = range(8)
+setwarnings = setmode = cleanup = remove_event_detect = lambda _: None
+setup = add_event_detect = output = lambda *_args, **_options: None
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A program with pins that are free."""
+    (tmp_path / "RPi").mkdir()
+    (tmp_path / "RPi" / "__init__.py").touch()
+    (tmp_path / "RPi" / "GPIO.py").write_text(STANDIN)
+    with Program(tmp_path / "program", 'GPIO_LIBRARY = "RPi.GPIO"', env={"PYTHONPATH": str(tmp_path)}) as program:
+        yield program
+
+
+def set_more(program, text):
+    program.set(f'GPIO_LIBRARY = "RPi.GPIO"\n{text}')
+
+
+def files_of(program):
+    return sorted(str(path.relative_to(program.directory)) for path in program.directory.rglob("*"))
+
+
+def test_all_is_well(program):
+    """Each thing that was tried has its line; what a start would make is not left behind."""
+    log = program.data_dir / "mine.log"
+    set_more(program, 'LOG_FILE = "mine.log"')
+    before = files_of(program)
+    done = program.run("--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"settings: ok, {program.settings}",
+        f"data: ok, {program.data_dir}",
+        f"log: ok, {log}",
+        "pins: ok, house on 18, 1000 imp/kWh",
+        f"writer file: ok, {program.data_dir}/power.csv",
+    ]
+    assert files_of(program) == before
+
+
+def test_what_is_there_stays(program):
+    """A DATA_DIR and a log that were there stay as they are."""
+    program.data_dir.mkdir(mode=0o700)
+    log = program.data_dir / "power.log"
+    log.write_text("a line\n")
+    set_more(program, 'LOG_FILE = "power.log"')
+    assert program.run("--check").returncode == 0
+    assert log.read_text() == "a line\n"
+    assert stat.S_IMODE(program.data_dir.stat().st_mode) == 0o700
+
+
+def test_a_log_that_is_syslogs(program):
+    """A socket is taken as it is, as a start takes it: syslog may come up later."""
+    path = program.directory / "log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+    set_more(program, f"LOG_FILE = {str(path)!r}")
+    assert f"\nlog: ok, {path}\n" in program.run("--check").stdout
+    assert path.is_socket()
+
+
+def test_constants_are_said(program):
+    """What each meter's flash is worth is said: 1.000 is one, not a thousand."""
+    set_more(
+        program,
+        'METERS = {"house": {"pin": 18, "impulses_per_kwh": 1.000}, "pump": {"pin": 22, "impulses_per_kwh": 1000000}}',
+    )
+    assert "pins: ok, house on 18, 1 imp/kWh; pump on 22, 1000000 imp/kWh\n" in program.run("--check").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("DATA_DIR = '/dev/null/data'", "data: /dev/null/data: DATA_DIR can't be made: Not a directory"),
+        ("DATA_DIR = '/proc/data'", "data: /proc/data: DATA_DIR can't be made: No such file or directory"),
+        (
+            "LOG_FILE = '/nowhere/power.log'",
+            "log: /nowhere/power.log: the log can't be written: No such file or directory: set another LOG_FILE",
+        ),
+        ("LOG_FILE = '/etc'", "log: /etc: the log can't be written: Is a directory: set another LOG_FILE"),
+    ],
+)
+def test_what_a_start_would_fail_at(program, text, line):
+    """A DATA_DIR or a log that can't be had is said as the start says it; the others are tried all the same."""
+    set_more(program, text)
+    done = program.run("--check")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert line in done.stdout.splitlines()
+    assert "pins: ok, house on 18, 1000 imp/kWh" in done.stdout.splitlines()
+    assert "\nwriter file: " in done.stdout
+    assert (
+        program.run("--nodaemon", "--settings", str(program.settings)).stderr == f"power: {line.partition(': ')[2]}\n"
+    )
+
+
+def test_data_of_another_user():
+    """A DATA_DIR that this user may not look into is said in the line of the data; the others are tried too."""
+    with readable_to_all() as directory, Program(directory) as program:
+        program.settings.chmod(0o644)
+        (program.data_dir / "lock").parent.mkdir()
+        (program.data_dir / "lock").touch()
+        program.data_dir.chmod(0)
+        try:
+            done = patched(program, LOADED + (UNPRIVILEGED if AS_ROOT else ""), "--check")
+        finally:
+            program.data_dir.chmod(0o755)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"\ndata: {program.data_dir}: DATA_DIR can't be written by this user: " in done.stdout
+    assert "\npins: " in done.stdout
+    assert "\nwriter file: " in done.stdout
+
+
+@pytest.mark.parametrize("lamps", ["", "L1_PIN = L2_PIN = None"])
+def test_pins_that_a_power_has(tmp_path, lamps):
+    """Pins that a power with another DATA_DIR has, as the service's, are no fault; those of another program are."""
+    for consumer, status, said in (
+        ("power", 0, "pins: ok, in use by a running power, and so not tried"),
+        ("another", 1, "pins: /dev/null: in use: GPIO"),
+    ):
+        (tmp_path / "gpiod.py").write_text(TAKEN.format(consumer=consumer))
+        program = Program(tmp_path / consumer, f'GPIO_CHIP = "/dev/null"\n{lamps}', env={"PYTHONPATH": str(tmp_path)})
+        done = program.run("--check")
+        assert (done.returncode, done.stderr) == (status, "")
+        assert f"\n{said}" in done.stdout
+        # A start has to have them.
+        assert program.run("--nodaemon").returncode == 1
