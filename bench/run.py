@@ -723,6 +723,11 @@ same pulses, each by a FIFO. InfluxDB is a real one, on the same machine.
 
 Times are good as ratios within one run alone.
 
+A goal is a limit that the program is held to. One that is marked MISSED is not
+met, and stands here until it is. At 1 and 10 pulses a second each pulse wakes
+the program by itself, for its edges and for both ends of L1's flash; the sketch
+has neither lamps nor a file, and costs less there.
+
 """
 
 
