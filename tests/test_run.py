@@ -15,7 +15,7 @@ from hand_board import HandBoard
 from program import PATIENCE_S, Program, wait_until
 from test_keeper import hung_disk
 
-from powermeter import journal, keeper, monitor, run, settings, status
+from powermeter import journal, keeper, monitor, run, salvage, settings, status
 from powermeter.errors import BoardError, PowerError
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
@@ -293,6 +293,71 @@ def test_a_journal_that_can_not_be_opened_anew(rig, monkeypatch, caplog):
     assert registers == sorted(set(registers))
     assert registers[-1] == 0.010
     assert sum(float(line["energy_wh"]) for line in lines(rig.data_dir / "power.csv")) == pytest.approx(10)
+
+
+def test_a_stop_while_the_journal_is_lost_by_damage(rig):
+    """What was counted since is in the journal that is made anew, before it ends."""
+    (board,) = rig.boards
+    deliver(rig, 5)
+    rig.counting.monitor._keeper.suspect("damage")
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    board.flash(7)
+    wait_until(lambda: rig.pulses() == 12)
+    rig.counting.change(rig.counting.settings, last=True)
+    rig.counting.__exit__(None, None, None)
+    assert not rig.counting.crashed
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 13)]
+    # Writers have their turn at the next start.
+    assert len(lines(rig.data_dir / "power.csv")) == 5
+
+
+def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
+    """Another monitor would write to the file that is being set aside."""
+    looking, going = threading.Event(), threading.Event()
+    (board,) = rig.boards
+    deliver(rig, 5)
+
+    def slow(*args, **options):
+        if options["suspect"]:
+            looking.set()
+            assert going.wait(PATIENCE_S)
+        return salvage.open_journal(*args, **options)
+
+    monkeypatch.setattr(monitor, "open_journal", slow)
+    rig.counting.monitor._keeper.suspect("damage")
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    rig.change(rig.counting.settings)
+    assert looking.wait(PATIENCE_S)
+    board.flash(3)
+    wait_until(lambda: rig.pulses() == 8)
+    with pytest.raises(PowerError, match="it is damaged, and looked over: mend that first"):
+        rig.counting.acceptable(rig.counting.settings)
+    going.set()
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    rig.change(rig.counting.settings)
+    wait_until(lambda: not rig.counting.monitor._keeper.uncommitted)
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 9)]
+
+
+def test_a_journal_that_is_lost_while_a_reload_waits(tmp_path):
+    """The wait for a writer that hangs has an end then: nothing is kept meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        hung.settimeout(PATIENCE_S)
+        writer = (
+            f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1", "timeout": 600}}'
+        )
+        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
+            pid = program.start("--simulate", "20000")
+            with hung.accept()[0]:
+                program.set(f"COMMIT_INTERVAL = 0.2\nWRITERS = {{{writer}}}")
+                os.kill(pid, signal.SIGHUP)
+                (program.data_dir / "simulated" / "journal.db").unlink()
+                wait_until(lambda: logged(program, "it is opened anew"))
+                wait_until(lambda: logged(program, "is in force"))
+                wait_until(lambda: program.status()["journal"]["uncommitted"] <= 5)
+                assert program.run("--kill").returncode == 0
 
 
 def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):

@@ -25,7 +25,7 @@ def check(settings: Settings, running: int | None) -> int:
     with _data_dir_as_it_was(settings.data_dir):
         found = [_said("data", lambda: prepare_data_dir(settings.data_dir))]
         if log_file := settings.log_file:
-            found.append(_said("log", lambda: try_log(log_file)))  # it may be in DATA_DIR
+            found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
     found.append(_said("pins", lambda: _pins(settings, running)))
     found += [_said(f"writer {writer.name}", functools.partial(_writer, writer)) for writer in settings.writers]
     return max(found)
@@ -43,14 +43,15 @@ def prepare_data_dir(path: str) -> str:
     return path
 
 
-def try_log(path: str) -> str:
+def try_log(path: str, *, keep: bool = True) -> str:
     """*path*, if a log can be written there; by what a run does. Raises :exc:`ProcessError`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         place = trusted(path)
         try:
             os.close(os.open(place, flags | os.O_EXCL, 0o640))
-            os.unlink(place)
+            if not keep:
+                os.unlink(place)
         except FileExistsError:
             # A socket is syslog's, which may come up later.
             if not stat.S_ISSOCK(os.stat(place).st_mode):

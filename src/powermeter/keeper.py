@@ -43,8 +43,8 @@ class Keeper:
     it. Their times are not settled while *clock* is waited for. Pulses older
     than *keep_days* are thinned. *unwritten*: pulses that another keeper could
     not write, and *dropped* how many found no place there. With *unopened*,
-    *journal* only stands in for the one that could not be opened, for that
-    reason; "" has not been tried. On the keeper's thread, *on_commit* is called after a commit,
+    *journal* only stands in for the one that can't be opened, for that reason;
+    in *try_in_s* it is tried. On the keeper's thread, *on_commit* is called after a commit,
     *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
     to be opened anew, which *try_anew* has tried before where it was not open
     or another file is there; nothing more is written after that. Raises
@@ -60,7 +60,8 @@ class Keeper:
         keep_days: float,
         unwritten: Iterable[Row] = (),
         dropped: int = 0,
-        unopened: str | None = None,
+        unopened: str = "",
+        try_in_s: float = 0.0,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
         on_lost: Callable[[], None],
@@ -72,7 +73,7 @@ class Keeper:
         #: How many found no place there, since the start.
         self.dropped = dropped
         #: Why the journal can't be written; "" while it can.
-        self.failing = ""
+        self.failing = unopened
         #: Whether the journal has to be opened anew, and whether damage was met in it.
         self.lost = False
         self.damaged = False
@@ -81,9 +82,8 @@ class Keeper:
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
         self._unopened = unopened
-        self._thin_at_s = self._try_at_s = time.monotonic()
-        if unopened:
-            self._try_at_s += TRY_S
+        self._thin_at_s = time.monotonic()
+        self._try_at_s = time.monotonic() + try_in_s
         self._on_commit, self._on_state = on_commit, on_state
         self._on_lost, self._try_anew = on_lost, try_anew
         self._pulses = threading.Event()
@@ -119,8 +119,9 @@ class Keeper:
 
     def run(self) -> None:
         """Write until stopped."""
-        if self._unopened:
-            self._fail(self._unopened)
+        if self.failing:
+            self._say_failing()
+            self._on_state()
         while not self._stopping.is_set():
             self._settle()
             if self.lost or not self._has_work:
@@ -141,7 +142,7 @@ class Keeper:
     @property
     def _has_work(self) -> bool:
         # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
-        return bool(self.uncommitted or self.damaged or self.failing or self._unopened is not None)
+        return bool(self.uncommitted or self.damaged or self.failing)
 
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
@@ -152,7 +153,7 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         rows = self.uncommitted.copy()
         try:
-            if self._unopened is not None:
+            if self._unopened:
                 self._try("it can be opened")
                 return
             if not self._journal.is_in_place:
@@ -230,9 +231,13 @@ class Keeper:
             self._fail(str(error))
 
     def _fail(self, reason: str) -> None:
-        if not self.failing:
-            log.error("journal: %s: counting goes on, pulses are kept in memory", reason)
+        before = self.failing
         self._set_failing(reason)
+        if not before:
+            self._say_failing()
+
+    def _say_failing(self) -> None:
+        log.error("journal: %s: counting goes on, pulses are kept in memory", self.failing)
 
     def _settle(self) -> None:
         """Give the pulses their time, once the clock is believed."""

@@ -24,7 +24,7 @@ from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
 from powermeter.errors import JournalError, PowerError
 from powermeter.journal import Journal, MeterRecord, Row, is_damage
-from powermeter.keeper import Keeper
+from powermeter.keeper import TRY_S, Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog, WatchedMeter
@@ -69,7 +69,8 @@ class Monitor:
 
     *board* is watched already, and stays so after :meth:`hand_over`; *before*
     is what the monitor before this one has handed over, of the meters that
-    have stayed on their pins. *simulate* is passed on to :meth:`status`.
+    have stayed on their pins. The *last* one only writes what was handed over.
+    *simulate* is passed on to :meth:`status`.
     From any thread, *on_crash* is called when a bug ended a thread;
     :attr:`crashed` is set then; and *on_lost* when another monitor has to take
     over, as the journal must be opened anew; :attr:`lost` is set then.
@@ -84,12 +85,14 @@ class Monitor:
         on_crash: Callable[[], None],
         on_lost: Callable[[], None],
         before: Handed | None = None,
+        last: bool = False,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.crashed = False
         self._settings = settings
         self._board = board
         self._before = before or Handed({})
+        self._last = last
         self._watchdog = watchdog
         self._hands_over = False
         self._simulate = simulate
@@ -105,21 +108,21 @@ class Monitor:
         # Where all that counting needs was handed over it goes on without a journal, while the keeper tries to open it:
         # at once where it is damaged, as looking it over and saving what can be read of it may take minutes.
         handed = {meter.name for meter in self._settings.meters} <= self._before.meters.keys()
-        if handed and self._before.damaged:
-            self._enter(unopened="")
+        if handed and self._before.damaged and not self._last:
+            self._enter(unopened="it is damaged, and looked over")
             return self
         try:
-            self._enter(unopened=None)
+            self._enter()
         except JournalError as error:
             if not handed:
                 raise
-            self._enter(unopened=str(error))
+            self._enter(unopened=str(error), try_in_s=TRY_S)
         return self
 
-    def _enter(self, *, unopened: str | None) -> None:
+    def _enter(self, *, unopened: str = "", try_in_s: float = 0.0) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                self._start(stack, unopened=unopened)
+                self._start(stack, unopened, try_in_s)
             except sqlite3.Error as error:
                 raise JournalError(f"{self._settings.data_dir}: the journal can't be used: {error}") from error
             self._stack = stack.pop_all()
@@ -129,12 +132,11 @@ class Monitor:
     ) -> None:
         self._stack.close()
 
-    def _start(self, stack: contextlib.ExitStack, *, unopened: str | None) -> None:
+    def _start(self, stack: contextlib.ExitStack, unopened: str, try_in_s: float) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings, before = self._settings, self._before
         # What stands in for one that can't be opened is empty, and takes nothing.
-        opened = unopened is None
-        kept = self._journal = self._open_journal(suspect=before.damaged) if opened else Journal(":memory:")
+        kept = self._journal = Journal(":memory:") if unopened else self._open_journal(suspect=before.damaged)
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
@@ -159,6 +161,7 @@ class Monitor:
             unwritten=unwritten,
             dropped=before.dropped,
             unopened=unopened,
+            try_in_s=try_in_s,
             on_commit=self._wake_deliveries,
             on_state=self._show_condition,
             on_lost=self._on_lost,
@@ -171,7 +174,7 @@ class Monitor:
         stack.callback(self._recorder.close)
         stack.callback(self._stop_deliveries)
         self._deliveries.clear()
-        for writer in settings.writers if opened else ():
+        for writer in () if unopened or self._last else settings.writers:
             cursor = kept.cursor(writer.name)
             if writer.name in before.reached:
                 cursor.resume(*before.reached[writer.name])

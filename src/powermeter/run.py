@@ -105,7 +105,7 @@ def _run(
             serving = (LIVE_S, live.refresh)
         while control.serve(counting.answer, *serving):
             if counting.monitor.lost:
-                _replace(counting, control, counting.settings, wait_s=WRITERS_STOP_S)
+                _replace(counting, control, counting.settings)
                 continue
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             _reload(counting, control, reread)
@@ -114,7 +114,7 @@ def _run(
         log.info("stopping")
         if counting.monitor.lost:
             # What waits for the journal is to be written to it.
-            counting.change(counting.settings)
+            counting.change(counting.settings, last=True)
     log.info("stopped")
     return 1 if counting.crashed else 0
 
@@ -150,17 +150,18 @@ def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settin
         log.info("reload: %s is in force", settings.path)
 
 
-def _replace(counting: "_Counting", control: Control, settings: Settings, *, wait_s: float = math.inf) -> bool:
-    """
-    Go on with another monitor, by *settings*; false where it was to stop meanwhile.
-
-    A writer may take *wait_s* for what it is at: counting goes on, but without a journal nothing is kept.
-    """
+def _replace(counting: "_Counting", control: Control, settings: Settings) -> bool:
+    """Go on with another monitor, by *settings*; false where it was to stop meanwhile."""
+    # Counting goes on while a writer finishes what it is at; but without a journal nothing is kept.
     counting.monitor.end_deliveries()
-    end_s, asked = time.monotonic() + wait_s, False
+    end_s, asked = math.inf, False
 
     def waits() -> bool:
-        return counting.monitor.delivers and time.monotonic() < end_s
+        nonlocal end_s
+        now_s = time.monotonic()
+        if counting.monitor.lost:
+            end_s = min(end_s, now_s + WRITERS_STOP_S)
+        return counting.monitor.delivers and now_s < end_s
 
     while control.serve(counting.answer, RELOAD_S, waits):
         asked = True  # to reload once more: after this
@@ -221,7 +222,7 @@ class _Counting:
             raise
         return board
 
-    def _monitor(self, before: Handed) -> Monitor:
+    def _monitor(self, before: Handed, *, last: bool = False) -> Monitor:
         return Monitor(
             self.settings,
             self._board,
@@ -229,6 +230,7 @@ class _Counting:
             on_crash=self._on_crash,
             on_lost=self._on_lost,
             before=before,
+            last=last,
             watchdog=self._watchdog or None,
         ).__enter__()
 
@@ -261,9 +263,9 @@ class _Counting:
             raise PowerError(f"the journal can't be written now: {self.monitor.failing}: mend that first")
         return settings
 
-    def change(self, settings: Settings) -> None:
+    def change(self, settings: Settings, *, last: bool = False) -> None:
         """
-        Go on with *settings*.
+        Go on with *settings*; the *last* time only to write what could not be written before.
 
         Where the pins are other ones now and can't be had, with the old ones.
         Raises :exc:`BoardError` where these can't be had either.
@@ -288,7 +290,7 @@ class _Counting:
         same = {m.name for m, name in zip(settings.meters, names, strict=False) if m.name == name}
         before = handed()
         meters = {name: meter for name, meter in before.meters.items() if name in same}
-        self.monitor = self._monitor(before._replace(meters=meters))
+        self.monitor = self._monitor(before._replace(meters=meters), last=last)
 
 
 def _pins(settings: Settings) -> tuple[object, ...]:
