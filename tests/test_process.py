@@ -774,7 +774,8 @@ def logged_in(program):
 #: power.py as for a user who is not root, whose pidfile tests must not touch.
 NO_ROOT = """
 import os, runpy, sys
-os.geteuid = lambda: 1000
+user = os.geteuid() or 1000
+os.geteuid = lambda: user
 sys.argv[:] = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -890,12 +891,14 @@ def test_settings_that_are_not_there(program):
 @pytest.mark.parametrize("args", [[], ["--nodaemon"], ["--status"], ["--kill"]], ids=" ".join)
 def test_missing_requirements(program, args):
     """Where the requirements are missing, one line names them and how to install them, exit 1."""
-    program.start_of_line[1:1] = ["-E", "-S"]
+    # A tree of its own: beside this one make run may have made a virtual environment.
+    top = program.directory / "top"
+    program.start_of_line[1:] = ["-E", "-S", str(copy_of_the_program(top))]
     done = program.run(*args)
     assert (done.returncode, done.stdout) == (1, "")
     assert one_line(done.stderr)
     assert "missing: lockfile, python-daemon: " in done.stderr
-    assert f"-m pip install -r {SOURCE.parent}/requirements.txt" in done.stderr
+    assert f"-m pip install -r {top}/requirements.txt" in done.stderr
 
 
 def test_missing_requirements_beside_a_virtual_environment(tmp_path):

@@ -364,7 +364,7 @@ def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):
     """What the keeper before writes after all, and what it has not written yet, is written once."""
     monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
     (board,) = rig.boards
-    before = rig.counting.monitor._keeper
+    left, before = rig.counting.monitor, rig.counting.monitor._keeper
     with hung_disk(rig.data_dir / "journal.db"):
         board.flash(3)
         board.flash(2)
@@ -373,6 +373,8 @@ def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):
         changing.start()
         wait_until(lambda: before.lost)
     changing.join(PATIENCE_S)
+    left._keeping.join(PATIENCE_S)
+    left._journal.close()
     board.flash()
     wait_until(lambda: rig.pulses() == 6 and not rig.counting.monitor._keeper.uncommitted)
     assert not rig.counting.monitor.failing

@@ -227,6 +227,18 @@ def test_a_journal_is_written_again_after_a_crash_of_that(damaged):
     assert [path.name for path in damaged.parent.iterdir()] == ["journal.db"]
 
 
+def test_a_count_that_is_damaged_is_not_believed(damaged):
+    """The last count of a meter, in the midst of a page, where the next meter begins: no register that never was."""
+    content = damaged.read_bytes()
+    time = (START_NS + PULSES * NS_PER_S).to_bytes(8)
+    right, wrong = (count.to_bytes(3) + time for count in (PULSES, PULSES + 14))
+    assert content.count(right) == len(METERS)
+    damaged.write_bytes(b"x" + content[1:].replace(right, wrong))
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        counts = [journal.meter(name, impulses).count for name, impulses in METERS.items()]
+    assert counts == [PULSES - 1, PULSES - 1]
+
+
 def test_a_crash_while_a_new_one_takes_its_place(damaged, monkeypatch):
     """A program that was ended between two renames: the next start goes on where it was."""
     content = b"x" + damaged.read_bytes()[1:]

@@ -330,7 +330,11 @@ class _Page:
         """The last count of a meter in it; 0 without one."""
         if self.last[0] == meter:
             return self.last[1]
-        return max((pulse[1] for pulse in self.pulses(meter, 0)), default=0)
+        counts = [pulse[1] for pulse in self.pulses(meter, 0)]
+        # As for the last one of the page.
+        if self.content[0] == LEAF and len(counts) > 1 and counts[-1] != counts[-2] + 1:
+            counts.pop()
+        return max(counts, default=0)
 
 
 def _pages(path: str) -> Iterator[_Page]:
