@@ -75,41 +75,43 @@ def test_a_reload_of_wrong_settings_changes_nothing(tmp_path, text, reason):
         assert list(program.status()["writers"]) == ["file"]
 
 
-def test_a_reload_does_not_wait_for_a_hung_server_to_count_and_to_answer(tmp_path):
-    """While a writer hangs in a request, a reload waits for it; counting and --status do not, and a stop ends it."""
+@contextlib.contextmanager
+def hung_writer(directory, **options):
+    """A program, its pid, its writers as a setting, and the connection on which the one writer waits for an answer."""
     with socket.create_server(("127.0.0.1", 0)) as hung:
         hung.settimeout(PATIENCE_S)
-        writer = (
-            f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1", "timeout": 600}}'
-        )
-        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
+        writer = {"type": "influxdb", "host": "127.0.0.1", "port": hung.getsockname()[1], **options}
+        writers = f"WRITERS = {{'influxdb': {writer!r}}}"
+        with Program(directory, f"COMMIT_INTERVAL = 0.1\n{writers}") as program:
             pid = program.start("--simulate", "20000")
-            with hung.accept()[0]:
-                program.set("COMMIT_INTERVAL = 0.2")
-                os.kill(pid, signal.SIGHUP)
-                seen = program.status()["meters"]["house"]["pulses"]
-                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
-                assert list(program.status()["writers"]) == ["influxdb"]
-                assert program.run("--kill").returncode == 0
+            with hung.accept()[0] as connection:
+                yield program, pid, writers, connection
+
+
+def test_a_reload_does_not_wait_for_a_hung_server_to_count_and_to_answer(tmp_path):
+    """While a writer hangs in a request, a reload waits for it; counting and --status do not, and a stop ends it."""
+    with hung_writer(tmp_path, timeout=600) as (program, pid, _, _):
+        program.set("COMMIT_INTERVAL = 0.2")
+        os.kill(pid, signal.SIGHUP)
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
+        assert list(program.status()["writers"]) == ["influxdb"]
+        assert program.run("--kill").returncode == 0
 
 
 def test_a_reload_that_is_asked_for_during_another(tmp_path):
     """SIGHUP again, while the first waits for a writer that hangs: the settings as they are then take effect."""
-    with socket.create_server(("127.0.0.1", 0)) as hung:
-        hung.settimeout(PATIENCE_S)
-        writer = f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1"}}'
-        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
-            pid = program.start("--simulate", "20000")
-            with hung.accept()[0]:
-                program.set('WRITERS = {"first": {"type": "file", "path": "first.csv"}}')
-                os.kill(pid, signal.SIGHUP)
-                seen = program.status()["meters"]["house"]["pulses"]
-                program.set('WRITERS = {"second": {"type": "file", "path": "second.csv"}}')
-                os.kill(pid, signal.SIGHUP)
-                # As long as a writer is at it the next monitor does not begin.
-                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
-                assert list(program.status()["writers"]) == ["influxdb"]
-            wait_until(lambda: list(program.status()["writers"]) == ["second"])
+    with hung_writer(tmp_path) as (program, pid, _, connection):
+        program.set('WRITERS = {"first": {"type": "file", "path": "first.csv"}}')
+        os.kill(pid, signal.SIGHUP)
+        seen = program.status()["meters"]["house"]["pulses"]
+        program.set('WRITERS = {"second": {"type": "file", "path": "second.csv"}}')
+        os.kill(pid, signal.SIGHUP)
+        # As long as a writer is at it the next monitor does not begin.
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
+        assert list(program.status()["writers"]) == ["influxdb"]
+        connection.close()
+        wait_until(lambda: list(program.status()["writers"]) == ["second"])
 
 
 # --- Read again, over a board by hand
@@ -343,21 +345,14 @@ def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
 
 def test_a_journal_that_is_lost_while_a_reload_waits(tmp_path):
     """The wait for a writer that hangs has an end then: nothing is kept meanwhile."""
-    with socket.create_server(("127.0.0.1", 0)) as hung:
-        hung.settimeout(PATIENCE_S)
-        writer = (
-            f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1", "timeout": 600}}'
-        )
-        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
-            pid = program.start("--simulate", "20000")
-            with hung.accept()[0]:
-                program.set(f"COMMIT_INTERVAL = 0.2\nWRITERS = {{{writer}}}")
-                os.kill(pid, signal.SIGHUP)
-                (program.data_dir / "simulated" / "journal.db").unlink()
-                wait_until(lambda: logged(program, "it is opened anew"))
-                wait_until(lambda: logged(program, "is in force"))
-                wait_until(lambda: program.status()["journal"]["uncommitted"] <= 5)
-                assert program.run("--kill").returncode == 0
+    with hung_writer(tmp_path, timeout=600) as (program, pid, writers, _):
+        program.set(f"COMMIT_INTERVAL = 0.2\n{writers}")
+        os.kill(pid, signal.SIGHUP)
+        (program.data_dir / "simulated" / "journal.db").unlink()
+        wait_until(lambda: logged(program, "it is opened anew"))
+        wait_until(lambda: logged(program, "is in force"))
+        wait_until(lambda: program.status()["journal"]["uncommitted"] <= 5)
+        assert program.run("--kill").returncode == 0
 
 
 def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):
@@ -384,22 +379,17 @@ def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):
 
 def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
     """What was counted meanwhile is written before it ends."""
-    with socket.create_server(("127.0.0.1", 0)) as hung:
-        hung.settimeout(PATIENCE_S)
-        writer = f'"influxdb": {{"type": "influxdb", "port": {hung.getsockname()[1]}, "host": "127.0.0.1"}}'
-        with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nWRITERS = {{{writer}}}") as program:
-            program.start("--simulate", "20000")
-            with hung.accept()[0]:
-                path = program.data_dir / "simulated" / "journal.db"
-                path.unlink()
-                wait_until(lambda: logged(program, "it is opened anew"))
-                seen = program.status()["meters"]["house"]["pulses"]
-                wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
-                assert program.run("--kill").returncode == 0
-            assert not logged(program, "are lost")
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            (kept,) = connection.execute("SELECT count(*) FROM pulses").fetchone()
-        assert kept >= seen + 3
+    with hung_writer(tmp_path) as (program, _, _, _):
+        path = program.data_dir / "simulated" / "journal.db"
+        path.unlink()
+        wait_until(lambda: logged(program, "it is opened anew"))
+        seen = program.status()["meters"]["house"]["pulses"]
+        wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
+        assert program.run("--kill").returncode == 0
+        assert not logged(program, "are lost")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (kept,) = connection.execute("SELECT count(*) FROM pulses").fetchone()
+    assert kept >= seen + 3
 
 
 def test_a_clock_that_was_believed_stays_so(rig, monkeypatch):
