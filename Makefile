@@ -72,8 +72,9 @@ bench: .venv-test/.made servers
 lock:
 	cd tests && uv pip compile --universal --python-version 3.11 --no-annotate --no-header requirements.in -o requirements.lock
 
+# venv stays: the service may run by it, and make run mends it.
 clean:
-	rm -rf venv .venv-test .venv-test-3.13 docs/_build
+	rm -rf .venv-test .venv-test-3.13 docs/_build
 
 help:
 	@echo "make run          the simulated meter, in the foreground; Ctrl-C ends it"
@@ -86,7 +87,7 @@ help:
 	@echo "make check        style and types (make lint), then the tests"
 	@echo "make docs         the handbook, into docs/_build/html; print docs/_build/print/index.html"
 	@echo "make bench        the measurements of docs/benchmarks.rst"
-	@echo "make clean        remove the virtual environments"
+	@echo "make clean        remove what the tests and the handbook made"
 
 venv/.made: requirements.txt
 	@sh tools/make_venv.sh "$(PYTHON)" venv requirements.txt

@@ -15,7 +15,7 @@ from hand_board import HandBoard
 from program import PATIENCE_S, Program, wait_until
 from test_keeper import hung_disk
 
-from powermeter import journal, keeper, monitor, run, salvage, settings, status
+from powermeter import journal, keeper, monitor, process, run, salvage, settings, status
 from powermeter.errors import BoardError, PowerError
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
@@ -37,10 +37,10 @@ def test_a_reload_takes_effect_without_missing_a_flash(tmp_path):
         pid = program.start("--simulate", "20000")
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 5)
         program.set(
-            'COMMIT_INTERVAL = 0.2\nWRITERS = {"one": {"type": "file"}, "two": {"type": "file", "path": "b.csv"}}'
+            'COMMIT_INTERVAL = 0.2\nWRITERS = {"file": {"type": "file"}, "two": {"type": "file", "path": "b.csv"}}'
         )
         os.kill(pid, signal.SIGHUP)
-        wait_until(lambda: set(program.status()["writers"]) == {"one", "two"})
+        wait_until(lambda: set(program.status()["writers"]) == {"file", "two"})
         seen = program.status()["meters"]["house"]["pulses"]
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
         assert program.pid == pid
@@ -359,6 +359,37 @@ def test_a_journal_that_is_lost_while_a_reload_waits(tmp_path):
         wait_until(lambda: logged(program, "is in force"))
         wait_until(lambda: program.status()["journal"]["uncommitted"] <= 5)
         assert program.run("--kill").returncode == 0
+
+
+@pytest.fixture
+def control(tmp_path):
+    """What hears signals; all that it sets in this process is given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    with process.Control(str(tmp_path / "pid"), hangup_stops=False, detached=True) as one:
+        yield one
+    signal.set_wakeup_fd(-1)
+    for number, heard in before.items():
+        signal.signal(number, heard)
+    one._wake.close()
+    one._waker.close()
+
+
+def test_a_hang_up_in_the_moment_in_which_the_journal_is_lost(rig, control):
+    """The journal is opened anew first, and then the settings are read again."""
+    (board,) = rig.boards
+    deliver(rig, 2)
+    (rig.data_dir / "journal.db").unlink()
+    board.flash()
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    control.call()
+    os.kill(os.getpid(), signal.SIGHUP)
+    new = rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 500}")
+    while control.serve(rig.counting.answer, 0.0, lambda: control.reload):
+        run._heed(rig.counting, control, lambda: new)
+    assert rig.counting.settings is new
+    board.flash()
+    wait_until(lambda: rig.keeps(4))
+    assert rig.counting.monitor.status()["meters"]["house"]["register_kwh"] == pytest.approx(0.005)
 
 
 def test_a_commit_that_takes_longer_than_is_waited_for(rig, monkeypatch):

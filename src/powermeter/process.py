@@ -264,7 +264,9 @@ class Control:
         self._detached = detached
         #: Whether it is to end.
         self.stopping = False
-        self._reloading = False
+        #: Whether it is to read its settings again; who does so takes it back.
+        self.reload = False
+        self._called = False
 
     def __enter__(self) -> "Control":
         self._wake, self._waker = socket.socketpair()
@@ -299,8 +301,8 @@ class Control:
         self._wake_up()
 
     def call(self) -> None:
-        """Let :meth:`serve` return, as for a reload; from any thread."""
-        self._reloading = True
+        """Let :meth:`serve` return; from any thread."""
+        self._called = True
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -312,7 +314,7 @@ class Control:
         self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], bool] | None = None
     ) -> bool:
         """
-        Answer questions by *answer* until stopped, or asked to reload; whether it is that.
+        Answer questions by *answer* until stopped, called or asked to reload; false where it is to end.
 
         *tick*, if given, is called every *every_s*, and ends it by being false.
         Sleeps without an end otherwise.
@@ -320,7 +322,7 @@ class Control:
         waiting = select.poll()
         waiting.register(self._wake, select.POLLIN)
         waiting.register(self._listener, select.POLLIN)
-        while not self.stopping and not self._reloading:
+        while not (self.stopping or self.reload or self._called):
             if tick is not None and not tick():
                 return False
             for fd, _ in waiting.poll(None if every_s is None else every_s * 1000):
@@ -328,14 +330,14 @@ class Control:
                     self._wake.recv(4096)
                 else:
                     self._answer_one(answer)
-        self._reloading = False
+        self._called = False
         return not self.stopping
 
     def _stop_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping = True
 
     def _reload_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._reloading = True
+        self.reload = True
 
     def _listening(self) -> socket.socket:
         directory, address = _socket_of(self._pidfile)

@@ -104,12 +104,7 @@ def _run(
             live = stack.enter_context(LiveLine(lambda: status.line(counting.monitor.status()), handler))
             serving = (LIVE_S, live.refresh)
         while control.serve(counting.answer, *serving):
-            if counting.monitor.lost:
-                _replace(counting, control, counting.settings)
-                continue
-            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            _reload(counting, control, reread)
-            notify("READY=1")
+            _heed(counting, control, reread)
         notify("STOPPING=1")
         log.info("stopping")
         if counting.monitor.lost:
@@ -135,6 +130,17 @@ def _no_silent_end(crash: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         threading.excepthook, sys.excepthook = before
+
+
+def _heed(counting: "_Counting", control: Control, reread: Callable[[], Settings]) -> None:
+    """Do what *control* was called for: open a lost journal anew, or else read the settings again."""
+    if counting.monitor.lost:
+        _replace(counting, control, counting.settings)
+    elif control.reload:
+        control.reload = False
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        _reload(counting, control, reread)
+        notify("READY=1")
 
 
 def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settings]) -> None:
@@ -164,12 +170,13 @@ def _replace(counting: "_Counting", control: Control, settings: Settings) -> boo
         return counting.monitor.delivers and now_s < end_s
 
     while control.serve(counting.answer, RELOAD_S, waits):
-        asked = True  # to reload once more: after this
+        if control.reload:  # once more: after this
+            control.reload, asked = False, True
     if control.stopping:
         return False
     counting.change(settings)
     if asked:
-        control.call()
+        control.reload = True
     return True
 
 
