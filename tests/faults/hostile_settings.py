@@ -184,8 +184,9 @@ def _bytes_changed(choose):
 
 def _values_changed(choose):
     source = _FULL if choose.random() < 0.7 else EXAMPLE
-    for _ in range(choose.choice([1, 1, 1, 2, 4])):
-        found = choose.choice(list(_LITERAL.finditer(source)))
+    changed = choose.sample(list(_LITERAL.finditer(source)), choose.choice([1, 1, 1, 2, 4]))
+    # From the end on, and none within another: 10 ** 10 ** 5000 would be reckoned for ever, by the file itself.
+    for found in sorted(changed, key=re.Match.start, reverse=True):
         source = source[: found.start()] + choose.choice(VALUES) + source[found.end() :]
     return (ODD + NESTED + source).encode()
 
