@@ -271,6 +271,7 @@ class Directory(Step):
 
     def __init__(self, path: str, name: str) -> None:
         self.path, self.name = path, name
+        self._mode: int | None = None
         self._before: list[tuple[str, int, int]] = []
 
     def __str__(self) -> str:
@@ -296,6 +297,7 @@ class Directory(Step):
     def do(self) -> None:
         entry = pwd.getpwnam(self.name)
         os.makedirs(self.path, exist_ok=True)
+        self._mode = stat.S_IMODE(os.stat(self.path).st_mode)
         os.chmod(self.path, 0o750)  # noqa: S103 - the group may read the log
         for path in self._foreign():
             found = os.lstat(path)
@@ -305,8 +307,10 @@ class Directory(Step):
     def undo(self, *, dry: bool = False) -> str | None:
         if not os.path.isdir(self.path):
             return None
-        for path, uid, gid in self._before:  # taken back by the install that failed
-            os.chown(path, uid, gid, follow_symlinks=False)
+        if self._mode is not None and not dry:  # taken back by the install that failed
+            for path, uid, gid in self._before:
+                os.chown(path, uid, gid, follow_symlinks=False)
+            os.chmod(self.path, self._mode)
         try:
             if os.listdir(self.path):
                 return f"keep {self.path}: the data"
@@ -1001,6 +1005,10 @@ def _take_back(done: list[Step]) -> None:
         # What can't be taken back must not hide why.
         with contextlib.suppress(InstallError, OSError):
             step.undo()
+    # systemd may have read what is gone again.
+    if any(isinstance(step, Command) and "daemon-reload" in step.line for step in done):
+        with contextlib.suppress(InstallError, OSError):
+            _run("systemctl", "daemon-reload")
 
 
 def dry_run(args: argparse.Namespace, places: Places) -> None:

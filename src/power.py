@@ -5,6 +5,9 @@ import argparse
 import os
 import sys
 
+if sys.version_info < (3, 11):  # noqa: UP036 - said in one line, where an older one would end in a traceback
+    sys.exit("power: needs Python 3.11 or newer, this is " + sys.version.split()[0])
+
 from powermeter import __version__, commands
 from powermeter.errors import ForbiddenError, PowerError
 

@@ -10,7 +10,7 @@ from http_server import BEHAVIOURS, HANG, forward_to, http_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powermeter.delivery import VERDICTS, Delivery, State, Verdict, verdict
+from powermeter.delivery import SHORTEST_PAUSE_S, VERDICTS, Delivery, State, Verdict, verdict
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.journal import Journal, Row
 from powermeter.meter import NS_PER_S
@@ -832,3 +832,30 @@ def test_whatever_crashes_no_pulse_is_missing_and_none_out_of_order(batch_size, 
                 cursor.close()
             arrived.update(dict.fromkeys(writer.taken))
         assert list(arrived) == counted
+
+
+class Refusing(Taking):
+    """A service that takes batches, and stores nothing of the first *times*."""
+
+    def __init__(self, times, pace):
+        super().__init__(pace)
+        self.times = times
+
+    def deliver(self, pulses, place):
+        super().deliver(pulses, place)
+        self.times -= 1
+        return Receipt(len(pulses), "", len(pulses) if self.times >= 0 else 0, "all of them")
+
+
+def test_a_service_that_stores_nothing_of_a_batch(journal):
+    """It is no matter of single pulses: it fails and pauses, so that a backlog does not fly by with all well."""
+    cursor = journal.cursor("it")
+    add(journal, 20)
+    writer = Refusing(2, Pace(5))
+    delivery = driven(lambda: writer, cursor)
+    for refused in (5, 10):
+        assert delivery._deliver_next(writer) == SHORTEST_PAUSE_S
+        assert (delivery.state, delivery.reason, delivery.refused) == (State.FAILING, "all of them", refused)
+    assert delivery._deliver_next(writer) == 0
+    assert (delivery.state, delivery.refused) == (State.WAITING, 10)
+    cursor.close()

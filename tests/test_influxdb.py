@@ -223,12 +223,12 @@ def test_wrong_password(guarded, writer, pulses, login):
 
 @pytest.mark.parametrize("measurement", ["electricity_power", "power_of_a_house_" * 12])
 def test_partial_write_by_field_type(influxd, influx_db, writer, pulses, measurement):
-    """Points whose field has another type are refused and counted, the good ones of the batch stored."""
+    """Points whose field has another type: the good ones are stored, and all are kept until someone has chosen."""
     sent = pulses(4)
     write_lines(influxd, influx_db, f'{measurement},meter=house power="much" {sent[0].time_ns - 1}')
-    receipt = writer(measurement=measurement).deliver(sent, "")
-    assert (receipt.taken, receipt.refused) == (4, 3)  # the first has no power
-    assert "field type conflict" in receipt.reason
+    with pytest.raises(MisdirectedError, match=r"field type conflict.*: name another measurement, or remove that one"):
+        writer(measurement=measurement).deliver(sent, "")
+    # The first has no power.
     (series,) = influxd.query(f'SELECT energy FROM "{measurement}" WHERE energy > 0', influx_db)
     assert series["values"] == [[sent[0].time_ns, sent[0].watt_hours]]
 
@@ -551,3 +551,11 @@ def test_pandas_is_not_imported(tmp_path):
     trap = subprocess.run([sys.executable, "-c", "import pandas"], env=environment, capture_output=True, check=False)
     assert b"pandas was imported" in trap.stderr
     subprocess.run([sys.executable, "-c", "import powermeter.writers.influxdb"], env=environment, check=True)
+
+
+def test_certificates_that_have_gone(writer, tmp_path):
+    """A CA file that was there when the settings were read: it is said which one, and the pulses are kept."""
+    with pytest.raises(
+        MisdirectedError, match=f"{tmp_path}/ca.pem: no CA certificates: No such file.*check verify_ssl"
+    ):
+        writer(ssl=True, verify_ssl=f"{tmp_path}/ca.pem")

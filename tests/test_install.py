@@ -384,7 +384,8 @@ def test_a_foreign_file_in_the_way_is_left_alone(machine, path):
 def test_a_step_that_fails_takes_back_those_before_it(machine):
     """Where a command fails half way, everything is as it was, and the line says which one and why."""
     m = machine()
-    before = m.files()
+    m.on_host("/var/lib/power").mkdir()
+    m.on_host("/var/lib/power").chmod(0o755)
     # update-rc.d, found first in PATH, that fails: the step after the files.
     m.on_host("/usr/local/bin/update-rc.d").write_text("#!/bin/sh\necho 'no links today' >&2\nexit 9\n")
     m.on_host("/usr/local/bin/update-rc.d").chmod(0o755)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from program import PATIENCE_S, SOURCE
 
 from powermeter import journal as journal_module
-from powermeter.errors import JournalError
+from powermeter.errors import DamagedError, JournalError
 from powermeter.journal import Journal, Row, prepare_dir
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
@@ -147,10 +147,21 @@ def test_append_is_whole_or_nothing(tmp_path):
         key = journal.meter("house", 1000).key
         journal.append(rows_of(key, [START_NS]))
         with pytest.raises(sqlite3.IntegrityError):
-            journal.append([Row(key, 2, START_NS + 1, 5), Row(key, 1, START_NS, None)])
+            journal.append([Row(key, 2, START_NS + 1, 5), Row(key, None, START_NS, None)])
         assert counts(path) == {key: [1]}
         journal.append([Row(key, 2, START_NS + 1, 5)])
     assert counts(path) == {key: [1, 2]}
+
+
+def test_append_of_what_is_there(tmp_path):
+    """A commit that was given up may have been made after all: its rows stay as they are, and new ones are kept."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        key = journal.meter("house", 1000).key
+        rows = rows_of(key, [START_NS, START_NS + 5, START_NS + 2])
+        journal.append(rows)
+        journal.append([*rows[1:], Row(key, 4, START_NS + 9, 7)])
+    assert counts(path) == {key: [1, 2, 3, 4]}
 
 
 # --- Constants
@@ -438,7 +449,7 @@ def test_append_that_fails_leaves_cursors_moved(tmp_path):
             journal.append(rows_of(key, [START_NS]))
             cursor.advance(cursor.read(1), "moved")
             with pytest.raises(sqlite3.IntegrityError):
-                journal.append(rows_of(key, [START_NS]))
+                journal.append([Row(key, None, START_NS, None)])
             assert cursor.moved
             assert durable_position(path, "file") == ({key: 0}, "")
             journal.append([Row(key, 2, START_NS + 1, 7)])
@@ -723,3 +734,37 @@ def test_a_pulse_is_thinned_under_the_constant_it_had(tmp_path):
             (pulse,) = away.read(10)
     assert (pulse.number, pulse.watts) == (5, None)
     assert (pulse.watt_hours, pulse.register_kwh) == (pytest.approx(3 * 1 + 2 * 2), pytest.approx(0.007))
+
+
+def test_a_bit_that_flipped(tmp_path):
+    """Wherever it is: the journal is read all the same, or SQLite's own error tells that it is damaged."""
+    whole, path = str(tmp_path / "whole.db"), str(tmp_path / "journal.db")
+    with Journal(whole) as journal:
+        key = journal.meter("house", 1000).key
+        journal.cursor("it").close()
+        rows = rows_of(key, [START_NS + n * NS_PER_S for n in range(1500)])
+        for begin in range(0, 1500, 500):
+            journal.append(rows[begin : begin + 500])
+    content = Path(whole).read_bytes()
+    choose, damaged = random.Random(1), 0
+    for _ in range(500):
+        flipped = bytearray(content)
+        flipped[choose.randrange(4096, len(content))] ^= 1 << choose.randrange(8)
+        Path(path).write_bytes(flipped)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + "-wal")
+        try:
+            with Journal(path) as journal, contextlib.closing(journal.cursor("it")) as cursor:
+                with contextlib.closing(journal.reader()) as reader:
+                    reader.waiting(cursor.position)
+                    reader.span("house", START_NS + 700 * NS_PER_S, 2**62)
+                pulses = cursor.read(2000)
+                assert all(pulse.watts is None or pulse.watts > 0 for pulse in pulses)
+                journal.thin(START_NS + 2 * HOUR_NS)
+        except DamagedError:
+            damaged += 1
+        except sqlite3.DatabaseError as error:
+            if not journal_module.is_damage(error):
+                raise
+            damaged += 1
+    assert 0 < damaged < 250

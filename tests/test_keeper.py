@@ -361,3 +361,39 @@ def test_room_between_the_last_failure_and_the_end(tmp_path):
         recording.stop()
         assert recording.keeper.failing == ""
     assert len(recording.kept()) == 1000
+
+
+class FullBut(Scene):
+    """A disk that is full, but takes pulses: where *thinned* old ones are thinned, else they are given their time."""
+
+    def __init__(self, *, thinned):
+        self.thinned, self.tried_s = thinned, []
+        with pytest.MonkeyPatch.context() as patch:
+            # With the clock waited for at first, nothing is settled when it begins.
+            patch.setattr(Clock, "waits_s", 0 if thinned else 1)
+            super().__init__(5)
+
+    def _full(self):
+        self.tried_s.append(self.now_s - 1000)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def thin(self, before_ns):
+        return self._full() if self.thinned else False
+
+    def settle(self, ahead_ns):
+        return 0 if self.thinned else self._full()
+
+    def append(self, rows, ahead_ns, *, settled):
+        super().append(rows, ahead_ns, settled=True)
+
+
+@pytest.mark.parametrize("thinned", [True, False])
+def test_a_disk_that_takes_pulses_alone(thinned, monkeypatch, caplog):
+    """What can wait waits, and is said once a try; the journal does not fail for it, and no pulse waits longer."""
+    scene = FullBut(thinned=thinned)
+    monkeypatch.setattr(Clock, "right", True)
+    monkeypatch.setattr(Clock, "waits_s", 0)
+    assert scene.play([0, 1, 20], until_s=29) == [(0, [1]), (5, [2]), (20, [3])]
+    assert scene.keeper.failing == ""
+    assert scene.tried_s == [0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

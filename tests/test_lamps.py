@@ -209,3 +209,17 @@ def test_light_is_called_for_changes_alone(scene):
     """Steps that change nothing touch no pin, however many come."""
     scene.play([(at_ms, lambda: None) for at_ms in range(1000)] + flashes_at(scene, 300), until_ms=1000)
     assert len(scene._shown) == 3 + 2  # L2 lit, L1 lit and dark; both dark in the end
+
+
+def test_a_lamp_that_can_not_be_lit(caplog):
+    """It is said once a lamp, and whoever steps them goes on."""
+
+    def refused(_lamp, _lit):
+        raise OSError("no such line")
+
+    lamps = Lamps(refused)
+    for at_s in range(5):
+        lamps.flash()
+        lamps.step(1000.0 + at_s)
+    lamps.dark()
+    assert sorted(caplog.messages) == ["L1 can't be lit: no such line", "L2 can't be lit: no such line"]

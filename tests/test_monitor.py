@@ -16,7 +16,7 @@ from powermeter import journal, monitor, recorder, settings
 from powermeter.delivery import Delivery
 from powermeter.errors import JournalError
 from powermeter.journal import Journal
-from powermeter.lamps import Condition, Lamp
+from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Edge
 from powermeter.monitor import Monitor
 
@@ -224,6 +224,22 @@ def test_status_of_power(tmp_path):
     assert exact["watts"] == pytest.approx(2)
 
 
+def test_power_while_edges_wait_for_l1(tmp_path):
+    """An edge that the recorder leaves on the board while L1 is lit is no silence."""
+    with Running(tmp_path) as running:
+        began_ns = time.monotonic_ns()
+        # What is up to now is taken, and then the recorder is kept from taking more.
+        running.board.put(Edge(0, began_ns - NS_PER_S))
+        running.board.put(Edge(0, began_ns))
+        wait_until(lambda: house_of(running)["pulses"] == 2)
+        with running.board._at_once:
+            running.board._edges.put(Edge(0, began_ns + NS_PER_S))
+            time.sleep(1.5)
+            waiting = house_of(running)
+        wait_until(lambda: house_of(running)["pulses"] == 3)
+    assert (waiting["pulses"], waiting["watts"], waiting["watts_is_bound"]) == (2, pytest.approx(3600), False)
+
+
 @pytest.mark.parametrize(("sees_ends", "counts"), [(True, (1, 1)), (False, (2, 0))])
 def test_a_flash_is_judged_where_its_end_is_seen(tmp_path, sees_ends, counts):
     """min_flash_ms reaches the meter where the board sees ends; where it does not, no flash waits for its end."""
@@ -349,14 +365,6 @@ def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
 # --- A bug
 
 
-class BrokenLamp(HandBoard):
-    """A board whose first lamp can't be lit."""
-
-    def light(self, lamp, lit):
-        if (lamp, lit) == (Lamp.L1, True):
-            raise RuntimeError("a bug")
-
-
 def broken(*_args, **_options):
     raise RuntimeError("a bug")
 
@@ -364,7 +372,9 @@ def broken(*_args, **_options):
 @pytest.mark.parametrize("name", ["recorder", "journal", "writer file"])
 def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name):
     """A bug that ends a thread is told and logged with its traceback, never silence; the rest ends in order."""
-    running = Running(tmp_path, board=BrokenLamp() if name == "recorder" else HandBoard())
+    running = Running(tmp_path)
+    if name == "recorder":
+        monkeypatch.setattr(Lamps, "flash", broken)
     if name == "journal":
         monkeypatch.setattr(Journal, "append", broken)
     if name == "writer file":

@@ -1352,6 +1352,15 @@ def test_lock_is_not_broken(tmp_path):
     assert not path.exists()
 
 
+def test_a_pidfile_that_is_another_s_now(tmp_path):
+    """One that was removed, and made anew by another program, is left to that."""
+    path = tmp_path / "power.pid"
+    with PidFile(str(path)):
+        path.unlink()
+        path.write_text("another's")
+    assert path.read_text() == "another's"
+
+
 def test_interrupted_before_it_counts(tmp_path):
     """Ctrl-C in a command that does not count yet, here while it reads its settings, ends it with one line and 130."""
     read = tmp_path / "read"

@@ -586,3 +586,16 @@ def test_a_limit_of_silence_of_months(tmp_path):
         wait_until(lambda: recording.meter.count == 1)
     assert recording.recording.ident is not None
     assert recording.counts() == [1]
+
+
+def test_both_lamps_are_dark_when_it_has_ended_by_an_error(tmp_path, monkeypatch):
+    """L2 does not go on saying that all is well where no edges come any more."""
+    errors = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: errors.append(args.exc_value))
+    with Recording(tmp_path, NEVER_S) as recording:
+        recording.board.wait_for(Lamp.L2, lit=True)
+        monkeypatch.setattr(recording.board, "take", lambda: 1 / 0)
+        recording.board.flash()
+        recording.recording.join(PATIENCE_S)
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+        assert recording.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]

@@ -60,6 +60,7 @@ def test_a_reload_takes_effect_without_missing_a_flash(tmp_path):
         ("COMMIT_INTERVAL = (", "not Python"),
         ("DATA_DIR = '/nowhere/else'", "DATA_DIR: was "),
         ("LOG_FILE = 'other.log'", "LOG_FILE: was None, is "),
+        ("PIN_NUMBERING = 'BCM'", "PIN_NUMBERING: was BOARD, is BCM: a change of it needs a restart"),
     ],
 )
 def test_a_reload_of_wrong_settings_changes_nothing(tmp_path, text, reason):
@@ -96,6 +97,7 @@ def test_a_reload_does_not_wait_for_a_hung_server_to_count_and_to_answer(tmp_pat
         seen = program.status()["meters"]["house"]["pulses"]
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 5)
         assert list(program.status()["writers"]) == ["influxdb"]
+        wait_until(lambda: logged(program, "reload: waits for influxdb to end what it is at, and so do the other"))
         assert program.run("--kill").returncode == 0
 
 
@@ -148,7 +150,7 @@ class Rig:
 
     def change(self, new):
         self.counting.monitor.end_deliveries()
-        wait_until(lambda: not self.counting.monitor.delivers)
+        wait_until(lambda: not self.counting.monitor.delivering)
         self.counting.change(new)
 
     def pulses(self, name="house"):
@@ -181,7 +183,7 @@ def test_where_the_pins_stay_the_board_does(rig):
     before = rig.counting.monitor.status()["meters"]["house"]
     new = rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 2000}")
     rig.counting.monitor.end_deliveries()
-    wait_until(lambda: not rig.counting.monitor.delivers)
+    wait_until(lambda: not rig.counting.monitor.delivering)
     monitor = rig.counting.monitor
     board.flash()  # the old one takes it, or leaves it on the board
     rig.counting.change(new)
@@ -210,6 +212,33 @@ def test_other_pins_are_another_board(rig):
     assert rig.counting.monitor._recorder.meters[0].meter.interval_ns is None
 
 
+def test_other_pins_while_the_disk_fails(rig, monkeypatch):
+    """What the last commit could not write is handed over: the register goes on, and nothing is lost."""
+    deliver(rig, 5)
+
+    def full(*_args, **_options):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "append", full)
+        rig.boards[0].flash(3)
+        wait_until(lambda: rig.pulses() == 8)
+        assert rig.counting.change(rig.settings("'house': {'pin': 22, 'impulses_per_kwh': 1000}"))
+    assert rig.boards[0].closed
+    wait_until(lambda: rig.keeps(8))
+    assert not rig.counting.crashed
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 9)]
+
+
+def test_the_uptime_is_the_program_s(rig):
+    """Settings that are read again don't begin it anew."""
+    wait_until(lambda: rig.counting.monitor.status()["uptime_s"] >= 0.3)
+    before = rig.counting.monitor.status()["uptime_s"]
+    rig.change(rig.counting.settings)
+    assert rig.counting.monitor.status()["uptime_s"] >= before
+
+
 def test_a_name_that_moves_is_another_meter(rig):
     """Two meters that change their places on the same pins keep their registers, and no interval spans the change."""
     two = "'house': {'pin': 18, 'impulses_per_kwh': 1000}, 'heat': {'pin': 22, 'impulses_per_kwh': 1000}"
@@ -232,6 +261,8 @@ def test_pins_that_can_not_be_had(rig, caplog):
     rig.change(rig.settings("'house': {'pin': 22, 'impulses_per_kwh': 1000}"))
     assert rig.counting.settings.meters[0].pin == 18
     assert "reload: no such pins: the settings from before stay in force" in caplog.messages
+    rig.refused = True
+    assert not rig.counting.change(rig.settings("'house': {'pin': 22, 'impulses_per_kwh': 1000}"))
     rig.boards[-1].flash()
     wait_until(lambda: rig.pulses() == 1)
 

@@ -223,7 +223,7 @@ TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
 HOST = 'a host name or address alone, such as "192.168.1.5"'
 UNQUOTED = "(text needs quotes; True, False and None have a capital)"
-CA_FILE = "True, False or the path of a file of CA certificates (PEM)"
+CA_FILE = "True, False or the absolute path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
 KNOWN = (
     "CLOCK_WAIT, COMMIT_INTERVAL, DATA_DIR, GPIO_CHIP, GPIO_LIBRARY, KEEP_DAYS, L1_PIN, L2_PIN, LOG_FILE, METERS, "
@@ -957,3 +957,28 @@ def test_a_file_that_begins_like_the_journal_elsewhere(read):
     """Beside no journal such a name is the user's own."""
     (writer,) = read(f"DATA_DIR = '/srv/power'; {file_at('/mnt/journal.db.csv')}").writers
     assert writer.options["path"] == "/mnt/journal.db.csv"
+
+
+def test_certificates_by_a_relative_path(read, tmp_path, monkeypatch):
+    """It would start at another directory once the program is a daemon."""
+    shutil.copy(certifi.where(), tmp_path / "ca.pem")
+    monkeypatch.chdir(tmp_path)
+    (mistake,) = mistakes_in(read, writer('"type": "influxdb", "verify_ssl": "ca.pem"'))
+    assert mistake == f'WRITERS["w"]["verify_ssl"]: found \'ca.pem\', allowed: {CA_FILE}'
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [("[::1]", "::1"), ("fe80::1", "fe80::1"), ("192.168.1.5", "192.168.1.5"), ("a-pi.lan.", "a-pi.lan.")],
+)
+def test_hosts(read, found, taken):
+    """A name or an address; with brackets, as in a URL, it is the address in them."""
+    (only,) = read(writer(f'"type": "influxdb", "host": "{found}"')).writers
+    assert only.options["host"] == taken
+
+
+@pytest.mark.parametrize("found", ["[::1", "::1]", "[192.168.1.5]", "a..b", "...", "a" * 64, "fe80::1%eth0", ""])
+def test_hosts_that_are_none(read, found):
+    """What no name and no address can look like is refused before it is asked for."""
+    (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "host": "{found}"'))
+    assert mistake.endswith(f", allowed: {HOST}")

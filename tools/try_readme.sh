@@ -18,13 +18,13 @@ try() {
     (cd "$work/$user/power" && exec "${run[@]}")
 }
 
-# make run, until its file has two pulses; then Ctrl-C, which goes to the whole group.
+# make run, until it counts; then Ctrl-C, which goes to the whole group.
 run_and_interrupt() {
     local user=$1 out=$work/$1/run.out
     # python's own way to begin a group whose members heed SIGINT: a shell lets its children in the background ignore it
-    try "$user" python3 - "$out" "$work/$user" <<'PY' || { cat "$out"; fail "make run failed for $user"; }
+    try "$user" python3 - "$out" <<'PY' || { cat "$out"; fail "make run failed for $user"; }
 import os, pathlib, signal, subprocess, sys, time
-out, home = sys.argv[1:]
+out = sys.argv[1]
 with open(out, "ab") as file:
     run = subprocess.Popen(["make", "run"], stdout=file, stderr=file, start_new_session=True)
 end = time.monotonic() + 300

@@ -217,6 +217,10 @@ class Delivery:
             except DeliveryError as error:
                 return self._failed(error, batch, writer.pace)
             self._took(batch, receipt)
+            if receipt.refused >= receipt.taken > 0:
+                # Whatever is wrong is no matter of single pulses: the lamp is to show it, and a backlog not to fly by.
+                self._set_state(State.FAILING, receipt.reason)
+                return SHORTEST_PAUSE_S
         except sqlite3.Error as error:
             if is_damage(error):
                 self._on_damage(str(error))

@@ -74,6 +74,24 @@ SCHEMA_2 = """
 SCHEMAS = (SCHEMA, SCHEMA_2)
 SCHEMA_VERSION = len(SCHEMAS)
 
+#: The small tables, which are looked over at each start, and what their columns are.
+LOOKED_OVER: Mapping[str, tuple[type, ...]] = {
+    "meters": (int, str),
+    "constants": (int, int, float, float),
+    "steps": (int, int),
+    "writers": (str, str),
+    "cursors": (str, int, int),
+    "unsettled": (int, int, int, str),
+    "thinned": (int, int),
+}
+
+#: The pulses as they are read, by every connection. A bit that flipped on a card can have made anything of a time or an
+#: interval, which SQLite takes as it is: here they are an integer, and a length of time or NULL, all the same.
+VIEW = """
+    CREATE TEMP VIEW read_pulses AS SELECT meter, count, CAST(time_ns AS INTEGER) AS time_ns,
+    CASE WHEN typeof(interval_ns) = 'integer' AND interval_ns > 0 THEN interval_ns END AS interval_ns FROM pulses
+"""
+
 #: Old pulses are thinned to one in this time, in ns; so many rows are looked at in one transaction.
 THINNED_TO_NS = 3600 * NS_PER_S
 THINNED_AT_ONCE = 5000
@@ -135,6 +153,7 @@ def _connect(path: str) -> sqlite3.Connection:
         # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(VIEW)
     except sqlite3.Error:
         connection.close()
         raise
@@ -201,8 +220,11 @@ class Journal:
 
     def _look_over(self, *, whole: bool) -> None:
         """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
-        for table in ("meters", "constants", "steps", "writers", "cursors", "unsettled", "thinned"):
-            self._connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
+        for table, types in LOOKED_OVER.items():
+            for row in self._connection.execute(f"SELECT * FROM {table}").fetchall():  # noqa: S608 - our own names
+                if not all(map(isinstance, row, types)) or (table == "constants" and row[2] <= 0):
+                    found = f"a row of {table} is {row!r}"
+                    raise DamagedError(f"{self.path}: the journal is damaged: {found}")
         for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
             for order in ("ASC", "DESC"):
                 self._connection.execute(
@@ -238,7 +260,8 @@ class Journal:
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
             meter = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (name,)).fetchone()[0]
             count, time_ns = self._connection.execute(
-                "SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
+                "SELECT count, time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1",
+                (meter,),
             ).fetchone() or (0, None)
             constants = _constants(self._connection, meter)
             if not constants and begin is not None:
@@ -286,9 +309,10 @@ class Journal:
             last_times[row.meter] = time_ns
             kept.append((row.meter, row.number, time_ns, row.interval_ns))
         with _transaction(self._connection):
-            self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?)", kept)
+            # A commit that was given up for a disk that hung may have been made after all.
+            self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
             if steps:
-                self._connection.executemany("INSERT INTO steps VALUES (?, ?)", steps)
+                self._connection.executemany("INSERT INTO steps VALUES (?, ?) ON CONFLICT DO NOTHING", steps)
             if begun:
                 # Instead of those of an earlier boot: their times stay as they are.
                 self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
@@ -326,7 +350,7 @@ class Journal:
 
     def _mark_step(self, meter: int, after: int) -> None:
         """Note whether time steps back behind the pulse *after*, now that the times behind it are others."""
-        pulses = "SELECT count, time_ns FROM pulses WHERE meter = ? AND count"
+        pulses = "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count"
         before = self._connection.execute(f"{pulses} <= ? ORDER BY count DESC LIMIT 1", (meter, after)).fetchone()
         behind = self._connection.execute(f"{pulses} > ? ORDER BY count LIMIT 1", (meter, after)).fetchone()
         if before and behind:
@@ -336,7 +360,7 @@ class Journal:
 
     def _last_time(self, meter: int) -> int | None:
         row = self._connection.execute(
-            "SELECT time_ns FROM pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
+            "SELECT time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -360,7 +384,7 @@ class Journal:
         ).fetchone()
         steps = {count for (count,) in self._connection.execute("SELECT count FROM steps WHERE meter = ?", (meter,))}
         rows = self._connection.execute(
-            "SELECT count, time_ns FROM pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT ?",
+            "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT ?",
             (meter, done, THINNED_AT_ONCE),
         ).fetchall()
         old = len(rows)
@@ -383,7 +407,7 @@ class Journal:
         """Go on behind pulses that a clock, wrong then, put into the future, where old ones stand behind them."""
         for step in steps:
             (time_ns,) = self._connection.execute(
-                "SELECT time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, step)
+                "SELECT time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, step)
             ).fetchone()
             if time_ns < before_ns:
                 self._mark_thinned(meter, step - 1)
@@ -544,10 +568,9 @@ class Cursor:
         self._connection.close()
 
     def _known_meters(self) -> dict[str, tuple[int, list[Constant]]]:
-        return {
-            name: (meter, _constants(self._connection, meter))
-            for meter, name in self._connection.execute("SELECT meter, name FROM meters").fetchall()
-        }
+        known = self._connection.execute("SELECT meter, name FROM meters").fetchall()
+        # Of one that lost its constants by damage nobody knows what a pulse is worth.
+        return {name: (meter, of) for meter, name in known if (of := _constants(self._connection, meter))}
 
     def read(self, limit: int) -> list[Pulse]:
         """
@@ -566,7 +589,7 @@ class Cursor:
         meter, constants = self._meters[name]
         after = self.position.counts.get(meter, 0)
         rows = self._connection.execute(
-            "SELECT count, time_ns, interval_ns FROM pulses WHERE meter = ?1 AND count > ?2 "
+            "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count > ?2 "
             "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
             (meter, after, MOST_COUNT, limit),
         ).fetchall()
@@ -735,10 +758,7 @@ class Reader:
             delivered = position.counts.get(meter, 0)
             if last is not None and last > delivered:
                 waiting += self._rows_in(meter, delivered, last)
-                oldest += self._connection.execute(
-                    "SELECT time_ns FROM pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT 1",
-                    (meter, delivered),
-                ).fetchone()
+                oldest.append(self._row_for(meter, delivered + 1)[1])
         return waiting, min(oldest, default=None)
 
     def _rows_in(self, meter: int, after: int, last: int) -> int:
@@ -796,9 +816,14 @@ class Reader:
 
     def _row_for(self, meter: int, count: int) -> tuple[int, int]:
         """The row of a pulse, or the one that stands for it: its count, and its time (UTC, ns)."""
-        row: tuple[int, int] = self._connection.execute(
-            "SELECT count, time_ns FROM pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
+        row: tuple[int, int] | None = self._connection.execute(
+            "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1",
+            (meter, count),
         ).fetchone()
+        if row is None:
+            error = sqlite3.DatabaseError(f"pulse {count} is not there, nor one behind it")
+            error.sqlite_errorcode = SQLITE_CORRUPT
+            raise error
         return row
 
 

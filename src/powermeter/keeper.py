@@ -82,7 +82,7 @@ class Keeper:
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
         self._unopened = unopened
-        self._thin_at_s = time.monotonic()
+        self._thin_at_s = self._settle_at_s = time.monotonic()
         self._try_at_s = time.monotonic() + try_in_s
         self._on_commit, self._on_state = on_commit, on_state
         self._on_lost, self._try_anew = on_lost, try_anew
@@ -167,6 +167,8 @@ class Keeper:
                 return
             self._journal.append(rows, ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
+            if self.lost:
+                return  # left behind in this commit: another writes what it could not
             if self.failing and is_of_the_disk(error) and self._journal.can_be_written_anew():
                 # The disk came back, and what was open on it is of no use any more.
                 self._lose("it can be written again")
@@ -241,12 +243,13 @@ class Keeper:
 
     def _settle(self) -> None:
         """Give the pulses their time, once the clock is believed."""
-        if self.settled or self._clock.waits_s or self.lost:
+        if self.settled or self._clock.waits_s or self.lost or time.monotonic() < self._settle_at_s:
             return
         try:
             self._give_times()
         except sqlite3.Error as error:
-            self._failed(error)
+            self._settle_at_s = time.monotonic() + TRY_S
+            self._put_off("pulses can't be given their time", error)
         else:
             self._on_commit()
 
@@ -261,14 +264,21 @@ class Keeper:
         """Thin old pulses, some at a time; by a clock that is known to be right alone: one ahead would thin all."""
         if self.failing or self.lost or time.monotonic() < self._thin_at_s:
             return
+        more = False
         if self.settled and self._clock.right:
             try:
-                if self._journal.thin(time.time_ns() - self._keep_ns):
-                    return
+                more = self._journal.thin(time.time_ns() - self._keep_ns)
             except sqlite3.Error as error:
-                self._failed(error)
-                return
-        self._thin_at_s = time.monotonic() + THIN_S
+                self._put_off("old pulses can't be thinned", error)
+        if not more:
+            self._thin_at_s = time.monotonic() + THIN_S
+
+    def _put_off(self, what: str, error: sqlite3.Error) -> None:
+        """Say that it is done later: what counts is written all the same, but where the journal is damaged."""
+        if is_damage(error):
+            self._failed(error)
+        else:
+            log.warning("journal: %s now, it is tried again: %s", what, error)
 
     def _set_failing(self, reason: str) -> None:
         changed = bool(reason) != bool(self.failing)

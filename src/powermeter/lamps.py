@@ -5,7 +5,10 @@ Has no thread: who counts also steps the lamps, since a pulse wakes it anyway.
 """
 
 import enum
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 #: L1 is lit this long for a pulse, in s; in a train it is lit and dark by turns, this long each.
 FLASH_S = 0.1
@@ -38,7 +41,8 @@ class Lamps:
     """
 
     def __init__(self, light: Callable[[Lamp, bool], None]) -> None:
-        self._light = light
+        self._set = light
+        self._failed: set[Lamp] = set()
         #: A pulse that L1 has not shown.
         self._flash = False
         #: L1 is lit, or dark with a pulse waiting: its phase ends at _l1_end_s by itself.
@@ -78,6 +82,14 @@ class Lamps:
         """Make both dark."""
         self._light(Lamp.L1, False)
         self._light(Lamp.L2, False)
+
+    def _light(self, lamp: Lamp, lit: bool) -> None:
+        try:
+            self._set(lamp, lit)
+        except Exception as error:  # noqa: BLE001 - each library has its own: a lamp is no reason to stop counting
+            if lamp not in self._failed:
+                log.error("%s can't be lit: %s", lamp.value, error)
+                self._failed.add(lamp)
 
     def _step_l1(self, now_s: float) -> None:
         """Lit for a pulse, then dark for TRAIN_S at least; a pulse that waited through that is part of a train."""

@@ -67,10 +67,11 @@ class Monitor:
     """
     Counts from its entry as a context manager to its exit.
 
-    *board* is watched already, and stays so after :meth:`hand_over`; *before*
+    *board* is watched already, and may stay so after :meth:`hand_over`; *before*
     is what the monitor before this one has handed over, of the meters that
     have stayed on their pins. The *last* one only writes what was handed over.
-    *simulate* is passed on to :meth:`status`.
+    *simulate* is passed on to :meth:`status`, and *since_s*, the monotonic time
+    in s of the program's start, for its uptime.
     From any thread, *on_crash* is called when a bug ended a thread;
     :attr:`crashed` is set then; and *on_lost* when another monitor has to take
     over, as the journal must be opened anew; :attr:`lost` is set then.
@@ -84,6 +85,7 @@ class Monitor:
         simulate: float | bool | None,
         on_crash: Callable[[], None],
         on_lost: Callable[[], None],
+        since_s: float | None = None,
         before: Handed | None = None,
         last: bool = False,
         watchdog: Watchdog | None = None,
@@ -95,9 +97,10 @@ class Monitor:
         self._last = last
         self._watchdog = watchdog
         self._hands_over = False
+        self._unwatches = True
         self._simulate = simulate
         self._on_crash, self._on_lost = on_crash, on_lost
-        self._started_s = time.monotonic()
+        self._since_s = time.monotonic() if since_s is None else since_s
         self._ending_s = 0.0
         self._deliveries: list[tuple[Delivery, threading.Thread]] = []
         self._keeping: threading.Thread | None = None
@@ -234,13 +237,17 @@ class Monitor:
             delivery.stop()
 
     @property
-    def delivers(self) -> bool:
-        """Whether a delivery has not ended."""
-        return any(thread.is_alive() for _, thread in self._deliveries)
+    def delivering(self) -> list[str]:
+        """The writers whose deliveries have not ended."""
+        return [delivery.name for delivery, thread in self._deliveries if thread.is_alive()]
 
-    def hand_over(self) -> Callable[[], Handed]:
-        """Leave the board watched at the exit; return what tells, after that, what there is to hand over."""
-        self._hands_over = True
+    def hand_over(self, *, watched: bool) -> Callable[[], Handed]:
+        """
+        Let another take over at the exit; return what tells, after that, what there is to hand over.
+
+        The board stays *watched*; else it is another's turn, and the meters are not handed over.
+        """
+        self._hands_over, self._unwatches = True, not watched
 
         def reached(delivery: Delivery) -> tuple[Mapping[str, int], str]:
             counts, place = delivery.cursor.position
@@ -249,7 +256,7 @@ class Monitor:
         def handed() -> Handed:
             names = {watched.key: watched.meter.name for watched in self._recorder.meters}
             return Handed(
-                {watched.meter.name: watched.meter for watched in self._recorder.meters},
+                {one.meter.name: one.meter for one in self._recorder.meters} if watched else {},
                 [(names[row.meter], row) for row in self._keeper.uncommitted],
                 {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
                 self._keeper.dropped,
@@ -292,7 +299,7 @@ class Monitor:
         return threading.Thread(target=run, name=name, daemon=True)
 
     def _stop_recorder(self, thread: threading.Thread) -> None:
-        self._recorder.stop(unwatch=not self._hands_over)
+        self._recorder.stop(unwatch=self._unwatches)
         thread.join(RECORDER_STOP_S)
 
     def _stop_keeper(self, thread: threading.Thread) -> None:
@@ -376,7 +383,7 @@ class Monitor:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "uptime_s": round(time.monotonic() - self._since_s, 1),
             "running": True,
             "simulate": self._simulate,
             "clock": {"waiting": waits_s > 0, "waits_s": round(waits_s)},
@@ -414,7 +421,8 @@ class Monitor:
             of_today = sum(row.meter == watched.key and row.at_ns + ahead >= midnight_ns for row in fresh)
             kwh += of_today * meter.constant.watt_hours / 1000
             today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
-        watts, bound = meter.watts_at(time.monotonic_ns())
+        # An edge that waits for L1 is no silence.
+        watts, bound = meter.watts_at(self._recorder.settled_ns())
         return {
             "watts": watts,
             "watts_is_bound": bound,

@@ -139,7 +139,9 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
         """Remove the file, then let go of it; may be called twice."""
         if self._fd is not None:
             try:
-                os.unlink(self.path)
+                # It may have been removed, and be another's now.
+                if os.path.samestat(os.fstat(self._fd), os.lstat(self.path)):
+                    os.unlink(self.path)
             except OSError as error:
                 print(f"{self.path}: can't be removed: {error.strerror}", file=sys.stderr)
             os.close(self._fd)

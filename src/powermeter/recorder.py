@@ -1,8 +1,8 @@
 """
 Edges to pulses, on one thread, which never waits for a disk or a network.
 
-Owns the board's inputs, the meters and the lamps. Nothing else is shared with
-it but the keeper's list of pulses.
+Owns the board's inputs, the meters and the lamps. Others may look at the meters
+and ask up to when all is settled; the pulses go to the keeper's list.
 """
 
 import contextlib
@@ -149,25 +149,27 @@ class Recorder:
             if watched.meter.watched_ns is None:
                 watched.meter.watched_ns = self._started_ns
         burst = False
-        due_s = self._lamps.step(time.monotonic())
-        while not self._stopping:
-            if self._lamps.flashing and not burst:
-                # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000 a
-                # second there are 20 instead of 1,000.
-                time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
-                due_s = 0.0
-            burst = self._edges_by(due_s) and self._take() > BURST
-            now_ns = time.monotonic_ns()
-            if now_ns >= self._judge_at_ns:
-                self._judge(now_ns)
-            due_s = self._lamps.step(now_ns / NS_PER_S)
-        # From here on the board has no descriptor to ask.
-        self._taking = True
-        if self._unwatches:
-            self._board.unwatch()
-        self._take()
-        self._ended = True
-        self._lamps.dark()
+        try:
+            due_s = self._lamps.step(time.monotonic())
+            while not self._stopping:
+                if self._lamps.flashing and not burst:
+                    # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000
+                    # a second there are 20 instead of 1,000.
+                    time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
+                    due_s = 0.0
+                burst = self._edges_by(due_s) and self._take() > BURST
+                now_ns = time.monotonic_ns()
+                if now_ns >= self._judge_at_ns:
+                    self._judge(now_ns)
+                due_s = self._lamps.step(now_ns / NS_PER_S)
+            # From here on the board has no descriptor to ask.
+            self._taking = True
+            if self._unwatches:
+                self._board.unwatch()
+            self._take()
+            self._ended = True
+        finally:
+            self._lamps.dark()
 
     def _edges_by(self, due_s: float | None) -> bool:
         """Sleep until edges wait, the lamps or a judgement of the inputs are due, or someone calls; whether they do."""

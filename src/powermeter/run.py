@@ -157,27 +157,31 @@ def _reload(counting: "_Counting", control: Control, reread: Callable[[], Settin
 
 
 def _replace(counting: "_Counting", control: Control, settings: Settings) -> bool:
-    """Go on with another monitor, by *settings*; false where it was to stop meanwhile."""
+    """Go on with another monitor, by *settings*; false where these did not take effect."""
     # Counting goes on while a writer finishes what it is at; but without a journal nothing is kept.
     counting.monitor.end_deliveries()
-    end_s, asked = math.inf, False
+    say_s, end_s, asked = time.monotonic() + WRITERS_STOP_S, math.inf, False
 
     def waits() -> bool:
-        nonlocal end_s
+        nonlocal say_s, end_s
         now_s = time.monotonic()
         if counting.monitor.lost:
             end_s = min(end_s, now_s + WRITERS_STOP_S)
-        return counting.monitor.delivers and now_s < end_s
+        names = counting.monitor.delivering
+        if names and now_s >= say_s:
+            say_s = math.inf
+            log.warning("reload: waits for %s to end what it is at, and so do the other writers", ", ".join(names))
+        return bool(names) and now_s < end_s
 
     while control.serve(counting.answer, RELOAD_S, waits):
         if control.reload:  # once more: after this
             control.reload, asked = False, True
     if control.stopping:
         return False
-    counting.change(settings)
+    changed = counting.change(settings)
     if asked:
         control.reload = True
-    return True
+    return changed
 
 
 class _Counting:
@@ -196,6 +200,7 @@ class _Counting:
         self.crashed = False
         self._simulate = simulate
         self._on_crash, self._on_lost = on_crash, on_lost
+        self._since_s = time.monotonic()
         every_s = watchdog_s()
         # Twice in the time that is asked for, as sd_watchdog_enabled(3) says.
         self._watchdog = every_s and Watchdog(round(every_s * NS_PER_S / 2), lambda: notify("WATCHDOG=1"))
@@ -236,6 +241,7 @@ class _Counting:
             simulate=self._simulate,
             on_crash=self._on_crash,
             on_lost=self._on_lost,
+            since_s=self._since_s,
             before=before,
             last=last,
             watchdog=self._watchdog or None,
@@ -260,6 +266,8 @@ class _Counting:
         for name, before, now in (
             ("DATA_DIR", self.settings.data_dir, settings.data_dir),
             ("LOG_FILE", self.settings.log_file, settings.log_file),
+            # RPi.GPIO takes one numbering in its process's life.
+            ("PIN_NUMBERING", self.settings.pin_numbering, settings.pin_numbering),
         ):
             if before != now:
                 raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
@@ -270,27 +278,27 @@ class _Counting:
             raise PowerError(f"the journal can't be written now: {self.monitor.failing}: mend that first")
         return settings
 
-    def change(self, settings: Settings, *, last: bool = False) -> None:
+    def change(self, settings: Settings, *, last: bool = False) -> bool:
         """
         Go on with *settings*; the *last* time only to write what could not be written before.
 
-        Where the pins are other ones now and can't be had, with the old ones.
-        Raises :exc:`BoardError` where these can't be had either.
+        Where the pins are other ones now and can't be had, with the settings
+        from before; false then. Raises :exc:`BoardError` where these can't be had either.
         """
         stays = _pins(settings) == _pins(self.settings)
         if self._simulate is not None:  # its flashes are made of all that the meters are
             stays = settings.meters == self.settings.meters
-        settled = self.monitor.settled
-        handed = self.monitor.hand_over() if stays else lambda: Handed({}, settled=settled)
+        handed = self.monitor.hand_over(watched=stays)
         names = [meter.name for meter in self.settings.meters]
         self._end()
+        refused = False
         if not stays:
             self._board.close()
             try:
                 self._board = self._opened(settings)
             except BoardError as error:
                 log.error("reload: %s: the settings from before stay in force", error)
-                settings = self.settings
+                refused, settings = True, self.settings
                 self._board = self._opened(settings)
         self.settings = settings
         # A name that has moved to another pin is another meter's now.
@@ -298,6 +306,7 @@ class _Counting:
         before = handed()
         meters = {name: meter for name, meter in before.meters.items() if name in same}
         self.monitor = self._monitor(before._replace(meters=meters), last=last)
+        return not refused
 
 
 def _pins(settings: Settings) -> tuple[object, ...]:

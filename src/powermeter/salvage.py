@@ -48,7 +48,8 @@ INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 #: No meter has flashed so often: 30 years at 1,000 a second.
 MOST_PULSES = 10**12
 
-Pulse = tuple[int, int, int, int | None]
+#: A row of the pulses: meter, count, time and interval.
+Saved = tuple[int, int, int, int | None]
 
 
 def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = False) -> Journal:
@@ -314,7 +315,7 @@ class _Page:
     first: tuple[int, int]
     last: tuple[int, int]
 
-    def pulses(self, meter: int, after: int) -> Iterator[Pulse]:
+    def pulses(self, meter: int, after: int) -> Iterator[Saved]:
         """Those of a meter behind the count *after*, as far as they stand in order."""
         if self.last < (meter, after) or meter < self.first[0]:
             return
@@ -371,7 +372,7 @@ def _page(content: bytes) -> _Page | None:
     return _Page(content, cells, keys[0], last)
 
 
-def _pulse(content: bytes, cell: int) -> Pulse | None:
+def _pulse(content: bytes, cell: int) -> Saved | None:
     """The pulse in the cell of a page that begins at *cell*; None if there is none."""
     try:
         # The payload's size, its header's, and four serial types: a byte each, as all of them are small.
@@ -391,4 +392,4 @@ def _pulse(content: bytes, cell: int) -> Pulse | None:
     meter, count, time_ns, interval_ns = values
     if meter is None or count is None or time_ns is None or not (0 < meter < 2**16 and 0 < count < MOST_PULSES):
         return None
-    return meter, count, time_ns, interval_ns
+    return meter, count, time_ns, interval_ns if interval_ns is None or interval_ns > 0 else None

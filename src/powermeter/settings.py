@@ -175,7 +175,7 @@ def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = Fa
 
 
 def verify_ssl(found: Any) -> bool | str:
-    """True, False, or a file of CA certificates."""
+    """True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory."""
     if isinstance(found, bool):
         return found
     try:
@@ -183,9 +183,10 @@ def verify_ssl(found: Any) -> bool | str:
 
         path = os.path.expanduser(found)
         # Of a FIFO or a terminal it would wait for the first byte; of nothing it says what it says of no certificates.
-        ssl.create_default_context(cafile=path if os.path.isfile(path) else os.devnull)
+        usable = os.path.isabs(path) and os.path.isfile(path)
+        ssl.create_default_context(cafile=path if usable else os.devnull)
     except (OSError, TypeError, ValueError):
-        raise ValueError("True, False or the path of a file of CA certificates (PEM)") from None
+        raise ValueError("True, False or the absolute path of a file of CA certificates (PEM)") from None
     return str(path)
 
 
@@ -223,7 +224,9 @@ LIBRATO_HOST = "metrics-api.librato.com"
 MOST_TAGS = 49
 _ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
 _WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
-_HOST = text(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]{1,45}\]?", 'a host name or address alone, such as "192.168.1.5"')
+_NAME_OR_IPV4 = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,126}\.?"
+_IPV6 = r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}"
+_HOST = text(rf"{_NAME_OR_IPV4}|{_IPV6}|\[{_IPV6}\]", 'a host name or address alone, such as "192.168.1.5"')
 # Names, sources and tags: the limits of the Librato API documentation.
 _NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
 # "<source>.<meter>" is sent, a meter's name has up to 32 characters.
@@ -243,10 +246,15 @@ _INFLUX_TAGS = tags(
 # A line of the line protocol that begins with # is a comment.
 _MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
 _HOST_AND_PORT = text(
-    r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
-    r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?",
+    _NAME_OR_IPV4 + r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?",
     'a host name or address, with or without a port: "10.0.0.5:8080"',
 )
+
+
+def host(found: Any) -> str:
+    """A host name or address; an IPv6 one may stand in brackets, as in a URL."""
+    return str(_HOST(found)).strip("[]")
+
 
 METER: dict[str, Key] = {
     "pin": Key(REQUIRED, whole(0, 40)),
@@ -270,7 +278,7 @@ WRITER_TYPES: dict[str, dict[str, Key]] = {
         "period": Key(60, whole(1, 86400)),
     },
     "influxdb": {
-        "host": Key("localhost", _HOST),
+        "host": Key("localhost", host),
         "port": Key(8086, whole(1, 65535)),
         "username": Key(None, optional(_WORDS)),
         "password": Key(None, optional(_WORDS), secret=True),

@@ -162,6 +162,11 @@ class InfluxdbWriter:
             if 300 <= error.code < 400:
                 raise MisdirectedError(f"{self._place} answered with a redirect: check host, port and ssl") from error
             reason = self._clean(error.content)
+            if error.code == 400 and "field type conflict" in error.content:
+                # All that comes will be refused until someone has chosen. What was stored may come again.
+                raise MisdirectedError(
+                    f"answered 400: {reason}: name another measurement, or remove that one"
+                ) from error
             if error.code == 400 and "partial write" in error.content:
                 # Without a number, or with the 0 of a line that was not understood, at least one was bad.
                 dropped = re.search(r"dropped=([0-9]{1,9})", error.content)
@@ -181,10 +186,18 @@ class InfluxdbWriter:
 
 
 def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:
-    """A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*."""
+    """
+    A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
+
+    Raises :exc:`MisdirectedError` where that file has gone.
+    """
     if not ssl:
         return Connection(host, port, timeout=timeout)
-    context = tls.create_default_context(cafile=verify_ssl if isinstance(verify_ssl, str) else None)
+    file = verify_ssl if isinstance(verify_ssl, str) else None
+    try:
+        context = tls.create_default_context(cafile=file)
+    except OSError as error:
+        raise MisdirectedError(f"{file}: no CA certificates: {error.strerror}: check verify_ssl") from error
     if not verify_ssl:
         context.check_hostname = False
         context.verify_mode = tls.CERT_NONE
