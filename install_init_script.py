@@ -296,8 +296,9 @@ class Directory(Step):
 
     def do(self) -> None:
         entry = pwd.getpwnam(self.name)
+        if os.path.isdir(self.path):
+            self._mode = stat.S_IMODE(os.stat(self.path).st_mode)
         os.makedirs(self.path, exist_ok=True)
-        self._mode = stat.S_IMODE(os.stat(self.path).st_mode)
         os.chmod(self.path, 0o750)  # noqa: S103 - the group may read the log
         for path in self._foreign():
             found = os.lstat(path)
@@ -307,10 +308,11 @@ class Directory(Step):
     def undo(self, *, dry: bool = False) -> str | None:
         if not os.path.isdir(self.path):
             return None
-        if self._mode is not None and not dry:  # taken back by the install that failed
-            for path, uid, gid in self._before:
-                os.chown(path, uid, gid, follow_symlinks=False)
+        for path, uid, gid in self._before:  # taken back by the install that failed
+            os.chown(path, uid, gid, follow_symlinks=False)
+        if self._mode is not None:
             os.chmod(self.path, self._mode)
+            return f"keep {self.path}: it was there before"
         try:
             if os.listdir(self.path):
                 return f"keep {self.path}: the data"
