@@ -20,7 +20,6 @@ import http.server
 import importlib.util
 import io
 import os
-import platform
 import random
 import re
 import shutil
@@ -46,6 +45,7 @@ from rig import (
     ProgramByCallback,
     Sketch,
     feed,
+    machine,
     wait_until,
 )
 
@@ -695,17 +695,6 @@ PARTS = {
     "kernel": kernel,
     "boot": boot,
 }
-
-
-def machine():
-    """CPU, cores and Python, in a line."""
-    models = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return (
-        f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {platform.system()} "
-        f"{platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    )
 
 
 HEAD = f"""\

@@ -13,31 +13,16 @@ import argparse
 import datetime as dt
 import importlib
 import inspect
-import os
-import platform
 import random
 import re
 import signal
-import sqlite3
 import sys
 import time
 import traceback
-from pathlib import Path
 
-from rig import FAULTS, TOP, run
+from rig import FAULTS, TOP, machine, run
 
 PAGE = TOP / "docs" / "reliability.rst"
-
-
-def machine():
-    """CPU, cores, kernel, Python and SQLite, in a line."""
-    models = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return (
-        f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {platform.system()} "
-        f"{platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    )
 
 
 def section(fault, seed):
