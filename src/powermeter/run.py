@@ -165,10 +165,10 @@ def _replace(counting: "_Counting", control: Control, settings: Settings) -> boo
     def waits() -> bool:
         nonlocal say_s, end_s
         now_s = time.monotonic()
+        names = counting.monitor.delivering
         if counting.monitor.lost:
             end_s = min(end_s, now_s + WRITERS_STOP_S)
-        names = counting.monitor.delivering
-        if names and now_s >= say_s:
+        elif names and now_s >= say_s:
             say_s = math.inf
             log.warning("reload: waits for %s to end what it is at, and so do the other writers", ", ".join(names))
         return bool(names) and now_s < end_s
