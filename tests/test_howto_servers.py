@@ -6,8 +6,10 @@ is said stand for any number.
 """
 
 import base64
+import contextlib
 import json
 import re
+import sqlite3
 import subprocess
 import textwrap
 import time
@@ -189,21 +191,43 @@ def test_pulses_older_than_is_kept(guarded, writer_of, pulses):
     assert (receipt.taken, receipt.refused) == (5, 5)
 
 
-def test_refused_pulses(influxd, influx_db, writer_of, tmp_path):
-    """How many pulses were refused is shown by ``--status`` as on the page; here for a field of another type."""
+def writer_said(program):
+    """What ``--status`` says of the InfluxDB."""
+    (said,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
+    return said
+
+
+def test_refused_pulses(influxd, tmp_path):
+    """After a long outage: how many pulses the retention policy refused is shown by ``--status`` as on the page."""
+    options = {"host": "localhost", "port": influxd.port, "username": None, "password": None, "update_period": 0.2}
+    text = "COMMIT_INTERVAL = 0.1\n" + snippet("influxdb", 0, **options, database="short")
+    with Program(tmp_path / "program", text) as program:
+        program.foreground("--simulate", "20000")
+        wait_until(lambda: 6 <= (program.status()["writers"]["influxdb"]["waiting"] or 0) <= 50)
+        program.run("--kill")
+        with contextlib.closing(sqlite3.connect(program.data_dir / "simulated" / "journal.db")) as journal, journal:
+            journal.execute("UPDATE pulses SET time_ns = time_ns - ?", (86400 * NS_PER_S,))
+        influxd.query("CREATE DATABASE short WITH DURATION 1h REPLICATION 1 NAME brief")
+        program.foreground("--simulate", "8000")
+        wait_until(lambda: re.search(r": ok; .* pulses refused", writer_said(program)))
+        wait_until(lambda: on_page("influxdb", writer_said(program)))
+
+
+def test_a_measurement_of_another_type(influxd, influx_db, writer_of, tmp_path):
+    """All is kept, and ``--status`` says why as on the page, until it is removed as the page says."""
     line = b'electricity_power,meter=house energy="much",power="much",register="much"'
     with urllib.request.urlopen(f"http://127.0.0.1:{influxd.port}/write?db={influx_db}", data=line, timeout=30):
         pass
     options = {"host": "localhost", "port": influxd.port, "username": None, "password": None, "update_period": 0.2}
     text = "COMMIT_INTERVAL = 0.1\n" + snippet("influxdb", 0, **options, database=influx_db)
-
-    def shown():
-        (said,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
-        return re.search(r"[2-9] pulses refused", said) and on_page("influxdb", said)
-
     with Program(tmp_path / "program", text) as program:
-        program.foreground("--simulate", "8000")
-        wait_until(shown)
+        program.foreground("--simulate", "20000")
+        wait_until(lambda: "field type conflict" in writer_said(program))
+        (said,) = re.findall(r"answered 400: .*: name another measurement, or remove that one", writer_said(program))
+        assert on_page("influxdb", said)
+        influxd.query("DROP MEASUREMENT electricity_power", influx_db)
+        wait_until(lambda: program.status()["writers"]["influxdb"]["state"] == "ok")
+        assert program.status()["writers"]["influxdb"]["refused"] == 0
 
 
 def test_away_and_back(servers, tmp_path):
