@@ -8,7 +8,7 @@ import time
 import types
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import PATIENCE_S, wait_until
 from test_recorder import NEVER_S, Recording, in_a_row, seen
@@ -311,18 +311,53 @@ def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, capl
     monkeypatch.setattr(keeper, "MOST_UNCOMMITTED", 800)
     with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
         seen(recording.disk_states)
-        assert (len(recording.keeper.uncommitted), recording.keeper.dropped) == (800, 200)
+        assert (len(recording.keeper.uncommitted), recording.keeper.dropped) == (800, 199)
         assert recording.meter.count == 1000
         recording.journal.full = False
         seen(recording.commits)
+        # At once, before another pulse comes: the program may be stopped before one does.
+        assert recording.counts() == [*range(1, 801), 1000]
         recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
         seen(recording.commits)
-        assert recording.counts() == [*range(1, 801), 1001]
+        assert recording.counts() == [*range(1, 801), 1000, 1001]
         with contextlib.closing(recording.journal.reader()) as reader:
             assert reader.span("house", 0, 2**62) == (1001, pytest.approx(1.001))
     assert [r.getMessage() for r in caplog.records if "too many" in r.getMessage()] == [
-        "journal: 200 pulses were too many for the memory: counted, with neither time nor power"
+        "journal: 199 pulses were too many for the memory: counted, with neither time nor power"
     ]
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_whatever_comes_while_what_was_too_much_is_written(data):
+    """Two meters, pulses before, within and after commits that fail or not: the newest of each is never lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeper, "MOST_UNCOMMITTED", 5)
+        scene, count, written = Scene(1), {1: 0, 2: 0}, {1: [], 2: []}
+
+        def pulses():
+            for meter in data.draw(st.lists(st.sampled_from([1, 2]), max_size=8)):
+                count[meter] += 1
+                scene.keeper.keep(Row(meter, count[meter], 0, None))
+
+        def append(rows, _ahead_ns, *, settled):
+            assert settled
+            pulses()
+            if data.draw(st.booleans()):
+                raise sqlite3.OperationalError("database or disk is full")
+            for row in rows:
+                written[row.meter].append(row.number)
+
+        scene.append = append
+        for _ in range(6):
+            pulses()
+            scene.keeper.save()
+        scene.append = lambda rows, *_, **__: [written[row.meter].append(row.number) for row in rows]
+        while scene.keeper.waiting():
+            scene.keeper.save()
+        for meter, numbers in written.items():
+            assert numbers == sorted(set(numbers))
+            assert numbers[-1:] == ([count[meter]] if count[meter] else [])
 
 
 def test_stop_on_a_full_disk(tmp_path):

@@ -9,7 +9,8 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 from powermeter.clock import Clock, ahead_ns
 from powermeter.errors import PowerError
@@ -18,8 +19,8 @@ from powermeter.meter import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-#: The most pulses that are kept in memory while the journal can't be written. What comes then is counted, so that the
-#: register stays right, and has neither time nor power of its own.
+#: The most pulses that are kept in memory while the journal can't be written. Of what comes then each meter's newest is
+#: kept, for the count that it has: the register stays right, and the others have neither time nor power of their own.
 MOST_UNCOMMITTED = 100_000
 
 #: How often the clock is looked at while it is waited for, in s.
@@ -70,7 +71,8 @@ class Keeper:
         #: Pulses that are not in the journal yet. The recorder appends, the keeper cuts off what is written; each in
         #: one step of the interpreter, so that a copy of it is whole at any time.
         self.uncommitted: list[Row] = list(unwritten)
-        #: How many found no place there, since the start.
+        #: Each meter's newest of those that found no place there; and how many had to go.
+        self._newest: dict[int, Row] = {}
         self.dropped = dropped
         #: Why the journal can't be written; "" while it can.
         self.failing = unopened
@@ -98,7 +100,13 @@ class Keeper:
         if len(self.uncommitted) < MOST_UNCOMMITTED:
             self.uncommitted.append(row)
         else:
-            self.dropped += 1
+            # Each takes the place of the one before it.
+            self.dropped += row.meter in self._newest
+            self._newest[row.meter] = row
+
+    def waiting(self) -> list[Row]:
+        """All that is not in the journal yet, each meter's in the order of its count; from any thread."""
+        return _in_order(self.uncommitted.copy(), self._newest.copy())
 
     def wake(self) -> None:
         """Tell that there are pulses; from the recorder's thread."""
@@ -142,16 +150,16 @@ class Keeper:
     @property
     def _has_work(self) -> bool:
         # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
-        return bool(self.uncommitted or self.damaged or self.failing)
+        return bool(self.uncommitted or self._newest or self.damaged or self.failing)
 
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
-        if self.uncommitted and not self.lost:
+        if (self.uncommitted or self._newest) and not self.lost:
             self._commit()
 
     def _commit(self) -> None:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
-        rows = self.uncommitted.copy()
+        kept, newest = self.uncommitted.copy(), self._newest.copy()
         try:
             if self._unopened:
                 self._try("it can be opened")
@@ -165,7 +173,7 @@ class Keeper:
             if self._journal.is_read_only:
                 self._fail("its disk is read-only")
                 return
-            self._journal.append(rows, ahead_ns(), settled=self.settled)
+            self._journal.append(_in_order(kept, newest), ahead_ns(), settled=self.settled)
         except sqlite3.Error as error:
             if self.lost:
                 return  # left behind in this commit: another writes what it could not
@@ -175,17 +183,23 @@ class Keeper:
             else:
                 self._failed(error)
         else:
-            del self.uncommitted[: len(rows)]
-            if self.failing:
-                log.info("journal: written again, %d pulses were kept in memory", len(rows))
-            if self.dropped:
-                log.warning(
-                    "journal: %d pulses were too many for the memory: counted, with neither time nor power",
-                    self.dropped,
-                )
-                self.dropped = 0
-            self._set_failing("")
-            self._on_commit()
+            self._committed(kept, newest)
+
+    def _committed(self, kept: list[Row], newest: Mapping[int, Row]) -> None:
+        del self.uncommitted[: len(kept)]
+        for meter, row in newest.items():
+            # One that came meanwhile is newer, and stays.
+            if (last := self._newest.pop(meter)) is not row:
+                self._newest.setdefault(meter, last)
+        if self.failing:
+            log.info("journal: written again, %d pulses were kept in memory", len(kept))
+        if self.dropped:
+            log.warning(
+                "journal: %d pulses were too many for the memory: counted, with neither time nor power", self.dropped
+            )
+            self.dropped = 0
+        self._set_failing("")
+        self._on_commit()
 
     def _look_at_damage(self) -> None:
         """Have it opened anew where the file can be read; else it is the disk that fails."""
@@ -285,3 +299,8 @@ class Keeper:
         self.failing = reason
         if changed:
             self._on_state()
+
+
+def _in_order(kept: list[Row], newest: Mapping[int, Row]) -> list[Row]:
+    """Both, each meter's in the order of its count: of the newest some may have come before the last that was kept."""
+    return sorted([*kept, *newest.values()], key=attrgetter("number")) if newest else kept

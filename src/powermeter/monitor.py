@@ -257,7 +257,7 @@ class Monitor:
             names = {watched.key: watched.meter.name for watched in self._recorder.meters}
             return Handed(
                 {one.meter.name: one.meter for one in self._recorder.meters} if watched else {},
-                [(names[row.meter], row) for row in self._keeper.uncommitted],
+                [(names[row.meter], row) for row in self._keeper.waiting()],
                 {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
                 self._keeper.dropped,
                 self._keeper.damaged,
@@ -328,9 +328,9 @@ class Monitor:
 
     def _close_journal(self) -> None:
         # Judged last: a slow disk has had the writers' time too.
-        if self._keeping is not None and self._keeper.uncommitted and not self._hands_over:
+        if self._keeping is not None and not self._hands_over and (lost := len(self._keeper.waiting())):
             self.crashed = True
-            log.critical("journal: %d pulses could not be written and are lost", len(self._keeper.uncommitted))
+            log.critical("journal: %d pulses could not be written and are lost", lost)
         # Not under a keeper that hangs in a write: closing would wait for it.
         if self._keeping is None or not self._keeping.is_alive():
             self._journal.close()
@@ -347,7 +347,7 @@ class Monitor:
         seen_ns = time.time_ns() - unsettled_ns - round(EDGE_DELAY_S * NS_PER_S)
         # Not the first alone: one that was judged by its length comes after others that are younger.
         ahead = ahead_ns()
-        return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.uncommitted.copy())])
+        return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
     def _show_condition(self) -> None:
         # By one thread at a time: of two the later look must also be shown later.
@@ -374,7 +374,7 @@ class Monitor:
 
         Power in W, energy in kWh, times in s; None is "not known".
         """
-        uncommitted = self._keeper.uncommitted.copy()
+        uncommitted = self._keeper.waiting()
         waits_s = 0.0 if self._keeper.settled else self._clock.waits_s
         with self._reader.snapshot():
             fresh = self._not_in_journal(uncommitted)
