@@ -19,8 +19,8 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
+from hardware import machine  # noqa: E402, F401 - the same
 from influxd import Influxd  # noqa: E402, F401 - for who uses this module
-from machine import machine  # noqa: E402, F401 - the same
 
 from powermeter.process import ask, holder  # noqa: E402
 

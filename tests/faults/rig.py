@@ -29,8 +29,8 @@ sys.path[:0] = [
 ]
 
 from guest import kernel_path  # noqa: E402 - found by the line before, as is what follows
+from hardware import machine  # noqa: E402, F401 - for campaign.py
 from influxd import Influxd, influxd_path  # noqa: E402
-from machine import machine  # noqa: E402, F401 - for campaign.py
 
 from powermeter.journal import Journal  # noqa: E402
 from powermeter.journal import Row as JournalRow  # noqa: E402

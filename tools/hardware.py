@@ -1,4 +1,4 @@
-"""On what something was measured."""
+"""The hardware on which something was measured."""
 
 import os
 import platform
