@@ -187,17 +187,20 @@ class Keeper:
 
     def _committed(self, kept: list[Row], newest: Mapping[int, Row]) -> None:
         del self.uncommitted[: len(kept)]
+        written = 0
         for meter, row in newest.items():
-            # One that came meanwhile is newer, and stays.
+            # One that came meanwhile stays; it took the place of one that was written, and so did not have to go.
             if (last := self._newest.pop(meter)) is not row:
                 self._newest.setdefault(meter, last)
+                written += 1
         if self.failing:
             log.info("journal: written again, %d pulses were kept in memory", len(kept))
-        if self.dropped:
+        if self.dropped > written:
             log.warning(
-                "journal: %d pulses were too many for the memory: counted, with neither time nor power", self.dropped
+                "journal: %d pulses were too many for the memory: counted, with neither time nor power",
+                self.dropped - written,
             )
-            self.dropped = 0
+        self.dropped = 0
         self._set_failing("")
         self._on_commit()
 
