@@ -422,7 +422,7 @@ class Monitor:
             kwh += of_today * meter.constant.watt_hours / 1000
             today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
         # An edge that waits for L1 is no silence.
-        watts, bound = meter.watts_at(self._recorder.settled_ns())
+        watts, bound = meter.watts_at(self._recorder.taken_ns())
         return {
             "watts": watts,
             "watts_is_bound": bound,

@@ -92,7 +92,7 @@ class Recorder:
         self._unwatches = True
         self._ended = False
         self._taking = False
-        self._settled_ns = self._started_ns
+        self._taken_ns = self._started_ns
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
@@ -114,12 +114,17 @@ class Recorder:
 
         But for those that a loss of edges hides, which are counted once it is seen.
         """
+        taken_ns = self.taken_ns()
+        since_ns = [watched.meter.waits_since_ns for watched in self.meters]
+        return min([taken_ns, *(at_ns for at_ns in since_ns if at_ns is not None)])
+
+    def taken_ns(self) -> int:
+        """The monotonic time before which every edge has been taken; from any thread."""
         now_ns = time.monotonic_ns()
         # In this order: what the board has no more is being taken, or has been.
         if self._ended or (not self._board_has_edges() and not self._taking):
-            self._settled_ns = now_ns
-        since_ns = [watched.meter.waits_since_ns for watched in self.meters]
-        return min([self._settled_ns, *(at_ns for at_ns in since_ns if at_ns is not None)])
+            self._taken_ns = now_ns
+        return self._taken_ns
 
     def _board_has_edges(self) -> bool:
         if self._taking:
@@ -203,7 +208,7 @@ class Recorder:
                 self._say_lost(watched, edge)
             if watched.faulty or watched.meter.flickers:
                 self._judge_at_ns = 0
-        self._settled_ns = taken_ns
+        self._taken_ns = taken_ns
         self._taking = False
         if pulse:
             self._lamps.flash()
