@@ -389,6 +389,9 @@ def test_room_between_the_last_failure_and_the_end(tmp_path):
     def room_and_stop():
         if not failed.is_set():
             failed.set()
+            # As the program stops: the keeper once no pulse comes any more. The commit that failed may have had a part.
+            recording.recorder.stop()
+            recording.recording.join(PATIENCE_S)
             recording.journal.full = False
             recording.keeper.stop()
 
