@@ -247,9 +247,10 @@ def test_a_disk_that_hangs_holds_up_neither_counting_nor_lamps(tmp_path):
 def test_a_disk_that_hangs_does_not_hold_up_the_recorders_stop(tmp_path):
     """The recorder ends, having taken all edges and made the lamps dark, while a commit hangs."""
     with Recording(tmp_path, NEVER_S) as recording, hung_disk(recording.path):
-        recording.board.put(Edge(0, NS_PER_S))
+        first, *others = in_a_row(501)
+        recording.board.put(first)
         wait_until(lambda: recording.journal.tries == 1)
-        for edge in in_a_row(500):
+        for edge in others:
             recording.board.put(edge)
         recording.recorder.stop()
         wait_until(lambda: not recording.recording.is_alive())
@@ -262,9 +263,10 @@ def test_a_stop_writes_what_came_during_the_last_commit(tmp_path):
     """What came while the last commit was under way is written too before the keeper ends."""
     with Recording(tmp_path, NEVER_S) as recording:
         with hung_disk(recording.path):
-            recording.board.put(Edge(0, NS_PER_S))
+            first, *others = in_a_row(501)
+            recording.board.put(first)
             wait_until(lambda: recording.journal.tries == 1)
-            for edge in in_a_row(500):
+            for edge in others:
                 recording.board.put(edge)
             recording.recorder.stop()
             wait_until(lambda: not recording.recording.is_alive())

@@ -110,8 +110,11 @@ class Recording:
             assert not thread.is_alive()
 
     def __enter__(self):
+        begun_ns = time.monotonic_ns()
         self.board.watch()
         self.recording.start()
+        # So that the first commit has all that waits: of a part it would be luck whether a full disk has room for it.
+        wait_until(lambda: self.recorder.settled_ns() > begun_ns)
         self.keeping.start()
         return self
 
