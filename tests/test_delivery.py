@@ -625,6 +625,17 @@ def test_stop_delivers_what_there_is(journal, started, until):
     assert writer.closed == 1
 
 
+def test_stop_before_it_has_begun(journal):
+    """A delivery that is stopped before its thread came to run delivers what there is all the same."""
+    cursor, writer = journal.cursor("it"), Taking(Pace(5))
+    add(journal, 12)
+    delivery = driven(lambda: writer, cursor)
+    delivery.stop()
+    delivery.run()
+    assert len(writer.taken) == 12
+    assert writer.closed == 1
+
+
 def test_stop_during_a_request_that_hangs(request, journal, started, answering, until):
     """A stop returns at once; the delivery ends with the request's timeout, tries no more, and nothing is lost."""
     service = Influxdb(request, answering)

@@ -174,7 +174,8 @@ class Delivery:
                 self._unsaved = False
 
     def _opened(self) -> Writer | None:
-        while not self._stopping.is_set():
+        # Once where the stop came first: what there is by then is delivered too.
+        while not (self._stopping.is_set() and self.state is State.FAILING):
             try:
                 self._met_a_bug = False
                 return self._open_writer()
