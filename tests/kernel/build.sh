@@ -5,7 +5,7 @@ set -eu
 cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(sed -n 's/^# source: //p' "$here/kernel.config")
-key=$(cat "$here/kernel.config" "$here/gpio-sim.patch" | sha256sum | cut -c1-12)
+key=$(cat "$here/kernel.config" "$here/fp-registers.patch" "$here/gpio-sim.patch" | sha256sum | cut -c1-12)
 dir=$cache/kernel-$key
 
 fail() { echo "power: the tests on a real GPIO device need a kernel: $1" >&2; exit 1; }
@@ -65,6 +65,7 @@ if [ ! -x "$dir/linux" ]; then
     # Left out: 40 % of the source, and no file of this kernel.
     step tar -C "$work" -xf "$work/source.tar.xz" --exclude='drivers/gpu/drm/*.[ch]'
     cd "$work/$source"
+    step patch -p1 -i "$here/fp-registers.patch"
     step patch -p1 -i "$here/gpio-sim.patch"
     cp "$here/kernel.config" .config
     unset MAKEFLAGS MFLAGS MAKELEVEL    # of the make that may have called this

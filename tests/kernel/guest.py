@@ -36,7 +36,8 @@ TAIL = 40
 def kernel_path():
     """The kernel that build.sh makes of what stands beside it now."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256((HERE / "kernel.config").read_bytes() + (HERE / "gpio-sim.patch").read_bytes())
+    parts = ("kernel.config", "fp-registers.patch", "gpio-sim.patch")
+    key = hashlib.sha256(b"".join((HERE / part).read_bytes() for part in parts))
     return cache / "power" / f"kernel-{key.hexdigest()[:12]}" / "linux"
 
 
