@@ -309,11 +309,11 @@ def test_a_journal_that_can_not_be_opened_anew(rig, monkeypatch, caplog):
 
     wait_until(lambda: "a new one can't be made" in rig.counting.monitor.failing)
     board.flash(4)
-    wait_until(lambda: rig.pulses() == 9)
+    # A pulse is counted before it is kept.
+    wait_until(lambda: rig.counting.monitor.status()["journal"]["uncommitted"] >= 6)
     now = rig.counting.monitor.status()
     assert now["meters"]["house"]["register_kwh"] == pytest.approx(0.009)
     assert now["meters"]["house"]["kwh_today"] is None
-    assert now["journal"]["uncommitted"] >= 6
     assert now["writers"] == {}
     assert "not known" in status.text(now)
     wait_until(lambda: rig.counting.monitor._lamps._l2_shown is Condition.FAILING)
@@ -342,7 +342,7 @@ def test_a_stop_while_the_journal_is_lost_by_damage(rig):
     assert rig.losses.acquire(timeout=PATIENCE_S)
     board.flash(7)
     wait_until(lambda: rig.pulses() == 12)
-    rig.counting.change(rig.counting.settings, last=True)
+    rig.counting.finish()
     rig.counting.__exit__(None, None, None)
     assert not rig.counting.crashed
     with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
@@ -351,15 +351,16 @@ def test_a_stop_while_the_journal_is_lost_by_damage(rig):
     assert len(lines(rig.data_dir / "power.csv")) == 5
 
 
-def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
-    """Another monitor would write to the file that is being set aside."""
-    looking, going = threading.Event(), threading.Event()
+@contextlib.contextmanager
+def looked_over(rig, monkeypatch):
+    """While the journal of *rig*, with 5 pulses, is looked over and 3 wait: what lets it end, and each beginning."""
+    begun, going = threading.Semaphore(0), threading.Event()
     (board,) = rig.boards
     deliver(rig, 5)
 
     def slow(*args, **options):
         if options["suspect"]:
-            looking.set()
+            begun.release()
             assert going.wait(PATIENCE_S)
         return salvage.open_journal(*args, **options)
 
@@ -367,17 +368,55 @@ def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
     rig.counting.monitor._keeper.suspect("damage")
     assert rig.losses.acquire(timeout=PATIENCE_S)
     rig.change(rig.counting.settings)
-    assert looking.wait(PATIENCE_S)
+    assert begun.acquire(timeout=PATIENCE_S)
     board.flash(3)
     wait_until(lambda: rig.pulses() == 8)
-    with pytest.raises(PowerError, match="it is damaged, and looked over: mend that first"):
-        rig.counting.acceptable(rig.counting.settings)
-    going.set()
-    assert rig.losses.acquire(timeout=PATIENCE_S)
-    rig.change(rig.counting.settings)
-    wait_until(lambda: rig.keeps(8))
+    try:
+        yield going, begun
+    finally:
+        going.set()
+
+
+def test_a_stop_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
+    """It is waited for, and what was counted meanwhile is written to it."""
+    with looked_over(rig, monkeypatch) as (going, _):
+        stop = keeper.Keeper.stop
+        monkeypatch.setattr(keeper.Keeper, "stop", lambda self: (stop(self), going.set()))
+        rig.counting.finish()
+        rig.counting.__exit__(None, None, None)
+    assert not rig.counting.crashed
     with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
         assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 9)]
+
+
+def test_a_stop_while_a_damaged_journal_is_looked_over_for_long(rig, monkeypatch, caplog):
+    """The stop does not wait for ever, nobody else looks it over, and what is lost is said."""
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
+    with looked_over(rig, monkeypatch) as (going, begun):
+        left = rig.counting.monitor._keeping
+        rig.counting.finish()
+        rig.counting.__exit__(None, None, None)
+        assert left.is_alive()
+        assert not begun.acquire(blocking=False)
+        assert rig.counting.crashed
+        assert "journal: 3 pulses could not be written and are lost" in caplog.text
+        going.set()
+        left.join(PATIENCE_S)
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 6)]
+
+
+def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
+    """Another monitor would write to the file that is being set aside."""
+    with looked_over(rig, monkeypatch) as (going, _):
+        with pytest.raises(PowerError, match="it is damaged, and looked over: mend that first"):
+            rig.counting.acceptable(rig.counting.settings)
+        going.set()
+        assert rig.losses.acquire(timeout=PATIENCE_S)
+        rig.change(rig.counting.settings)
+        wait_until(lambda: rig.keeps(8))
+        with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+            assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 9)]
 
 
 def test_a_journal_that_is_lost_while_a_reload_waits(tmp_path):

@@ -76,6 +76,8 @@ class Keeper:
         self.dropped = dropped
         #: Why the journal can't be written; "" while it can.
         self.failing = unopened
+        #: Why there is no journal yet; "" where there is.
+        self.unopened = unopened
         #: Whether the journal has to be opened anew, and whether damage was met in it.
         self.lost = False
         self.damaged = False
@@ -83,7 +85,6 @@ class Keeper:
         self._commit_interval_s = commit_interval_s
         self._clock = clock
         self._keep_ns = round(keep_days * DAY_NS)
-        self._unopened = unopened
         self._thin_at_s = self._settle_at_s = time.monotonic()
         self._try_at_s = time.monotonic() + try_in_s
         self._on_commit, self._on_state = on_commit, on_state
@@ -161,7 +162,7 @@ class Keeper:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         kept, newest = self.uncommitted.copy(), self._newest.copy()
         try:
-            if self._unopened:
+            if self.unopened:
                 self._try("it can be opened")
                 return
             if not self._journal.is_in_place:

@@ -52,7 +52,8 @@ class Handed(NamedTuple):
     What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
 
     *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *dropped*: how many
-    pulses were too many for the memory. *damaged*: the journal may be so. *settled*: the clock is believed.
+    pulses were too many for the memory. *damaged*: the journal may be so; *opening*: it is looked over still.
+    *settled*: the clock is believed.
     """
 
     meters: Mapping[str, Meter]
@@ -60,6 +61,7 @@ class Handed(NamedTuple):
     reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
     dropped: int = 0
     damaged: bool = False
+    opening: bool = False
     settled: bool = False
 
 
@@ -111,6 +113,9 @@ class Monitor:
         # Where all that counting needs was handed over it goes on without a journal, while the keeper tries to open it:
         # at once where it is damaged, as looking it over and saving what can be read of it may take minutes.
         handed = {meter.name for meter in self._settings.meters} <= self._before.meters.keys()
+        if handed and self._before.opening:  # by the keeper before, which did not end in time
+            self._enter(unopened="it is damaged, and looked over", try_in_s=TRY_S)
+            return self
         if handed and self._before.damaged and not self._last:
             self._enter(unopened="it is damaged, and looked over")
             return self
@@ -261,6 +266,7 @@ class Monitor:
                 {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
                 self._keeper.dropped,
                 self._keeper.damaged,
+                bool(self._keeper.unopened) and self._keeping is not None and self._keeping.is_alive(),
                 self._keeper.settled,
             )
 
@@ -270,6 +276,11 @@ class Monitor:
     def lost(self) -> bool:
         """Whether the journal has to be opened anew."""
         return self._keeper.lost
+
+    @property
+    def unsure(self) -> bool:
+        """Whether what is counted may wait for a journal that is lost, damaged, or not open yet."""
+        return bool(self._keeper.lost or self._keeper.damaged or self._keeper.unopened)
 
     @property
     def settled(self) -> bool:

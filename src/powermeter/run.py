@@ -107,9 +107,7 @@ def _run(
             _heed(counting, control, reread)
         notify("STOPPING=1")
         log.info("stopping")
-        if counting.monitor.lost:
-            # What waits for the journal is to be written to it.
-            counting.change(counting.settings, last=True)
+        counting.finish()
     log.info("stopped")
     return 1 if counting.crashed else 0
 
@@ -307,6 +305,11 @@ class _Counting:
         meters = {name: meter for name, meter in before.meters.items() if name in same}
         self.monitor = self._monitor(before._replace(meters=meters), last=last)
         return not refused
+
+    def finish(self) -> None:
+        """Have what waits for a journal that must be opened anew written to it; the rest is done at the exit."""
+        if self.monitor.unsure:
+            self.change(self.settings, last=True)
 
 
 def _pins(settings: Settings) -> tuple[object, ...]:
