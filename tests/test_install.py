@@ -404,6 +404,28 @@ def test_a_step_that_fails_takes_back_those_before_it(machine):
 
 
 @root_alone
+def test_systemd_reads_what_is_there_after_a_step_that_failed(machine):
+    """Where the unit can't be enabled it goes again, and systemd is told so: else it would know a unit that is none."""
+    m = machine()
+    m.on_host("/run/systemd/system").mkdir(parents=True)
+    # systemctl, found first in PATH, that notes whether the unit is there, and can't enable it.
+    m.on_host("/usr/local/bin/systemctl").write_text(
+        "#!/bin/sh\n"
+        'echo "$* $([ -e /etc/systemd/system/power.service ] && echo there)" >> /run/asked\n'
+        '[ "$2" != enable ] || { echo "not today" >&2; exit 9; }\n'
+    )
+    # The real one has systemd read its units too.
+    m.on_host("/usr/local/bin/update-rc.d").write_text("#!/bin/sh\n")
+    for name in ("systemctl", "update-rc.d"):
+        m.on_host(f"/usr/local/bin/{name}").chmod(0o755)
+    done = m.run(PYTHON, f"{m.top}/{NAME}", "--systemd", "--link", env={"PATH": f"/usr/local/bin:{PATH}"})
+    assert done.returncode == 1
+    assert "enable power.service failed with status 9: not today; everything is as it was before" in done.stderr
+    asked = m.on_host("/run/asked").read_text().splitlines()
+    assert asked == ["daemon-reload there", "--quiet enable power.service there", "daemon-reload "]
+
+
+@root_alone
 def test_links_are_checked_and_their_commands_named(machine):
     """Without --link each missing link has its command, which makes it; a link to another source is refused."""
     m = machine()

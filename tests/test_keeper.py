@@ -405,6 +405,22 @@ def test_room_between_the_last_failure_and_the_end(tmp_path):
     assert len(recording.kept()) == 1000
 
 
+def test_a_keeper_that_was_left_behind_raises_no_alarm(caplog):
+    """Where its last commit fails after all, another has its pulses: nothing fails, and nothing is said."""
+    scene = Scene(5)
+
+    def left_behind(rows, ahead_ns, *, settled):
+        scene.keeper.lost = True
+        raise sqlite3.OperationalError("disk I/O error")
+
+    scene.append = left_behind
+    scene.keeper.keep(Row(1, 1, 0, None))
+    scene.keeper.save()
+    assert scene.keeper.failing == ""
+    assert [row.number for row in scene.keeper.waiting()] == [1]
+    assert not caplog.records
+
+
 class FullBut(Scene):
     """A disk that is full, but takes pulses: where *thinned* old ones are thinned, else they are given their time."""
 

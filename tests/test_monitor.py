@@ -240,6 +240,21 @@ def test_power_while_edges_wait_for_l1(tmp_path):
     assert (waiting["pulses"], waiting["watts"], waiting["watts_is_bound"]) == (2, pytest.approx(3600), False)
 
 
+def test_power_while_the_led_stays_on(tmp_path):
+    """Light that waits to be judged by its length, and never ends, does not hold up the bound: it falls on."""
+    ms, now_ns = NS_PER_S // 1000, time.monotonic_ns()
+    with Running(tmp_path, board=HandBoard(sees_ends=True), min_flash_ms=2) as running:
+        for at_ns in (now_ns - 7200 * NS_PER_S, now_ns - 5400 * NS_PER_S):
+            running.board.put(Edge(0, at_ns))
+            running.board.put(Edge(0, at_ns + 3 * ms, falling=False))
+        running.board.put(Edge(0, now_ns - 3600 * NS_PER_S))
+        wait_until(lambda: house_of(running)["watts_is_bound"])
+        found = house_of(running)
+    # Half an hour from pulse to pulse is 2 W; an hour and a half since, and at most a minute of this test, 0.67 W.
+    assert found["pulses"] == 2
+    assert 0.65 < found["watts"] < 0.67
+
+
 @pytest.mark.parametrize(("sees_ends", "counts"), [(True, (1, 1)), (False, (2, 0))])
 def test_a_flash_is_judged_where_its_end_is_seen(tmp_path, sees_ends, counts):
     """min_flash_ms reaches the meter where the board sees ends; where it does not, no flash waits for its end."""

@@ -1,5 +1,6 @@
 """One process of many: starting, stopping, asking and signals; real processes, by the command line."""
 
+import ast
 import contextlib
 import os
 import pty
@@ -130,6 +131,16 @@ def one_line(text):
 
 
 # --- Starting
+
+
+def test_a_python_that_is_too_old():
+    """It says so in one line: also to a Python that does not know the syntax of all the rest."""
+    path = SOURCE / "power.py"
+    ast.parse(path.read_text(), feature_version=(3, 6))
+    line = f"import runpy, sys; sys.version_info = (3, 10, 13); runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"power: needs Python 3.11 or newer, this is {sys.version.split()[0]}\n"
 
 
 def test_start_returns_once_counting(program):
