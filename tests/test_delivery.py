@@ -46,7 +46,7 @@ def started(journal, answering, writer_of):
 
     def start(name, open_writer, cursor):
         delivery = Delivery(
-            name, open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail
+            name, open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail
         )
         delivery.thread = threading.Thread(target=delivery.run)
         delivery.thread.start()
@@ -66,9 +66,9 @@ def ended(delivery):
     assert not delivery.thread.is_alive()
 
 
-def driven(open_writer, cursor, settled_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail):
+def driven(open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail):
     """A delivery whose steps the test makes."""
-    return Delivery("driven", open_writer, cursor, settled_ns=settled_ns, on_state=on_state, on_damage=pytest.fail)
+    return Delivery("driven", open_writer, cursor, complete_ns=complete_ns, on_state=on_state, on_damage=pytest.fail)
 
 
 def add(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_PER_S):
@@ -521,7 +521,7 @@ def test_a_period_is_sent_once_it_is_over(journal):
     add(journal, 8, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)  # five in this minute, three in the next
     now = [PERIOD_START_NS + 59 * NS_PER_S]
     writer = Taking(Pace.aggregated(60, 5000))
-    delivery = driven(Taking, cursor, settled_ns=lambda: now[0])
+    delivery = driven(Taking, cursor, complete_ns=lambda: now[0])
     assert delivery._deliver_next(writer) == 1.0
     assert writer.batches == []
     now[0] += NS_PER_S
@@ -535,35 +535,35 @@ def test_a_period_is_sent_once_it_is_over(journal):
     cursor.close()
 
 
-def test_a_pulse_kept_while_it_is_asked_what_is_settled(journal):
-    """What is settled is asked before reading: a pulse that is kept in between goes out with its period, sent once."""
+def test_a_pulse_kept_while_it_is_asked_what_is_complete(journal):
+    """What is complete is asked before reading: a pulse that is kept in between goes out with its period, sent once."""
     cursor = journal.cursor("it")
     add(journal, 4, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
 
-    def settled_ns():
+    def complete_ns():
         if journal.meter("house", 1000).count == 4:
             add(journal, 1, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
         return PERIOD_START_NS + 60 * NS_PER_S
 
     writer = Scripted(Pace.aggregated(60, 5000), [])
-    run_dry(driven(Taking, cursor, settled_ns=settled_ns), writer)
+    run_dry(driven(Taking, cursor, complete_ns=complete_ns), writer)
     assert writer.batches == [5]
     cursor.close()
 
 
 @pytest.mark.parametrize(("pace", "asks"), [(Pace(5), False), (Pace.aggregated(60, 5), True)], ids=["each", "periods"])
-def test_what_is_settled_is_asked_for_periods_alone(journal, pace, asks):
-    """What is settled is asked for a writer with periods, and never for one that takes pulse by pulse."""
+def test_what_is_complete_is_asked_for_periods_alone(journal, pace, asks):
+    """What is complete is asked for a writer with periods, and never for one that takes pulse by pulse."""
     cursor = journal.cursor("it")
     add(journal, 12)
     asked = []
 
-    def settled_ns():
+    def complete_ns():
         asked.append(1)
         return FAR_NS
 
     writer = Taking(pace)
-    run_dry(driven(Taking, cursor, settled_ns=settled_ns), writer)
+    run_dry(driven(Taking, cursor, complete_ns=complete_ns), writer)
     assert len(writer.taken) == 12
     assert bool(asked) == asks
     cursor.close()
@@ -590,7 +590,7 @@ def test_a_time_in_the_future_holds_up_nothing(journal):
     add(journal, 30)
     now_ns = START_NS + 86400 * NS_PER_S
     writer = Taking(Pace.aggregated(60, 5000))
-    delivery = driven(Taking, cursor, settled_ns=lambda: now_ns)
+    delivery = driven(Taking, cursor, complete_ns=lambda: now_ns)
     for _ in range(30):
         delivery._deliver_next(writer)
     assert [p.number for p in writer.taken] == list(range(1, 34))
@@ -794,7 +794,7 @@ def test_whatever_the_outages_every_pulse_arrives_once_in_order(pace, outcomes, 
         cursor, other = journal.cursor("it"), journal.cursor("other")
         writer = Scripted(pace, outcomes)
         # A period that more pulses may fall into is not over.
-        delivery = driven(Taking, cursor, settled_ns=lambda: FAR_NS if not added else clock[0])
+        delivery = driven(Taking, cursor, complete_ns=lambda: FAR_NS if not added else clock[0])
         added = list(added)
         while added:
             add_in_turn(journal, *added.pop(0), clock)

@@ -124,7 +124,7 @@ def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
             writer.name,
             lambda: writers.open_writer(writer),
             journal.cursor(writer.name),
-            settled_ns=lambda: FAR_NS,
+            complete_ns=lambda: FAR_NS,
             on_state=lambda: None,
             on_damage=pytest.fail,
         )

@@ -350,13 +350,13 @@ def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
     librato = settings.WriterSettings("librato", "librato", options)
     running = Running(tmp_path, board=StallingBoard(), writers=(librato,))
     asked_ns = []
-    settled_ns = running.monitor._settled_ns
+    complete_ns = running.monitor._complete_ns
 
     def asked():
         asked_ns.append(time.time_ns())
-        return settled_ns()
+        return complete_ns()
 
-    running.monitor._settled_ns = asked
+    running.monitor._complete_ns = asked
     with running:
         try:
             # All of the edges in one period, with a second of it left.

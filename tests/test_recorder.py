@@ -114,7 +114,7 @@ class Recording:
         self.board.watch()
         self.recording.start()
         # So that the first commit has all that waits: of a part it would be luck whether a full disk has room for it.
-        wait_until(lambda: self.recorder.settled_ns() > begun_ns)
+        wait_until(lambda: self.recorder.complete_ns() > begun_ns)
         self.keeping.start()
         return self
 
@@ -494,27 +494,27 @@ def test_light_that_flickers_is_a_fault(tmp_path, caplog):
     assert recording.meter.count == 2
 
 
-def test_what_is_settled(tmp_path):
-    """What waits on the board, or is lit and not judged, is not settled: no pulse of before may come later."""
+def test_what_is_complete(tmp_path):
+    """What waits on the board, or is lit and not judged, is not complete: no pulse of before may come later."""
     waiting = Recording(tmp_path, NEVER_S)
     waiting.board.watch()
     before_ns = time.monotonic_ns()
     waiting.board.put(Edge(0, before_ns - NS_PER_S))
-    assert waiting.recorder.settled_ns() < before_ns
+    assert waiting.recorder.complete_ns() < before_ns
     with waiting as recording:
-        wait_until(lambda: recording.recorder.settled_ns() > before_ns)
+        wait_until(lambda: recording.recorder.complete_ns() > before_ns)
         recording.meter.min_flash_ns = NS_PER_S  # not before: the first flash would be waited for to end
         lit_ns = time.monotonic_ns()
         recording.board.put(Edge(0, lit_ns))
         wait_until(lambda: recording.meter.waits_since_ns == lit_ns)
-        assert recording.recorder.settled_ns() == lit_ns
+        assert recording.recorder.complete_ns() == lit_ns
         recording.board.put(Edge(0, lit_ns + 2 * NS_PER_S, falling=False))
         wait_until(lambda: recording.meter.count == 2)
-        assert recording.recorder.settled_ns() > lit_ns
+        assert recording.recorder.complete_ns() > lit_ns
 
 
-def test_what_is_settled_while_edges_always_wait(tmp_path):
-    """What had come before edges were taken is settled, whatever waits on the board by now."""
+def test_what_is_complete_while_edges_always_wait(tmp_path):
+    """What had come before edges were taken is complete, whatever waits on the board by now."""
     recording = Recording(tmp_path, NEVER_S)
     recording.board.watch()
     for _ in range(3):
@@ -522,7 +522,7 @@ def test_what_is_settled_while_edges_always_wait(tmp_path):
         before_ns = time.monotonic_ns()
         recording.recorder._take()
         recording.board.put(Edge(0, time.monotonic_ns()))
-        assert before_ns <= recording.recorder.settled_ns() < time.monotonic_ns()
+        assert before_ns <= recording.recorder.complete_ns() < time.monotonic_ns()
     recording.recorder.close()
     recording.journal.close()
 

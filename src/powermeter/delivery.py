@@ -89,7 +89,7 @@ class Delivery:
     Delivers what comes after *cursor* until :meth:`stop`.
 
     *open_writer* is called on the delivery's thread, again after each bug of
-    the writer. *settled_ns* tells the time (UTC, ns) before which no pulse will
+    the writer. *complete_ns* tells the time (UTC, ns) before which no pulse will
     be added any more, None while there is none. *on_state* is called when
     :attr:`state` changes to or from failing, *on_damage* with what SQLite says
     where the journal is damaged.
@@ -101,7 +101,7 @@ class Delivery:
         open_writer: Callable[[], Writer],
         cursor: Cursor,
         *,
-        settled_ns: Callable[[], int | None],
+        complete_ns: Callable[[], int | None],
         on_state: Callable[[], None],
         on_damage: Callable[[str], None],
     ) -> None:
@@ -115,7 +115,7 @@ class Delivery:
         #: Pulses that were no more when their turn came, since the start.
         self.skipped = 0
         self._open_writer = open_writer
-        self._settled_ns = settled_ns
+        self._complete_ns = complete_ns
         self._on_state, self._on_damage = on_state, on_damage
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -235,16 +235,16 @@ class Delivery:
 
     def _due(self, pace: Pace) -> tuple[Sequence[Pulse], bool, float | None]:
         """The pulses that are due, and whether there are more; without any, the pause until there will be."""
-        # Asked before reading: what is committed in between must not be taken for settled and missing.
-        settled_ns = self._settled_ns() if pace.period_ns else 0
-        if settled_ns is None:
+        # Asked before reading: what is committed in between must not be missing from what is taken for complete.
+        complete_ns = self._complete_ns() if pace.period_ns else 0
+        if complete_ns is None:
             return [], False, None
         pulses: Sequence[Pulse] = self.cursor.read(self._read_limit(pace))
         more = len(pulses) >= self._read_limit(pace)
         if pace.period_ns:
-            whole = whole_periods(pulses, pace.period_ns, settled_ns, more=more)
+            whole = whole_periods(pulses, pace.period_ns, complete_ns, more=more)
             if pulses and not whole:
-                return [], more, self._until_whole(pulses[0], pace, settled_ns, more=more)
+                return [], more, self._until_whole(pulses[0], pace, complete_ns, more=more)
             pulses = whole
         if not pulses:
             self._succeeded(State.OK)
@@ -253,7 +253,7 @@ class Delivery:
     def _read_limit(self, pace: Pace) -> int:
         return max(pace.batch_size, self._least)
 
-    def _until_whole(self, first: Pulse, pace: Pace, settled_ns: int, *, more: bool) -> float:
+    def _until_whole(self, first: Pulse, pace: Pace, complete_ns: int, *, more: bool) -> float:
         """The pause until the period of *first* is whole; none where it only was too long for one reading."""
         if more:
             self._least = 2 * self._read_limit(pace)
@@ -262,7 +262,7 @@ class Delivery:
         end_ns = (first.time_ns // period_ns + 1) * period_ns
         self._succeeded(State.OK)
         # At most a period: the clock may be set meanwhile.
-        return min(max(end_ns - settled_ns, NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
+        return min(max(end_ns - complete_ns, NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
 
     def _took(self, batch: Sequence[Pulse], receipt: Receipt) -> None:
         if receipt.taken:
@@ -337,12 +337,12 @@ class Delivery:
             self._on_state()
 
 
-def whole_periods(pulses: Sequence[Pulse], period_ns: int, settled_ns: int, *, more: bool) -> Sequence[Pulse]:
+def whole_periods(pulses: Sequence[Pulse], period_ns: int, complete_ns: int, *, more: bool) -> Sequence[Pulse]:
     """
     The beginning of *pulses* whose periods are whole.
 
     A period is [n, n + 1) times *period_ns* since 1970. It is whole once it
-    ended before *settled_ns*, and, if *more* pulses wait than these, once one
+    ended before *complete_ns*, and, if *more* pulses wait than these, once one
     of a later period stands behind it.
     """
     last = pulses[-1].time_ns // period_ns if more else None
@@ -350,7 +350,7 @@ def whole_periods(pulses: Sequence[Pulse], period_ns: int, settled_ns: int, *, m
         period = pulse.time_ns // period_ns
         end_ns = (period + 1) * period_ns
         # One far ahead is of a clock that was wrong then: nothing more falls into it, and it may be years off.
-        if settled_ns < end_ns <= settled_ns + 2 * period_ns + 2 * NS_PER_S or period == last:
+        if complete_ns < end_ns <= complete_ns + 2 * period_ns + 2 * NS_PER_S or period == last:
             return pulses[:index]
     return pulses
 

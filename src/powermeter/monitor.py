@@ -43,7 +43,7 @@ WRITERS_STOP_S = 5.0
 #: After every time there will be (UTC, ns): the largest int of SQLite.
 FAR_NS = 2**63 - 1
 
-#: A library's callback stamps an edge within this, in s; so much later a span of time is settled.
+#: A library's callback stamps an edge within this, in s; so much later a span of time is complete.
 EDGE_DELAY_S = 1.0
 
 
@@ -190,7 +190,7 @@ class Monitor:
                 writer.name,
                 functools.partial(open_writer, writer),
                 cursor,
-                settled_ns=self._settled_ns,
+                complete_ns=self._complete_ns,
                 on_state=self._show_condition,
                 on_damage=self._keeper.suspect,
             )
@@ -350,12 +350,12 @@ class Monitor:
         for delivery, _ in self._deliveries:
             delivery.wake()
 
-    def _settled_ns(self) -> int | None:
+    def _complete_ns(self) -> int | None:
         """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
         if not self._keeper.settled:
             return None
-        unsettled_ns = time.monotonic_ns() - self._recorder.settled_ns()
-        seen_ns = time.time_ns() - unsettled_ns - round(EDGE_DELAY_S * NS_PER_S)
+        behind_ns = time.monotonic_ns() - self._recorder.complete_ns()
+        seen_ns = time.time_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
         # Not the first alone: one that was judged by its length comes after others that are younger.
         ahead = ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])

@@ -2,7 +2,7 @@
 Edges to pulses, on one thread, which never waits for a disk or a network.
 
 Owns the board's inputs, the meters and the lamps. Others may look at the meters
-and ask up to when all is settled; the pulses go to the keeper's list.
+and ask up to when they are complete; the pulses go to the keeper's list.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ class Recorder:
         """Whether the input of a meter does not do what it should."""
         return any(watched.faulty for watched in self.meters)
 
-    def settled_ns(self) -> int:
+    def complete_ns(self) -> int:
         """
         The monotonic time before which every pulse has been given to the keeper; from any thread.
 
