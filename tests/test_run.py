@@ -359,8 +359,8 @@ def looked_over(rig, monkeypatch):
     deliver(rig, 5)
 
     def slow(*args, **options):
+        begun.release()
         if options["suspect"]:
-            begun.release()
             assert going.wait(PATIENCE_S)
         return salvage.open_journal(*args, **options)
 
@@ -379,6 +379,7 @@ def looked_over(rig, monkeypatch):
 
 def test_a_stop_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
     """It is waited for, and what was counted meanwhile is written to it."""
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", PATIENCE_S)
     with looked_over(rig, monkeypatch) as (going, _):
         stop = keeper.Keeper.stop
         monkeypatch.setattr(keeper.Keeper, "stop", lambda self: (stop(self), going.set()))
@@ -404,6 +405,55 @@ def test_a_stop_while_a_damaged_journal_is_looked_over_for_long(rig, monkeypatch
         left.join(PATIENCE_S)
     with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
         assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 6)]
+
+
+def test_a_stop_in_the_moment_in_which_damage_was_met(rig, monkeypatch):
+    """Also where the keeper has not looked at it yet."""
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", PATIENCE_S)
+    looking, going = threading.Event(), threading.Event()
+    stop = keeper.Keeper.stop
+
+    def slow(_journal):
+        looking.set()
+        assert going.wait(PATIENCE_S)
+        return True
+
+    deliver(rig, 5)
+    monkeypatch.setattr(journal.Journal, "can_be_read", slow)
+    monkeypatch.setattr(keeper.Keeper, "stop", lambda self: (stop(self), going.set()))
+    rig.counting.monitor._keeper.suspect("damage")
+    assert looking.wait(PATIENCE_S)
+    rig.boards[0].flash(3)
+    wait_until(lambda: rig.pulses() == 8)
+    rig.counting.finish()
+    rig.counting.__exit__(None, None, None)
+    assert not rig.counting.crashed
+    with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
+        assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 9)]
+
+
+@pytest.mark.parametrize("pulses", [0, 3])
+def test_a_stop_opens_a_journal_for_so_long_and_for_what_waits_alone(rig, monkeypatch, caplog, pulses):
+    """It ends in time where the journal, lost, can't be opened for a dead disk; where nothing waits nobody opens it."""
+    deliver(rig, 5)
+    rig.counting.monitor._keeper.suspect("damage")
+    assert rig.losses.acquire(timeout=PATIENCE_S)
+    rig.boards[0].flash(pulses)
+    wait_until(lambda: rig.pulses() == 5 + pulses)
+    begun, going = threading.Semaphore(0), threading.Event()
+
+    def dead(*args, **options):
+        begun.release()
+        assert going.wait(PATIENCE_S)
+        return salvage.open_journal(*args, **options)
+
+    monkeypatch.setattr(monitor, "open_journal", dead)
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
+    rig.counting.finish()
+    rig.counting.__exit__(None, None, None)
+    going.set()
+    assert begun.acquire(blocking=False) == rig.counting.crashed == bool(pulses)
+    assert ("journal: 3 pulses could not be written and are lost" in caplog.text) == bool(pulses)
 
 
 def test_no_reload_while_a_damaged_journal_is_looked_over(rig, monkeypatch):

@@ -1,6 +1,7 @@
 """A journal that is damaged, deleted or away: what is saved of it, and that counting goes on."""
 
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -142,6 +143,26 @@ def test_a_journal_damaged_anywhere_opens(damaged, seed):
     names = {path.name for path in damaged.parent.iterdir()}
     assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
     assert len([name for name in names if ".damaged-" in name]) <= 1
+
+
+def test_a_disk_that_fails_before_the_new_one_is_in_its_place(damaged, monkeypatch):
+    """It is an error as any of the journal's, in the first try and in the next; once it can be it is put there."""
+    damaged.write_bytes(b"\xa5" * damaged.stat().st_size)
+    rename = os.rename
+
+    def fails(source, target):
+        if str(source).endswith(".new"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails)
+        for reason in ("a new one can't be made", "the new one can't be put in its place"):
+            with pytest.raises(JournalError, match=f"{reason}: .*Read-only file system"):
+                salvage.open_journal(str(damaged), METERS)
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert set(registers(journal)) == set(METERS)
+    assert aside(damaged).read_bytes()[:1] == b"\xa5"
 
 
 def damage_table(path, table):
@@ -317,7 +338,7 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with journal.open("r+b") as file:
             file.write(b"\xa5" * journal.stat().st_size)
-        wait_until(lambda: logged(program, "is set aside"))
+        wait_until(lambda: list(journal.parent.glob("journal.db.damaged-*")))
         # A stop before that only writes what waits: the writers have their turn at the next start.
         wait_until(lambda: program.status()["journal"]["failing"] == "")
         seen = program.status()["meters"]["house"]["pulses"]
@@ -328,4 +349,3 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path):
         # What stood in the file alone, which is noise now, is lost; the count is not.
         assert registers == sorted(set(registers))
         assert registers[-1] >= seen + 5
-        assert list(journal.parent.glob("journal.db.damaged-*"))

@@ -78,9 +78,11 @@ class Keeper:
         self.failing = unopened
         #: Why there is no journal yet; "" where there is.
         self.unopened = unopened
-        #: Whether the journal has to be opened anew, and whether damage was met in it.
+        #: Whether the journal has to be opened anew, whether damage was met in it, and whether what is at its path is
+        #: looked over just now.
         self.lost = False
         self.damaged = False
+        self.opening = False
         self._journal = journal
         self._commit_interval_s = commit_interval_s
         self._clock = clock
@@ -230,6 +232,7 @@ class Keeper:
         """Have what is at the path opened, if it can be."""
         if time.monotonic() < self._try_at_s:
             return
+        self.opening = True
         try:
             self._try_anew()
         except PowerError as error:
@@ -237,6 +240,8 @@ class Keeper:
             self._fail(str(error))
         else:
             self._lose(reason)
+        finally:
+            self.opening = False
 
     def _lose(self, reason: str) -> None:
         log.warning("journal: %s: it is opened anew", reason)

@@ -52,7 +52,7 @@ class Handed(NamedTuple):
     What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
 
     *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *dropped*: how many
-    pulses were too many for the memory. *damaged*: the journal may be so; *opening*: it is looked over still.
+    pulses were too many for the memory. *damaged*: the journal may be so; *closed*: it must not be opened.
     *settled*: the clock is believed.
     """
 
@@ -61,7 +61,7 @@ class Handed(NamedTuple):
     reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
     dropped: int = 0
     damaged: bool = False
-    opening: bool = False
+    closed: bool = False
     settled: bool = False
 
 
@@ -113,8 +113,8 @@ class Monitor:
         # Where all that counting needs was handed over it goes on without a journal, while the keeper tries to open it:
         # at once where it is damaged, as looking it over and saving what can be read of it may take minutes.
         handed = {meter.name for meter in self._settings.meters} <= self._before.meters.keys()
-        if handed and self._before.opening:  # by the keeper before, which did not end in time
-            self._enter(unopened="it is damaged, and looked over", try_in_s=TRY_S)
+        if handed and self._before.closed:
+            self._enter(unopened="it is looked over", try_in_s=TRY_S)
             return self
         if handed and self._before.damaged and not self._last:
             self._enter(unopened="it is damaged, and looked over")
@@ -144,7 +144,7 @@ class Monitor:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
         settings, before = self._settings, self._before
         # What stands in for one that can't be opened is empty, and takes nothing.
-        kept = self._journal = Journal(":memory:") if unopened else self._open_journal(suspect=before.damaged)
+        kept = self._journal = Journal(":memory:") if unopened else self._opened_journal()
         stack.callback(self._close_journal)
         self._reader = kept.reader()
         stack.callback(self._reader.close)
@@ -202,6 +202,26 @@ class Monitor:
         for _, thread in self._deliveries:
             thread.start()
         log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+
+    def _opened_journal(self) -> Journal:
+        """The journal; at a stop within KEEPER_STOP_S: looking it over may take minutes, and a dead disk for ever."""
+        if not self._last:
+            return self._open_journal(suspect=self._before.damaged)
+        opened: list[Journal | PowerError] = []
+
+        def work() -> None:
+            try:
+                opened.append(self._open_journal(suspect=self._before.damaged))
+            except PowerError as error:
+                opened.append(error)
+
+        self._started("opening", work).join(KEEPER_STOP_S)
+        if not opened:
+            raise JournalError(f"{self._settings.data_dir}: the journal was not open in {KEEPER_STOP_S:g} s")
+        (found,) = opened
+        if isinstance(found, PowerError):
+            raise found
+        return found
 
     def _open_journal(self, *, suspect: bool) -> Journal:
         return open_journal(
@@ -266,7 +286,8 @@ class Monitor:
                 {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
                 self._keeper.dropped,
                 self._keeper.damaged,
-                bool(self._keeper.unopened) and self._keeping is not None and self._keeping.is_alive(),
+                # One that did not end in time may still set it aside.
+                self._keeper.opening and self._left_behind,
                 self._keeper.settled,
             )
 
@@ -281,6 +302,16 @@ class Monitor:
     def unsure(self) -> bool:
         """Whether what is counted may wait for a journal that is lost, damaged, or not open yet."""
         return bool(self._keeper.lost or self._keeper.damaged or self._keeper.unopened)
+
+    @property
+    def openable(self) -> bool:
+        """After the exit: whether the journal has to be opened anew, and nobody is at it any more."""
+        return self._keeper.lost and not self._left_behind
+
+    @property
+    def _left_behind(self) -> bool:
+        """After the exit: whether the keeper did not end in time."""
+        return self._keeping is not None and self._keeping.is_alive()
 
     @property
     def settled(self) -> bool:

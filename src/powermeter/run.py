@@ -276,9 +276,9 @@ class _Counting:
             raise PowerError(f"the journal can't be written now: {self.monitor.failing}: mend that first")
         return settings
 
-    def change(self, settings: Settings, *, last: bool = False) -> bool:
+    def change(self, settings: Settings) -> bool:
         """
-        Go on with *settings*; the *last* time only to write what could not be written before.
+        Go on with *settings*.
 
         Where the pins are other ones now and can't be had, with the settings
         from before; false then. Raises :exc:`BoardError` where these can't be had either.
@@ -303,13 +303,21 @@ class _Counting:
         same = {m.name for m, name in zip(settings.meters, names, strict=False) if m.name == name}
         before = handed()
         meters = {name: meter for name, meter in before.meters.items() if name in same}
-        self.monitor = self._monitor(before._replace(meters=meters), last=last)
+        self.monitor = self._monitor(before._replace(meters=meters))
         return not refused
 
     def finish(self) -> None:
         """Have what waits for a journal that must be opened anew written to it; the rest is done at the exit."""
-        if self.monitor.unsure:
-            self.change(self.settings, last=True)
+        monitor = self.monitor
+        if not monitor.unsure:
+            return
+        # At once, so that the time that writers are given is over by then: nothing new comes to them any more.
+        monitor.end_deliveries()
+        handed = monitor.hand_over(watched=True)
+        self._end()
+        before = handed()
+        closed = not (before.unwritten and monitor.openable)
+        self.monitor = self._monitor(before._replace(closed=closed), last=True)
 
 
 def _pins(settings: Settings) -> tuple[object, ...]:

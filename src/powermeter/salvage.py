@@ -59,7 +59,10 @@ def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = Fals
     *meters*: the impulses per kWh of the settings' meters, by name, for the
     case that these can't be read. Raises :exc:`JournalError`.
     """
-    _finish(path)
+    try:
+        _finish(path)
+    except OSError as error:
+        raise JournalError(f"{path}: the new one can't be put in its place: {error}") from error
     try:
         return Journal(path, suspect=suspect)
     except DamagedError as error:
