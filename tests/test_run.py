@@ -16,7 +16,7 @@ from program import PATIENCE_S, Program, wait_until
 from test_keeper import hung_disk
 
 from powermeter import journal, keeper, monitor, process, run, salvage, settings, status
-from powermeter.errors import BoardError, PowerError
+from powermeter.errors import BoardError, JournalError, PowerError
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 
@@ -394,15 +394,16 @@ def test_a_stop_while_a_damaged_journal_is_looked_over_for_long(rig, monkeypatch
     """The stop does not wait for ever, nobody else looks it over, and what is lost is said."""
     monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
     with looked_over(rig, monkeypatch) as (going, begun):
-        left = rig.counting.monitor._keeping
+        left = rig.counting.monitor
         rig.counting.finish()
         rig.counting.__exit__(None, None, None)
-        assert left.is_alive()
+        assert left._keeping.is_alive()
         assert not begun.acquire(blocking=False)
         assert rig.counting.crashed
         assert "journal: 3 pulses could not be written and are lost" in caplog.text
         going.set()
-        left.join(PATIENCE_S)
+        left._keeping.join(PATIENCE_S)
+        left._journal.close()
     with contextlib.closing(sqlite3.connect(rig.data_dir / "journal.db")) as connection:
         assert connection.execute("SELECT count FROM pulses").fetchall() == [(n,) for n in range(1, 6)]
 
@@ -442,10 +443,10 @@ def test_a_stop_opens_a_journal_for_so_long_and_for_what_waits_alone(rig, monkey
     wait_until(lambda: rig.pulses() == 5 + pulses)
     begun, going = threading.Semaphore(0), threading.Event()
 
-    def dead(*args, **options):
+    def dead(*_args, **_options):
         begun.release()
         assert going.wait(PATIENCE_S)
-        return salvage.open_journal(*args, **options)
+        raise JournalError("the disk is gone")
 
     monkeypatch.setattr(monitor, "open_journal", dead)
     monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
