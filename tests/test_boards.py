@@ -695,7 +695,8 @@ class TestGpiod:
 
     def test_a_chip_that_is_none(self, no_lamps, tmp_path):
         """A GPIO_CHIP that is not there, or no chip: one line with its path, and where to look; by the real library."""
-        pytest.importorskip("gpiod")
+        if not os.environ.get("CI"):
+            pytest.importorskip("gpiod")
         for path, reason in ((str(tmp_path / "none"), "No such file or directory"), ("/dev/null", "")):
             with pytest.raises(BoardError) as error:
                 open_board(dataclasses.replace(no_lamps, gpio_chip=path))
