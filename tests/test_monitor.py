@@ -247,11 +247,13 @@ def test_power_while_the_led_stays_on(tmp_path):
         for at_ns in (now_ns - 7200 * NS_PER_S, now_ns - 5400 * NS_PER_S):
             running.board.put(Edge(0, at_ns))
             running.board.put(Edge(0, at_ns + 3 * ms, falling=False))
-        running.board.put(Edge(0, now_ns - 3600 * NS_PER_S))
-        wait_until(lambda: house_of(running)["watts_is_bound"])
+        lit_ns = now_ns - 3600 * NS_PER_S
+        running.board.put(Edge(0, lit_ns))
+        # Nothing later can be said to be complete from now on.
+        wait_until(lambda: running.monitor._recorder.complete_ns() == lit_ns)
         found = house_of(running)
     # Half an hour from pulse to pulse is 2 W; an hour and a half since, and at most a minute of this test, 0.67 W.
-    assert found["pulses"] == 2
+    assert (found["pulses"], found["watts_is_bound"]) == (2, True)
     assert 0.65 < found["watts"] < 0.67
 
 

@@ -392,7 +392,7 @@ def test_a_stop_while_a_damaged_journal_is_looked_over(rig, monkeypatch):
 
 def test_a_stop_while_a_damaged_journal_is_looked_over_for_long(rig, monkeypatch, caplog):
     """The stop does not wait for ever, nobody else looks it over, and what is lost is said."""
-    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
+    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 1.0)
     with looked_over(rig, monkeypatch) as (going, begun):
         left = rig.counting.monitor
         rig.counting.finish()
@@ -449,7 +449,6 @@ def test_a_stop_opens_a_journal_for_so_long_and_for_what_waits_alone(rig, monkey
         raise JournalError("the disk is gone")
 
     monkeypatch.setattr(monitor, "open_journal", dead)
-    monkeypatch.setattr(monitor, "KEEPER_STOP_S", 0.2)
     rig.counting.finish()
     rig.counting.__exit__(None, None, None)
     going.set()
