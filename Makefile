@@ -96,7 +96,8 @@ venv/.made: requirements.txt
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
 
 .PHONY: servers
-# InfluxDB and VictoriaMetrics, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics and nginx, Debian's, unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null

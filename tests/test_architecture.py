@@ -44,7 +44,8 @@ MAY_IMPORT = {
         "writers",
     },
     "process": {"errors", "trust"},
-    "delivery": {"errors", "journal", "meter", "writers"},
+    "delivery": {"errors", "journal", "meter", "search", "writers", "writers.answers"},
+    "search": {"meter"},
     "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
     "keeper": {"clock", "errors", "journal", "meter"},
     "salvage": {"errors", "journal", "meter"},
@@ -55,8 +56,8 @@ MAY_IMPORT = {
     "boards.simulated": {"boards", "lamps", "meter", "settings"},
     "boards": {"errors", "lamps", "meter", "settings"},
     "writers.file": {"errors", "meter", "trust", "writers"},
-    "writers.influxdb": {"errors", "meter", "writers", "writers.connection"},
-    "writers.librato": {"errors", "meter", "writers", "writers.connection"},
+    "writers.influxdb": {"errors", "meter", "writers", "writers.answers", "writers.connection"},
+    "writers.librato": {"errors", "meter", "writers", "writers.answers", "writers.connection"},
     "writers.connection": set(),
     "writers": {"meter", "settings"},
     "status": set(),
@@ -64,7 +65,8 @@ MAY_IMPORT = {
     "meter": set(),
     "trust": set(),
     "settings": {"errors"},
-    "errors": set(),
+    "errors": {"writers.answers"},  # for a type alone
+    "writers.answers": set(),
     "": set(),
 }
 

@@ -10,11 +10,12 @@ from http_server import BEHAVIOURS, HANG, forward_to, http_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powermeter.delivery import SHORTEST_PAUSE_S, VERDICTS, Delivery, State, Verdict, verdict
+from powermeter.delivery import SHORTEST_PAUSE_S, Delivery, State, Verdict, verdict
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 from powermeter.writers import Pace, Receipt
+from powermeter.writers.answers import BY_STATUS
 from powermeter.writers.file import FileWriter
 
 START_NS = 1_795_418_000_123_456_789
@@ -177,13 +178,14 @@ KEPT = {
     "403": "ERROR",
     "404": "ERROR",
     "413": "ERROR",
+    "400": "ERROR",
+    "422": "ERROR",
 }
-REFUSED = ("400", "422")
 
 
 def test_every_behaviour_is_judged():
     """No behaviour of the scriptable server is without its test here."""
-    assert {*KEPT, *REFUSED} == {*BEHAVIOURS, "refused"}
+    assert set(KEPT) == {*BEHAVIOURS, "refused"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -217,38 +219,14 @@ def test_kept(journal, started, service, answering, caplog, until, name):
     assert [r.message for r in caplog.records if r.levelname == "INFO"] == ["it: delivers again"]
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(journal, started, service, answering, caplog, until, name):
-    """Refused pulses are dropped, counted, and said once; what comes after them arrives."""
-    cursor = journal.cursor("it")
-    add(journal, 12, start_ns=PERIOD_START_NS, spacing_ns=60 * NS_PER_S)  # one a period
-    answering.script = BEHAVIOURS[name]
-    refused = 11 if isinstance(service, Librato) else 12  # the first has no power, Librato gets nothing of it
-    sent = cursor.read(1000)
-    delivery = started("it", service.open, cursor)
-    until(lambda: delivered_all(delivery, sent))
-    until(lambda: delivery.state is State.OK)
-    assert delivery.refused == refused
-    answering.script = service.good
-    add(journal, 10, start_ns=PERIOD_START_NS, spacing_ns=60 * NS_PER_S)
-    sent = cursor.read(1000)
-    delivery.wake()
-    until(lambda: delivered_all(delivery, sent))
-    ended(delivery)
-    assert delivery.refused == refused
-    service.assert_has(sent)
-    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
-
-
 def test_verdicts():
     """The table is as documented; what does not stand in it keeps the pulses."""
-    for status in (401, 403, 404, 405, 410, 415):
+    for status in (401, 403, 404, 405, 410, 411, 415):
         assert verdict(AnsweredError(status, "")) is Verdict.MISCONFIGURED
     for status in (400, 422):
         assert verdict(AnsweredError(status, "")) is Verdict.REFUSED
     assert verdict(AnsweredError(413, "")) is Verdict.TOO_LARGE
-    for status in set(range(100, 600)) - set(VERDICTS):
+    for status in set(range(100, 600)) - set(BY_STATUS):
         assert verdict(AnsweredError(status, "")) is Verdict.KEPT
     assert verdict(MisdirectedError("")) is Verdict.MISCONFIGURED
     assert verdict(UnreachableError("")) is Verdict.KEPT

@@ -19,6 +19,7 @@ from powermeter import settings
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S
 from powermeter.writers import Receipt
+from powermeter.writers.answers import Verdict
 
 SRC = Path(__file__).parent.parent / "src"
 ADMIN = {"username": "admin", "password": "pa ss/wörd"}
@@ -226,8 +227,9 @@ def test_partial_write_by_field_type(influxd, influx_db, writer, pulses, measure
     """Points whose field has another type: the good ones are stored, and all are kept until someone has chosen."""
     sent = pulses(4)
     write_lines(influxd, influx_db, f'{measurement},meter=house power="much" {sent[0].time_ns - 1}')
-    with pytest.raises(MisdirectedError, match=r"field type conflict.*: name another measurement, or remove that one"):
+    with pytest.raises(AnsweredError, match=r"field type conflict.*: name another measurement, or remove") as caught:
         writer(measurement=measurement).deliver(sent, "")
+    assert caught.value.verdict is Verdict.MISCONFIGURED
     # The first has no power.
     (series,) = influxd.query(f'SELECT energy FROM "{measurement}" WHERE energy > 0', influx_db)
     assert series["values"] == [[sent[0].time_ns, sent[0].watt_hours]]
@@ -253,12 +255,35 @@ def test_line_that_is_none(writer_to, answering, pulses):
     assert caught.value.status == 400
 
 
+def test_partial_write_by_limit(tmp_path, writer_of, pulses):
+    """A server at its limit of series is at fault, not the pulses: all are kept, also those of a known series."""
+    with Influxd(tmp_path, data="max-series-per-database = 1") as server:
+        server.query("CREATE DATABASE power")
+        writer = writer_of("influxdb", host="127.0.0.1", port=server.port)
+        writer.deliver(pulses(1), "")  # several at once would count as so many series
+        with pytest.raises(AnsweredError, match=r"max-series-per-database.*: it is a limit of the server") as caught:
+            writer.deliver([*pulses(3, first=4), *pulses(3, "flat")], "")
+        assert caught.value.verdict is Verdict.MISCONFIGURED
+        writer.check(pulses(3)[-1])
+        with pytest.raises(AnsweredError, match="max-series-per-database"):
+            writer.check(pulses(3, "flat")[-1])
+
+
+def test_lines_that_are_none(writer_to, answering, pulses):
+    """InfluxDB 1 quotes each line that it could not read; the others are stored."""
+    said = b"partial write: unable to parse 'x': missing fields\\nunable to parse 'y': missing fields dropped=0"
+    answering.script = http_answer(400, b'{"error":"' + said + b'"}')
+    receipt = writer_to(answering).deliver(pulses(3), "")
+    assert (receipt.taken, receipt.refused) == (3, 2)
+
+
 def test_partial_write_without_a_number(writer_to, answering, pulses):
-    """A partial write that gives no number, or 0 as for a line that was not understood, counts as one refused."""
-    for error in (b"partial write: something", b"partial write: unable to parse 'x': missing fields dropped=0"):
+    """A partial write that does not tell how many were dropped says nothing of the others: none is believed stored."""
+    for error in (b"partial write: something", b"partial write: something dropped=0"):
         answering.script = http_answer(400, b'{"error":"' + error + b'"}')
-        receipt = writer_to(answering).deliver(pulses(3), "")
-        assert (receipt.taken, receipt.refused) == (3, 1)
+        with pytest.raises(AnsweredError) as caught:
+            writer_to(answering).deliver(pulses(3), "")
+        assert caught.value.verdict is Verdict.REFUSED
 
 
 # --- What is sent, and what answers
@@ -429,14 +454,13 @@ def test_timeout_of_a_server_that_does_not_read(writer_of, pulses, ssl):
         assert 0.3 <= time.monotonic() - begun_s < 5
 
 
-@pytest.mark.parametrize(
-    ("said", "refused"), [(b"dropped=-1", 1), (b"dropped=1000000000", 3), (b"dropped=" + b"9" * 5000, 3)]
-)
-def test_partial_write_of_a_wrong_number(writer_to, answering, pulses, said, refused):
-    """However many points a server says it dropped, at least one was, and no more than were sent."""
+@pytest.mark.parametrize("said", [b"dropped=-1", b"dropped=3", b"dropped=1000000000", b"dropped=" + b"9" * 5000])
+def test_partial_write_of_a_wrong_number(writer_to, answering, pulses, said):
+    """Where a server says that it dropped all there was, or a number that can't be, no point is known to be bad."""
     answering.script = http_answer(400, b'{"error":"partial write: x ' + said + b'"}')
-    receipt = writer_to(answering).deliver(pulses(3), "")
-    assert (receipt.taken, receipt.refused) == (3, refused)
+    with pytest.raises(AnsweredError) as caught:
+        writer_to(answering).deliver(pulses(3), "")
+    assert caught.value.verdict is Verdict.REFUSED
 
 
 def test_msgpack_is_not_unpacked(writer_to, answering, pulses):

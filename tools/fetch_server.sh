@@ -7,7 +7,9 @@ dir=$cache/$package
 
 fail() { echo "power: the tests need $package: $1" >&2; exit 1; }
 
-if [ ! -x "$dir/usr/bin/$program" ]; then
+found() { for path in "$1/usr/bin/$program" "$1/usr/sbin/$program"; do [ ! -x "$path" ] || { echo "$path"; return; }; done; }
+
+if [ -z "$(found "$dir")" ]; then
     for tool in apt-get dpkg-deb; do
         command -v $tool > /dev/null || fail "$tool is missing, it is unpacked from Debian's package"
     done
@@ -20,8 +22,8 @@ if [ ! -x "$dir/usr/bin/$program" ]; then
     $apt update >&2 || fail "apt-get update failed (see above): is there a network?"
     (cd "$work/debs" && $apt download "$package" >&2) || fail "no package $package in the sources of apt"
     for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
-    [ -x "$work/root/usr/bin/$program" ] || fail "no $program in the package"
+    [ -n "$(found "$work/root")" ] || fail "no $program in the package"
     rm -rf "$dir"
     mv "$work/root" "$dir"
 fi
-echo "$dir/usr/bin/$program"
+found "$dir"

@@ -17,6 +17,7 @@ dir = "{data}/meta"
 dir = "{data}/data"
 wal-dir = "{data}/wal"
 query-log-enabled = false
+{data_lines}
 [http]
 bind-address = "127.0.0.1:{http}"
 log-enabled = false
@@ -37,15 +38,23 @@ class Influxd(Server):
     An influxd with its data in *directory*.
 
     With *auth* it asks for user and password; *tls*, lines of its
-    configuration, makes it answer by HTTPS alone.
+    configuration, makes it answer by HTTPS alone; *data* are lines of its
+    configuration too, such as its limits.
     """
 
-    def __init__(self, directory: Path, *, auth: bool = False, tls: str = "") -> None:
+    def __init__(self, directory: Path, *, auth: bool = False, tls: str = "", data: str = "") -> None:
         config = directory / "influxdb.conf"
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
         config.write_text(
-            CONFIG.format(rpc=free_port(), http=port, data=directory, auth="true" if auth else "false", http_lines=tls)
+            CONFIG.format(
+                rpc=free_port(),
+                http=port,
+                data=directory,
+                auth="true" if auth else "false",
+                http_lines=tls,
+                data_lines=data,
+            )
         )
         command = [str(influxd_path()), "-config", str(config)]
         super().__init__(port, command, directory / "influxd.log", "/ping", tls=bool(tls))

@@ -16,7 +16,8 @@ START_S = 60
 def unpacked(package: str, program: str) -> Path:
     """The *program* of Debian's *package* that ``make servers`` has unpacked."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "power" / package / "usr" / "bin" / program
+    places = [cache / "power" / package / "usr" / directory / program for directory in ("bin", "sbin")]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def free_port() -> int:

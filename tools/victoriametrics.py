@@ -1,4 +1,4 @@
-"""A real VictoriaMetrics on loopback, with a port and data of its own; for tests."""
+"""A real VictoriaMetrics on loopback, with a port and data of its own, and the proxy that belongs to it; for tests."""
 
 import json
 import urllib.parse
@@ -39,3 +39,17 @@ class VictoriaMetrics(Server):
         """Make what was written visible now: by itself it is after a second."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/internal/force_flush", timeout=60):
             pass
+
+
+class Vmauth(Server):
+    """A vmauth that lets the user *username* pass to *paths* of the server at *port*, and nowhere else."""
+
+    def __init__(self, directory: Path, port: int, *, username: str, password: str, paths: Sequence[str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        own = free_port()
+        config = directory / "vmauth.json"  # JSON is YAML too
+        route = {"src_paths": list(paths), "url_prefix": f"http://127.0.0.1:{port}"}
+        config.write_text(json.dumps({"users": [{"username": username, "password": password, "url_map": [route]}]}))
+        command = [str(unpacked("victoria-metrics", "vmauth"))]
+        command += [f"-httpListenAddr=127.0.0.1:{own}", f"-auth.config={config}"]
+        super().__init__(own, command, directory / "vmauth.log", "/health")

@@ -1,9 +1,10 @@
 """
-The journal to one writer: batches, backing off, what is kept and what dropped.
+The journal to one writer: batches, backing off, what is kept and what is given up.
 
 Owns a writer and its cursor, on a thread of its own, so that a dead service
-costs the others nothing. What an error means stands in one table,
-:func:`verdict`.
+costs the others nothing. What an error means is decided by one table,
+:mod:`powermeter.writers.answers`, and which pulses are bad by
+:class:`~powermeter.search.Search`.
 """
 
 import enum
@@ -17,7 +18,9 @@ from collections.abc import Callable, Sequence
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError
 from powermeter.journal import Cursor, is_damage
 from powermeter.meter import NS_PER_S, Pulse
+from powermeter.search import Search
 from powermeter.writers import Pace, Receipt, Writer
+from powermeter.writers.answers import BY_STATUS, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -36,43 +39,13 @@ MOST_UNSAVED = 100_000
 #: How long a stop lets it deliver what there is, in s.
 LAST_S = 4.0
 
-#: A search for a refused pulse is over when batches of this many go through again.
-MOST_SEARCHED = 4096
-
-
-class Verdict(enum.Enum):
-    """What becomes of a batch that was not delivered."""
-
-    #: Kept and tried again, later and later: the service will get over it.
-    KEPT = "kept"
-    #: Kept and tried again, and said loudly: someone has to mend the settings or the service.
-    MISCONFIGURED = "misconfigured"
-    #: Not wanted as it is: halved, until the pulse alone is found that is; that one is dropped and counted.
-    REFUSED = "refused"
-    #: Too much at once: halved, but a pulse alone is kept.
-    TOO_LARGE = "too large"
-
-
-#: By HTTP status. A status that does not stand here says nothing about the pulses: they are kept.
-VERDICTS = {
-    400: Verdict.REFUSED,
-    401: Verdict.MISCONFIGURED,
-    403: Verdict.MISCONFIGURED,  # Librato's limit of rates too: kept either way
-    404: Verdict.MISCONFIGURED,  # InfluxDB: no such database
-    405: Verdict.MISCONFIGURED,
-    410: Verdict.MISCONFIGURED,
-    413: Verdict.TOO_LARGE,
-    415: Verdict.MISCONFIGURED,
-    422: Verdict.REFUSED,
-}
-
 
 def verdict(error: DeliveryError) -> Verdict:
-    """What *error* means for its batch."""
+    """What *error* means for its batch: by the words of the answer, else by its status."""
     if isinstance(error, MisdirectedError):
         return Verdict.MISCONFIGURED
     if isinstance(error, AnsweredError):
-        return VERDICTS.get(error.status, Verdict.KEPT)
+        return error.verdict or BY_STATUS.get(error.status, Verdict.KEPT)
     return Verdict.KEPT
 
 
@@ -125,8 +98,10 @@ class Delivery:
         self._unsaved = False
         #: Whether the writer raised what none may: it is closed then, and opened again.
         self._met_a_bug = False
-        #: The most pulses a batch while a refused one is searched for; None: as the writer wants.
-        self._most: int | None = None
+        #: Which pulses to send while the service refuses some.
+        self._search = Search()
+        #: Why something was refused last.
+        self._refusal = ""
         #: The least pulses to read, so that one whole period is among them.
         self._least = 0
 
@@ -212,12 +187,12 @@ class Delivery:
             pulses, more, pause_s = self._due(writer.pace)
             if not pulses:
                 return pause_s
-            batch = pulses[: unit_end(pulses, self._most or len(pulses), writer.pace.period_ns)]
+            part = self._search.part(pulses, writer.pace.period_ns)
             try:
-                receipt = writer.deliver(batch, self.cursor.position.place)
+                receipt = writer.deliver(part, self.cursor.position.place)
             except DeliveryError as error:
-                return self._failed(error, batch, writer.pace)
-            self._took(batch, receipt)
+                return self._failed(error, pulses, part)
+            self._took(pulses, part, receipt)
             if receipt.refused >= receipt.taken > 0:
                 # Whatever is wrong is no matter of single pulses: the lamp is to show it, and a backlog not to fly by.
                 self._set_state(State.FAILING, receipt.reason)
@@ -264,15 +239,23 @@ class Delivery:
         # At most a period: the clock may be set meanwhile.
         return min(max(end_ns - complete_ns, NS_PER_S), period_ns + NS_PER_S) / NS_PER_S
 
-    def _took(self, batch: Sequence[Pulse], receipt: Receipt) -> None:
+    def _took(self, pulses: Sequence[Pulse], part: Sequence[Pulse], receipt: Receipt) -> None:
         if receipt.taken:
-            self._skip(self.cursor.advance(batch[: receipt.taken], receipt.place))
-            if self._most is not None:
-                self._most = self._most * 2 if self._most < MOST_SEARCHED else None
+            self._search.took(part[: receipt.taken])
+            self._move_on(pulses, receipt.taken, receipt.place)
         else:
             self.cursor.move(receipt.place)
         if receipt.refused:
             self._refuse(receipt.refused, receipt.reason)
+
+    def _move_on(self, pulses: Sequence[Pulse], taken: int, place: str) -> int:
+        """Move the cursor past what is settled of *pulses*; return how many of these were given up."""
+        settled, given_up = self._search.settled(pulses, taken)
+        if settled:
+            self._skip(self.cursor.advance(pulses[:settled], place))
+        if given_up:
+            self._refuse(given_up, self._refusal)
+        return given_up
 
     def _skip(self, pulses: int) -> None:
         if pulses:
@@ -297,19 +280,27 @@ class Delivery:
         self._failures = 0
         self._set_state(state, "")
 
-    def _failed(self, error: DeliveryError, batch: Sequence[Pulse], pace: Pace) -> float:
-        """Decide on *batch* by the table; return the pause until the next try, in s."""
+    def _failed(self, error: DeliveryError, pulses: Sequence[Pulse], part: Sequence[Pulse]) -> float:
+        """Decide on *part* of *pulses* by the table; return the pause until the next try, in s."""
         judged = verdict(error)
-        half = unit_end(batch, len(batch) // 2, pace.period_ns)
-        if judged in (Verdict.REFUSED, Verdict.TOO_LARGE) and half < len(batch):
-            self._most = half
+        named = error.refused if isinstance(error, AnsweredError) else ()
+        if judged is Verdict.TOO_LARGE and self._search.too_large(part):
             return 0.0
-        if judged is Verdict.REFUSED:
-            # After a pause: a service that refuses everything is not asked once a pulse as fast as it answers.
-            self._skip(self.cursor.advance(batch, self.cursor.position.place))
-            self._refuse(len(batch), str(error))
-            self._set_state(State.FAILING, str(error))
-            return SHORTEST_PAUSE_S
+        if judged in (Verdict.REFUSED, Verdict.EXPIRED):
+            if judged is Verdict.REFUSED:
+                self._search.refused(part, named)
+            else:
+                self._search.expired(pulses, part, named)
+            self._refusal = str(error)
+            if self._move_on(pulses, 0, self.cursor.position.place):
+                # The lamp is to show it, and a service that refuses much is not asked as fast as it answers.
+                self._set_state(State.FAILING, str(error))
+                return SHORTEST_PAUSE_S
+            if not self._search.stuck(pulses):
+                return 0.0
+            # Whatever it is sent it refuses: that is no matter of single pulses.
+            self._search.end()
+            return self._fail(f"{error}: it accepts no other pulse either", loud=True)
         pause_s = self._fail(str(error), loud=judged is not Verdict.KEPT)
         asked_s = error.retry_after_s if isinstance(error, AnsweredError) else 0.0
         return max(pause_s, min(asked_s, LONGEST_PAUSE_S))
@@ -353,16 +344,3 @@ def whole_periods(pulses: Sequence[Pulse], period_ns: int, complete_ns: int, *, 
         if complete_ns < end_ns <= complete_ns + 2 * period_ns + 2 * NS_PER_S or period == last:
             return pulses[:index]
     return pulses
-
-
-def unit_end(pulses: Sequence[Pulse], at: int, period_ns: int) -> int:
-    """
-    The end of a part of *pulses* that can be delivered alone: *at*, or with periods the last whole one's end before it.
-
-    Never nothing: at least one pulse, or one period.
-    """
-    at = max(at, 1)
-    if at >= len(pulses) or not period_ns:
-        return min(at, len(pulses))
-    ends = [i for i in range(1, len(pulses)) if pulses[i - 1].time_ns // period_ns != pulses[i].time_ns // period_ns]
-    return max([end for end in ends if end <= at], default=[*ends, len(pulses)][0])

@@ -5,6 +5,12 @@ The program prints these as one line; any other exception is a bug and keeps
 its traceback. Each also descends from the built-in a caller would expect.
 """
 
+TYPE_CHECKING = False  # typing itself is half the time of --help
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from powermeter.writers.answers import Verdict
+
 
 class PowerError(Exception):
     """Base of all; its text is one line: what is wrong, where, what to do."""
@@ -70,12 +76,25 @@ class AnsweredError(DeliveryError):
     """
     The service answered, but not with success.
 
-    *status* is its HTTP status, *retry_after_s* how long it asks to be left alone.
+    *status* is its HTTP status, *retry_after_s* how long it asks to be left
+    alone, *verdict* what the answer means, None for what its status means.
+    *refused*: the places in the batch, from 0 on, of the pulses that the answer
+    names as refused; whether the others were stored is not known.
     """
 
-    def __init__(self, status: int, reason: str, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        retry_after_s: float = 0.0,
+        *,
+        verdict: "Verdict | None" = None,
+        refused: "Iterable[int]" = (),
+    ) -> None:
         self.status = status
         self.retry_after_s = retry_after_s
+        self.verdict = verdict
+        self.refused = frozenset(refused)
         super().__init__(f"answered {status}: {reason}" if reason else f"answered {status}")
 
 

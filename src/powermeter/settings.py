@@ -256,6 +256,12 @@ def host(found: Any) -> str:
     return str(_HOST(found)).strip("[]")
 
 
+def url_prefix(found: Any) -> str:
+    """What stands before a path in a URL: "" or, without its last slash, one that begins with a slash."""
+    path = text(r"|(/[\w.~!$&'()*+,;=:@%-]*)+", 'text that begins with /, such as "/influx", or ""')(found)
+    return str(path).rstrip("/")
+
+
 METER: dict[str, Key] = {
     "pin": Key(REQUIRED, whole(0, 40)),
     "impulses_per_kwh": Key(REQUIRED, number(0.1, 1_000_000)),
@@ -280,6 +286,7 @@ WRITER_TYPES: dict[str, dict[str, Key]] = {
     "influxdb": {
         "host": Key("localhost", host),
         "port": Key(8086, whole(1, 65535)),
+        "path": Key("", url_prefix),
         "username": Key(None, optional(_WORDS)),
         "password": Key(None, optional(_WORDS), secret=True),
         "token": Key(None, optional(_ASCII), secret=True),

@@ -6,6 +6,7 @@ neither buffers nor tries again; delivery does, for all of them.
 """
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -72,10 +73,12 @@ class Writer(Protocol):
         """
         ...
 
-    def check(self) -> str:
+    def check(self, pulse: Pulse | None = None, /) -> str:
         """
-        Try all that can be tried without leaving a trace; say what answered.
+        Try all that can be tried without leaving a trace; return what answered.
 
+        *pulse* is one that was counted before, None without one: where
+        delivering a pulse again changes nothing, that is the best try.
         Raises :exc:`~powermeter.errors.DeliveryError`.
         """
         ...
@@ -97,17 +100,27 @@ WRITERS = {
 LIBRARIES = {"librato": ("librato", "librato-metrics"), "influxdb": ("influxdb", "influxdb")}
 
 
+#: A secret of fewer characters is blotted out only as a word of its own.
+SHORT_SECRET = 4
+
+
 def one_line(text: str, *secrets: str) -> str:
     r"""
     The beginning of what a service answered, fit for a line of the log.
 
-    *secrets* are blotted out: a service may well say what it was sent.
+    *secrets* are blotted out: a service may well say what it was sent. A short
+    one only where it is a word of its own: it is part of many others.
 
     >>> one_line("unknown token\n  hunter2", "hunter2")
     'unknown token ***'
+    >>> one_line("a database of a", "a")
+    '*** database of ***'
     """
     for secret in secrets:
-        text = text.replace(secret, "***")
+        if len(secret) < SHORT_SECRET:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+        else:
+            text = text.replace(secret, "***")
     return " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())[:200]
 
 

@@ -13,7 +13,9 @@ import re
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, NamedTuple
+
+from powermeter import __version__
 
 #: As much of an answer's body as is read, in bytes: only the beginning of an error's is shown. Twice that is the most
 #: that an answer may have before its body is read so far, headers and the marks of chunks among it.
@@ -22,6 +24,50 @@ MOST_ANSWER = 2 * MOST_READ
 
 #: As much as is sent in one go, in bytes: with TLS, each has the time that is left.
 SENT_AT_ONCE = 16384
+
+#: Sent with every request: some firewalls refuse a client that does not say what it is.
+USER_AGENT = f"power/{__version__}"
+
+#: What OpenSSL calls the first bytes of an answer that is not TLS, as it depends on the bytes and on its version.
+NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
+
+#: How a TLS server's alert begins (RFC 8446, 5.1), as Python shows it: some send one to a client that speaks http.
+TLS_ALERT = r"\x15\x03"
+
+
+class Cause(NamedTuple):
+    """Why no answer came, in words, and which of the advice of a writer helps; "" for none."""
+
+    text: str
+    advice: str = ""
+
+
+def cause(error: BaseException, timeout_s: float) -> Cause:
+    """Why a request that may take *timeout_s* failed with *error*."""
+    if isinstance(error, _AddressesError):
+        causes = [(address, cause(each, timeout_s)) for address, each in error.failed]
+        advice = next((found.advice for _, found in causes if found.advice), "")
+        return Cause("; ".join(f"{address}: {found.text}" for address, found in causes), advice)
+    if isinstance(error, TimeoutError):
+        # Of the whole request, or of one of several addresses; the kernel's own has a text.
+        return Cause(error.strerror or f"no answer within {timeout_s:g} s")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        name = error.verify_code in (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+        return Cause(f"its certificate can't be verified: {error.verify_message}", "name" if name else "certificate")
+    if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+        return Cause("this port does not speak TLS", "no tls")
+    if isinstance(error, http.client.BadStatusLine) and TLS_ALERT in str(error):
+        return Cause("its answer is TLS", "tls")
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return Cause(text or type(error).__name__)
+
+
+class _AddressesError(OSError):
+    """None of several addresses of a host answered, for more than one reason: *failed*."""
+
+    def __init__(self, failed: list[tuple[str, Exception]]) -> None:
+        self.failed = failed
+        super().__init__("; ".join(f"{address}: {error}" for address, error in failed))
 
 
 class Connection(http.client.HTTPConnection):
@@ -40,6 +86,8 @@ class Connection(http.client.HTTPConnection):
         self._timeout_s = timeout
         self._context = context
         self._end_s = 0.0
+        # As the server calls itself: the zone of an address and the last dot of a name are for looking it up alone.
+        self._name = self.host.partition("%")[0].removesuffix(".")
 
     def left_s(self) -> float:
         """How much of the time is left, in s. Raises :exc:`TimeoutError` where none is."""
@@ -48,31 +96,44 @@ class Connection(http.client.HTTPConnection):
             raise TimeoutError
         return left_s
 
-    def putrequest(self, *args: Any, **options: Any) -> None:
+    def putrequest(self, method: str, url: str, *_args: Any, **_options: Any) -> None:
         """As the library's: a request begins."""
         self._end_s = time.monotonic() + self._timeout_s
-        super().putrequest(*args, **options)
+        super().putrequest(method, url, skip_host=True, skip_accept_encoding=True)
+        host = f"[{self._name}]" if ":" in self._name else self._name
+        self.putheader("Host", host if self.port == self.default_port else f"{host}:{self.port}")
+        self.putheader("Accept-Encoding", "identity")
 
     def connect(self) -> None:
-        """As the library's, with one deadline for all addresses of the host."""
+        """As the library's, with one deadline for all addresses of the host; the first that answers is taken."""
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        for number, (family, kind, protocol, _, address) in enumerate(found, 1):
-            sock = socket.socket(family, kind, protocol)
+        failed: list[tuple[str, Exception]] = []
+        for tried, (family, kind, protocol, _, address) in enumerate(found):
             try:
-                # One that does not answer leaves the others their share.
-                sock.settimeout(self.left_s() / (len(found) - number + 1))
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._context is not None:
-                    sock.settimeout(self.left_s())
-                    sock = self._context.wrap_socket(sock, server_hostname=self.host)
-            except (OSError, ValueError):  # ValueError: a name that TLS can't ask for
-                sock.close()
-                if number == len(found):
-                    raise
+                self.sock = self._connected(socket.socket(family, kind, protocol), address, len(found) - tried)
+            # OSError of socket() too: a kernel without IPv6 knows names that have such an address. ValueError: a name
+            # that TLS can't ask for.
+            except (OSError, ValueError) as error:
+                failed.append((str(address[0]), error))
             else:
-                self.sock = sock
                 return
+        if len({str(error) for _, error in failed}) > 1:
+            raise _AddressesError(failed)
+        raise failed[0][1]
+
+    def _connected(self, sock: socket.socket, address: Any, shares: int) -> socket.socket:
+        try:
+            # One that does not answer leaves the others their share.
+            sock.settimeout(self.left_s() / shares)
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                sock.settimeout(self.left_s())
+                sock = self._context.wrap_socket(sock, server_hostname=self._name)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def send(self, data: Any) -> None:
         """As the library's, of bytes."""

@@ -10,6 +10,7 @@ installed.
 
 import base64
 import http.client
+import json
 import re
 import select
 import ssl as tls
@@ -23,12 +24,37 @@ if "pandas" not in sys.modules:
     sys.modules["pandas"] = None  # type: ignore[assignment]
 
 import influxdb
-from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
 from powermeter.writers import Pace, Receipt, one_line
-from powermeter.writers.connection import MOST_READ, Connection, retry_after_s
+from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
+from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, cause, retry_after_s
+
+#: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
+ADVICE = {
+    "tls": 'this port speaks TLS: set "ssl": True',
+    "no tls": 'set "ssl": False, or check port',
+    "certificate": 'set "verify_ssl" to the file of its CA',
+    "name": "set host to a name that is in the certificate",
+    "measurement": "name another measurement, or remove that one",
+    "tags": "rename that tag in tags",
+    "limit": "it is a limit of the server: raise it there",
+    "path": "check host, port and path (VictoriaMetrics as a cluster: /insert/0/influx)",
+    "any": "if it refuses every pulse: check host, port and path",
+    "page": "that is a web page, of a proxy or another server: check host, port and path",
+    "database": "check database and retention_policy, or create them",
+    "login": "check username and password, or token",
+}
+
+#: The fields of a point.
+FIELDS = ("energy", "power", "register")
+
+#: What InfluxDB 3 answers to a body without a point, as a check sends it, and InfluxDB 2 to an empty one.
+NOTHING_TO_WRITE = re.compile("incoming write was empty|writing requires points")
+
+#: How many points of a partial write were not stored: InfluxDB 1 and 2; the cloud of InfluxDB 2.
+DROPPED = re.compile(r"dropped=(\d{1,9})\b|(\d{1,9})/\d+ points rejected", re.ASCII)
 
 
 class _Answer:
@@ -36,8 +62,14 @@ class _Answer:
 
     headers: Mapping[str, str] = {}
 
-    def __init__(self, status_code: int, content: bytes) -> None:
+    def __init__(self, status_code: int, content: bytes, content_type: str, retry_after_s: float) -> None:
         self.status_code, self.content = status_code, content
+        self.is_page = is_page(content_type, content)
+        self.retry_after_s = retry_after_s
+
+
+#: What the client takes for a success: it leaves all judging to us.
+_SUCCESS = _Answer(204, b"", "", 0.0)
 
 
 class _Session:
@@ -46,27 +78,36 @@ class _Session:
 
     With *authorization* and no other: the client's 5.2.3 sends an empty user
     over any token. A request costs a third of the CPU of requests' own.
+    *path* is put before the client's own.
     """
 
-    def __init__(self, connection: Connection, authorization: str | None) -> None:
+    def __init__(self, connection: Connection, authorization: str | None, path: str) -> None:
         self._connection = connection
+        self._path = path
         # Not msgpack: an error is to be read by a person.
-        self._headers = {"Accept": "application/json", "Content-Type": "text/plain; charset=utf-8"}
+        self._headers = {
+            "Accept": "application/json",
+            "Content-Type": "text/plain; charset=utf-8",
+            "User-Agent": USER_AGENT,
+        }
         if authorization is not None:
             self._headers["Authorization"] = authorization
-        #: The status of the last answer, and how long it asked to be left alone, in s.
-        self.status = 0
-        self.retry_after_s = 0.0
+        #: The last answer.
+        self.answer = _SUCCESS
 
     def request(self, *, method: str, url: str, params: Mapping[str, str], data: bytes, **_: Any) -> _Answer:
-        """Send what the client asks for, by our rules."""
+        """Send what the client asks for, by our rules; what came back is :attr:`answer`."""
+        self.answer = self.ask(method, urllib.parse.urlsplit(url).path, params, data)
+        return _SUCCESS
+
+    def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
+        """Send one request and return its answer, whatever that is."""
         connection = self._connection
         # What can be read before anything was asked is the end: a server or router closed it meanwhile.
         if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
             connection.close()
-        target = f"{urllib.parse.urlsplit(url).path}?{urllib.parse.urlencode(params)}"
         try:
-            connection.request(method, target, data, self._headers)
+            connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, self._headers)
             answer = connection.getresponse()
             content = answer.read(MOST_READ)
             if not answer.isclosed():
@@ -74,20 +115,11 @@ class _Session:
         except BaseException:
             connection.close()
             raise
-        self.status, self.retry_after_s = answer.status, retry_after_s(answer)
-        return _Answer(answer.status, content)
+        return _Answer(answer.status, content, answer.getheader("Content-Type") or "", retry_after_s(answer))
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
-
-
-class _PartialWriteError(AnsweredError):
-    """The good points of a batch were stored, *dropped* were not."""
-
-    def __init__(self, reason: str, dropped: int) -> None:
-        self.dropped = dropped
-        super().__init__(400, reason)
 
 
 class InfluxdbWriter:
@@ -98,6 +130,7 @@ class InfluxdbWriter:
         *,
         host: str,
         port: int,
+        path: str,
         username: str | None,
         password: str | None,
         token: str | None,
@@ -112,9 +145,11 @@ class InfluxdbWriter:
         update_period: float,
     ) -> None:
         self.pace = Pace(batch_size, update_period)
-        self._place = f"{host}:{port}"
+        self._place = f"{f'[{host}]' if ':' in host else host}:{port}{path}"
         self._timeout = timeout
+        self._database = database
         self._retention_policy = retention_policy
+        self._measurement = measurement
         self._series = _escaped(measurement, ", ") + "".join(
             f",{_escaped(key, ',= ')}={_escaped(value, ',= ')}" for key, value in sorted(tags.items())
         )
@@ -123,66 +158,112 @@ class InfluxdbWriter:
         self._secrets = [secret for secret in (password, token, *(authorization or "").split()[1:]) if secret]
         self._client = influxdb.InfluxDBClient(host, port, database=database, ssl=ssl, retries=1)
         self._client.close()
-        self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization)
+        self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization, path)
         self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not take one of ours
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Write *pulses* in one request."""
-        series = self._series
-        lines = [
-            f"{series},meter={p.meter} energy={p.watt_hours!r},"
-            f"{'' if p.watts is None else f'power={p.watts!r},'}register={p.register_kwh!r} {p.time_ns}"
-            for p in pulses
-        ]
-        try:
-            self._write(lines)
-        except _PartialWriteError as error:
-            # The good points are stored: the batch is never sent again.
-            return Receipt(len(pulses), "", min(error.dropped, len(pulses)), str(error))
-        return Receipt(len(pulses))
+        return self._write([self._line(pulse) for pulse in pulses])
 
-    def check(self) -> str:
-        """Write a comment: the address, the database and the rights are judged, and nothing is stored."""
-        self._write(["# power: a check"])
+    def check(self, pulse: Pulse | None = None) -> str:
+        """
+        Write *pulse*, which changes nothing where it is stored already; without one a comment, which stores nothing.
+
+        So the address, the database and the rights are judged, and with a
+        pulse all that a server has against our points; without one, the types
+        of the fields there are.
+        """
+        try:
+            self._write(["# power: a check"] if pulse is None else [self._line(pulse)])
+        except AnsweredError as error:
+            expired = error.verdict is Verdict.EXPIRED  # it is only this pulse that is not wanted any more
+            if not expired and not (pulse is None and NOTHING_TO_WRITE.search(str(error))):
+                raise
+        if pulse is None:
+            self._check_field_types()
         return self._place
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self._session.close()
 
-    def _write(self, lines: list[str]) -> None:
+    def _line(self, p: Pulse) -> str:
+        power = "" if p.watts is None else f"power={p.watts!r},"
+        return f"{self._series},meter={p.meter} energy={p.watt_hours!r},{power}register={p.register_kwh!r} {p.time_ns}"
+
+    def _write(self, lines: list[str]) -> Receipt:
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
-        except InfluxDBServerError as error:
-            session = self._session
-            raise AnsweredError(session.status, self._clean(error.args[0]), session.retry_after_s) from error
-        except InfluxDBClientError as error:
-            if error.code == 200:
-                raise MisdirectedError(f"{self._place} answered, but is no InfluxDB: check host and port") from error
-            if 300 <= error.code < 400:
-                raise MisdirectedError(f"{self._place} answered with a redirect: check host, port and ssl") from error
-            reason = self._clean(error.content)
-            if error.code == 400 and "field type conflict" in error.content:
-                # All that comes will be refused until someone has chosen. What was stored may come again.
-                raise MisdirectedError(
-                    f"answered 400: {reason}: name another measurement, or remove that one"
-                ) from error
-            if error.code == 400 and "partial write" in error.content:
-                # Without a number, or with the 0 of a line that was not understood, at least one was bad.
-                dropped = re.search(r"dropped=([0-9]{1,9})", error.content)
-                raise _PartialWriteError(reason, max(1, int(dropped[1]) if dropped else 1)) from error
-            raise AnsweredError(error.code, reason, self._session.retry_after_s) from error
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
         except (http.client.HTTPException, OSError, ValueError) as error:
-            raise UnreachableError(f"{self._place}: {self._clean(self._why(error))}") from error
+            why = cause(error, self._timeout)
+            raise UnreachableError(f"{self._place}: {self._reason(why.text, why.advice)}") from error
+        return self._judged(self._session.answer, len(lines))
 
-    def _why(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._timeout:g} s"
-        return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    def _judged(self, answer: _Answer, points: int) -> Receipt:
+        """What became of so many *points*, by the server's *answer*. Raises :exc:`DeliveryError`."""
+        status = answer.status_code
+        if 300 <= status < 400:
+            raise MisdirectedError(f"{self._place} answered with a redirect: check host, port, path and ssl")
+        if status < 300 and answer.is_page:
+            raise MisdirectedError(f"{self._place} answered with a web page, it is no InfluxDB: check host and port")
+        if status < 300 and not complains(answer.content):
+            return Receipt(points)  # stored, whatever the number
+        # A complaint beside a success is about points, as that of a 400 is.
+        judged_as = 400 if status < 300 else status
+        said, refused = message(answer.content), listed(answer.content, points)
+        judged = judge(judged_as, answer.content.decode(errors="replace") if answer.is_page else said, answer.is_page)
+        if refused:
+            judged = worst(judge(judged_as, one.reason) for one in refused)
+        words = self._reason(f"{said}: {refused[0].reason}" if refused else said, judged.advice)
+        if judged.verdict in (Verdict.REFUSED, Verdict.EXPIRED):
+            dropped = self._dropped(said, points)
+            if refused and len(refused) < MAX_LISTED and (status < 300 or "partial write" in said):
+                dropped = len(refused)
+            # Where all were refused, and not for their age, it may not be about the points at all.
+            if dropped and (dropped < points or judged.verdict is Verdict.EXPIRED):
+                return Receipt(points, "", dropped, f"answered {status}: {words}")
+        raise AnsweredError(
+            status,
+            words,
+            answer.retry_after_s,
+            verdict=judged.verdict,
+            refused=(one.place for one in refused),
+        )
 
-    def _clean(self, said: str | bytes) -> str:
-        return one_line(said.decode(errors="replace") if isinstance(said, bytes) else str(said), *self._secrets)
+    @staticmethod
+    def _dropped(said: str, points: int) -> int:
+        """How many of so many *points* a partial write did not store, by its words; 0 where they don't tell."""
+        if "partial write" not in said:
+            return 0
+        if (found := DROPPED.search(said)) and (dropped := int(found[1] or found[2])):
+            return min(dropped, points)
+        # InfluxDB 1 says dropped=0 of lines that it could not read, and quotes each.
+        return min(said.count("unable to parse"), points)
+
+    def _check_field_types(self) -> None:
+        """
+        Whether fields of ours have another type there, so that every point will be refused.
+
+        Where the server does not answer InfluxDB 1's query, or not to this user, its types are not known.
+        """
+        name = self._measurement.replace('"', r"\"")
+        query = {"db": self._database, "q": f'SHOW FIELD KEYS FROM "{name}"'}
+        try:
+            answer = self._session.ask("GET", "/query", query)
+            series = json.loads(answer.content)["results"][0].get("series", [])
+            types = {field: kind for one in series for field, kind in one["values"]}
+        except (http.client.HTTPException, OSError, ValueError, LookupError, TypeError, AttributeError):
+            return
+        if wrong := [f"{name} is {types[name]}" for name in FIELDS if types.get(name, "float") != "float"]:
+            raise MisdirectedError(
+                f"{self._place}: field type conflict: in {self._measurement} {', '.join(wrong)}, not float: "
+                f"{ADVICE['measurement']}"
+            )
+
+    def _reason(self, said: str, advice: str) -> str:
+        found = one_line(said, *self._secrets)
+        return f"{found}: {ADVICE[advice]}" if advice else found
 
 
 def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:
@@ -198,6 +279,9 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
         context = tls.create_default_context(cafile=file)
     except OSError as error:
         raise MisdirectedError(f"{file}: no CA certificates: {error.strerror}: check verify_ssl") from error
+    if file is not None:
+        # From Python 3.13 on it refuses CAs that lack what RFC 5280 asks for; many that people have made themselves do.
+        context.verify_flags &= ~tls.VERIFY_X509_STRICT
     if not verify_ssl:
         context.check_hostname = False
         context.verify_mode = tls.CERT_NONE

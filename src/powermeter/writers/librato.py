@@ -22,14 +22,27 @@ from librato.queue import Queue
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Pace, Receipt, one_line
-from powermeter.writers.connection import MOST_READ, Connection, retry_after_s
+from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
+from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, cause, retry_after_s
 
-#: The statuses of success and the most measurements a POST (Librato API documentation).
-SUCCESS = (200, 201, 202, 204)
+#: The most measurements a POST (Librato API documentation).
 MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK
 
 #: A request may take this time as a whole, in s.
 TIMEOUT_S = 10
+
+#: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
+ADVICE = {
+    "tls": 'this port speaks TLS: set "protocol": "https"',
+    "no tls": 'set "protocol": "http", or check hostname',
+    "certificate": "its CA must be one that the system trusts",
+    "name": "set hostname to a name that is in the certificate",
+    "limit": "it is a limit of the service, or of the account",
+    "path": "check hostname and base_path",
+    "any": "if it refuses every pulse: check hostname and base_path",
+    "page": "that is a web page, of a proxy or another server: check hostname and base_path",
+    "login": "check user and token",
+}
 
 
 class _Connection(librato.LibratoConnection):  # type: ignore[misc]
@@ -51,15 +64,31 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         self._open = Connection(self.hostname, timeout=TIMEOUT_S, context=context)
         return self._open
 
+    def _compute_ua(self) -> str:
+        return USER_AGENT
+
     def _process_response(self, resp: http.client.HTTPResponse, backoff: int) -> tuple[dict[str, Any], bool, int]:
         body = resp.read(MOST_READ)
+        page = is_page(resp.getheader("Content-Type") or "", body)
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
-        if resp.status not in SUCCESS:
-            raise AnsweredError(resp.status, self.clean(body.decode(errors="replace")), retry_after_s(resp))
-        if b"html" in body[:200].lower() or "html" in (resp.getheader("Content-Type") or ""):
+        if not 200 <= resp.status < 300:
+            judged = _judged(resp.status, body, page=page)
+            words = self.clean(message(body))
+            if advice := ADVICE.get(judged.advice):
+                words = f"{words}: {advice}"
+            raise AnsweredError(resp.status, words, retry_after_s(resp), verdict=judged.verdict)
+        if page:
             raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
         return {}, True, backoff
+
+
+def _judged(status: int, body: bytes, *, page: bool) -> Judgement:
+    """What an answer means; errors that are not about parameters ("request", "system") are not about gauges."""
+    judged = judge(status, body.decode(errors="replace"), page)
+    if judged.verdict is Verdict.REFUSED and parameters(body) is False:
+        return Judgement(Verdict.MISCONFIGURED)
+    return judged
 
 
 class LibratoWriter:
@@ -103,7 +132,7 @@ class LibratoWriter:
         self._ask(queue.submit)
         return Receipt(taken)
 
-    def check(self) -> str:
+    def check(self, pulse: Pulse | None = None) -> str:  # noqa: ARG002 - a gauge is of all pulses of its period
         """List a metric: the address, the user and the token are judged."""
         self._ask(lambda: self._connection.list_metrics(length=1))
         return str(self._connection.hostname)
@@ -119,7 +148,9 @@ class LibratoWriter:
             raise
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise UnreachableError(f"{self._connection.hostname}: {self._connection.clean(_why(error))}") from error
+            why = cause(error, TIMEOUT_S)
+            words = ": ".join(filter(None, (self._connection.clean(why.text), ADVICE.get(why.advice))))
+            raise UnreachableError(f"{self._connection.hostname}: {words}") from error
         finally:
             self._connection.close()
 
@@ -137,11 +168,3 @@ class LibratoWriter:
             if pulse.meter == meter and pulse.watts is not None:
                 add(self._metric, pulse.watts)
         return aggregate
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_S} s"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
