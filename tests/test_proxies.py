@@ -9,7 +9,6 @@ import functools
 
 import pytest
 from influxd import Influxd
-from librato_server import LibratoServer
 from nginx import Nginx, nginx_path
 from test_delivery import add, delivered_all, driven
 from test_influxdb import certificate

@@ -86,6 +86,8 @@ class Connection(http.client.HTTPConnection):
         self._timeout_s = timeout
         self._context = context
         self._end_s = 0.0
+        #: Why the request could not be sent whole; an answer may be there all the same.
+        self._unsent: ConnectionError | None = None
         # As the server calls itself: the zone of an address and the last dot of a name are for looking it up alone.
         self._name = self.host.partition("%")[0].removesuffix(".")
 
@@ -98,7 +100,7 @@ class Connection(http.client.HTTPConnection):
 
     def putrequest(self, method: str, url: str, *_args: Any, **_options: Any) -> None:
         """As the library's: a request begins."""
-        self._end_s = time.monotonic() + self._timeout_s
+        self._end_s, self._unsent = time.monotonic() + self._timeout_s, None
         super().putrequest(method, url, skip_host=True, skip_accept_encoding=True)
         host = f"[{self._name}]" if ":" in self._name else self._name
         self.putheader("Host", host if self.port == self.default_port else f"{host}:{self.port}")
@@ -139,14 +141,21 @@ class Connection(http.client.HTTPConnection):
         """As the library's, of bytes."""
         if self.sock is None:
             self.connect()
-        for at in range(0, len(data), SENT_AT_ONCE):
-            self.sock.settimeout(self.left_s())
-            self.sock.sendall(data[at : at + SENT_AT_ONCE])
+        try:
+            for at in range(0, len(data), SENT_AT_ONCE):
+                self.sock.settimeout(self.left_s())
+                self.sock.sendall(data[at : at + SENT_AT_ONCE])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # One that does not want the request answers before it has read all of it, and hangs up.
+            self._unsent = error
 
     def getresponse(self) -> http.client.HTTPResponse:
         """As the library's."""
         self.response_class = functools.partial(_Answer, self)  # type: ignore[assignment]
-        return super().getresponse()
+        try:
+            return super().getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise (self._unsent or error) from None
 
 
 def retry_after_s(answer: http.client.HTTPResponse) -> float:
@@ -160,14 +169,14 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, connection: Connection, sock: socket.socket, **options: Any) -> None:
         super().__init__(sock, **options)
-        self.fp: io.BufferedReader = io.BufferedReader(_Bounded(connection, sock, self.fp.detach()))
+        self.fp: io.BufferedReader = io.BufferedReader(_Bounded(connection, sock, self.fp.detach(), self))
 
 
 class _Bounded(io.RawIOBase):
-    """What *sock* sends, read by *raw*, until the deadline of *connection* and up to MOST_ANSWER bytes."""
+    """What *sock* sends as *answer*, read by *raw*, until the deadline of *connection* and up to MOST_ANSWER bytes."""
 
-    def __init__(self, connection: Connection, sock: socket.socket, raw: io.RawIOBase) -> None:
-        self._connection, self._sock, self._raw = connection, sock, raw
+    def __init__(self, connection: Connection, sock: socket.socket, raw: io.RawIOBase, answer: _Answer) -> None:
+        self._connection, self._sock, self._raw, self._answer = connection, sock, raw, answer
         self._left = MOST_ANSWER
 
     def readable(self) -> bool:
@@ -175,7 +184,13 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._connection.left_s())
-        read = self._raw.readinto(buffer)
+        try:
+            read = self._raw.readinto(buffer)
+        except ConnectionResetError:
+            # The end of an error from a server that did not read the whole request: what it said is there.
+            if not isinstance(self._answer.status, int) or self._answer.status < 400:
+                raise
+            read = 0
         self._left -= read or 0
         if self._left < 0:
             raise http.client.HTTPException(f"an answer of more than {MOST_ANSWER:,} bytes")

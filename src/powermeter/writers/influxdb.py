@@ -112,6 +112,7 @@ class _Session:
             content = answer.read(MOST_READ)
             if not answer.isclosed():
                 connection.close()  # there is more, or the answer was cut off
+                answer.close()  # one that ends with the connection has taken it over
         except BaseException:
             connection.close()
             raise

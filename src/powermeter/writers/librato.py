@@ -68,13 +68,14 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         return USER_AGENT
 
     def _process_response(self, resp: http.client.HTTPResponse, backoff: int) -> tuple[dict[str, Any], bool, int]:
-        body = resp.read(MOST_READ)
-        page = is_page(resp.getheader("Content-Type") or "", body)
+        with resp:  # one that ends with the connection has taken it over
+            content = resp.read(MOST_READ)
+        page = is_page(resp.getheader("Content-Type") or "", content)
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
         if not 200 <= resp.status < 300:
-            judged = _judged(resp.status, body, page=page)
-            words = self.clean(message(body))
+            judged = _judged(resp.status, content, page=page)
+            words = self.clean(message(content))
             if advice := ADVICE.get(judged.advice):
                 words = f"{words}: {advice}"
             raise AnsweredError(resp.status, words, retry_after_s(resp), verdict=judged.verdict)
@@ -83,10 +84,10 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         return {}, True, backoff
 
 
-def _judged(status: int, body: bytes, *, page: bool) -> Judgement:
+def _judged(status: int, content: bytes, *, page: bool) -> Judgement:
     """What an answer means; errors that are not about parameters ("request", "system") are not about gauges."""
-    judged = judge(status, body.decode(errors="replace"), page)
-    if judged.verdict is Verdict.REFUSED and parameters(body) is False:
+    judged = judge(status, content.decode(errors="replace"), page)
+    if judged.verdict is Verdict.REFUSED and parameters(content) is False:
         return Judgement(Verdict.MISCONFIGURED)
     return judged
 
