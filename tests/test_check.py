@@ -2,10 +2,16 @@
 
 import socket
 import stat
+import time
 
 import pytest
+from influxd import Influxd
 from program import Program
 from test_process import AS_ROOT, UNPRIVILEGED, patched, readable_to_all
+
+from powermeter.journal import Journal, Row, delivered_pulses
+
+METERS_OF_TWO = "METERS = {n: {'pin': p, 'impulses_per_kwh': 1000} for n, p in (('house', 18), ('flat', 22))}"
 
 #: gpiod as far as --check goes with it: all its lines are taken, by the consumer that a test puts in.
 TAKEN = """
@@ -157,3 +163,59 @@ def test_pins_that_a_power_has(tmp_path, lamps):
         assert f"\n{said}" in done.stdout
         # A start has to have them.
         assert program.run("--nodaemon").returncode == 1
+
+
+def influx(server):
+    """The settings of a writer to *server*."""
+    return {"type": "influxdb", "host": "127.0.0.1", "port": server.port}
+
+
+def test_a_writer_is_tried_with_a_pulse_that_was_counted(program, tmp_path):
+    """Where pulses would not be stored --check fails, though the server, at its limit, accepts an empty request."""
+    with Influxd(tmp_path / "influxd", data="max-series-per-database = 1") as server:
+        server.query("CREATE DATABASE power")
+        text = f"{METERS_OF_TWO}; WRITERS = {{'db': {influx(server)!r}}}"
+        set_more(program, text)
+        assert "\nwriter db: ok" in program.run("--check").stdout  # nothing was counted yet
+        program.data_dir.mkdir()
+        with Journal(str(program.data_dir / "journal.db")) as journal:
+            keys = [journal.meter(name, 1000).key for name in ("house", "flat")]
+            journal.cursor("db").close()
+            now_ns = time.time_ns()
+            journal.append([Row(key, n, now_ns + n, None) for key in keys for n in (1, 2)])
+        before = files_of(program)
+        done = program.run("--check")
+        assert "writer db: answered 400: partial write: max-series-per-database limit exceeded" in done.stdout
+        assert done.returncode == 1
+        assert files_of(program) == before
+    with Influxd(tmp_path / "other") as server:
+        server.query("CREATE DATABASE power")
+        set_more(program, f"{METERS_OF_TWO}; WRITERS = {{'db': {influx(server)!r}}}")
+        assert program.run("--check").returncode == 0
+        points = server.points()
+        assert sorted(point["time"] for point in points) == [now_ns + 2, now_ns + 2]
+        assert program.run("--check").returncode == 0
+        assert server.points() == points
+
+
+def test_a_pulse_whose_time_may_change_is_not_sent(tmp_path):
+    """A pulse that waits for the clock, or stands for others that were thinned, is not one to try a writer with."""
+    path = str(tmp_path / "journal.db")
+    assert delivered_pulses(path, "db") == []
+    with Journal(path) as journal:
+        key = journal.meter("house", 1000).key
+        cursor = journal.cursor("db")
+        journal.append([Row(key, 1, 10**18, None), Row(key, 2, 10**18 + 10**9, 10**9)])
+        journal.append([Row(key, 3, 10**18 + 2 * 10**9, 10**9)], settled=False)
+        assert [pulse.number for pulse in delivered_pulses(path, "db")] == [2]
+        cursor.advance(cursor.read(1), "")
+        cursor.commit()
+        assert [(pulse.number, pulse.watt_hours) for pulse in delivered_pulses(path, "db")] == [(1, 1.0)]
+        assert [pulse.number for pulse in delivered_pulses(path, "another")] == [2]
+        journal.settle(0)
+        while journal.thin(2 * 10**18):
+            pass
+        assert delivered_pulses(path, "another") == []
+        cursor.close()
+    (tmp_path / "journal.db").write_bytes(b"no database" * 1000)
+    assert delivered_pulses(path, "db") == []

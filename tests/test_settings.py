@@ -55,6 +55,7 @@ PROMISED = {
             "enabled": False,
             "host": "localhost",
             "port": 8086,
+            "path": "",
             "username": None,
             "password": None,
             "token": None,
@@ -219,6 +220,7 @@ LIBRATO_NAME = "1 to 255 characters of A-Z a-z 0-9 . : - _"
 HEADER = "3, 5, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19, 21, 22, 23, 24, 26, 29, 31, 32, 33, 35, 36, 37, 38, 40"
 PIN = "a whole number from 0 to 40"
 NO_LENGTH = 'RPi.GPIO does not tell how long a flash is, GPIO_LIBRARY = "gpiod" does'
+OWN = '("meter" has a meaning of its own)'
 TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
 HOST = 'a host name or address alone, such as "192.168.1.5"'
@@ -251,7 +253,7 @@ WRONG = [
     ("KEEP_DAYS = 0.5", ["KEEP_DAYS: found 0.5, allowed: a number from 1 to 36,500"]),
     ("KEEP_DAYS = 10 ** 5000", ["KEEP_DAYS: found a very large number, allowed: a number from 1 to 36,500"]),
     ("CLOCK_WAIT = -1", ["CLOCK_WAIT: found -1, allowed: a number from 0 to 86,400"]),
-    (meter(impulses="0"), ['METERS["house"]["impulses_per_kwh"]: found 0, allowed: a number from 0.1 to 1,000,000']),
+    (meter(impulses="0"), ['METERS["house"]["impulses_per_kwh"]: found 0, allowed: a number from 0.001 to 1,000,000']),
     (meter('"max_watts": 0'), ['METERS["house"]["max_watts"]: found 0, allowed: a number from 1 to 100,000,000']),
     # neither NaN nor infinity is a number to count with
     ("COMMIT_INTERVAL = float('nan')", ["COMMIT_INTERVAL: found nan, allowed: a number from 0.1 to 3,600"]),
@@ -262,7 +264,7 @@ WRONG = [
     ),
     (
         meter(impulses="float('-inf')"),
-        ['METERS["house"]["impulses_per_kwh"]: found -inf, allowed: a number from 0.1 to 1,000,000'],
+        ['METERS["house"]["impulses_per_kwh"]: found -inf, allowed: a number from 0.001 to 1,000,000'],
     ),
     # words
     ("GPIO_LIBRARY = 'lgpio'", ['GPIO_LIBRARY: found \'lgpio\', allowed: "auto" or "gpiod" or "RPi.GPIO"']),
@@ -306,15 +308,27 @@ WRONG = [
         "METERS = {'house': {}}",
         [
             f'METERS["house"]["pin"]: found nothing, allowed: {PIN}',
-            'METERS["house"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.1 to 1,000,000',
+            'METERS["house"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.001 to 1,000,000',
         ],
     ),
     # pins
     (meter(pin="True"), [f'METERS["house"]["pin"]: found True, allowed: {PIN}']),
-    (meter(pin="41"), [f'METERS["house"]["pin"]: found 41, allowed: {PIN}']),
+    (meter(pin="41"), [f'METERS["house"]["pin"]: found 41, allowed: a GPIO by its number on the header: {HEADER}']),
+    (meter(pin="1024"), [f'METERS["house"]["pin"]: found 1024, allowed: {PIN}']),
+    (
+        "GPIO_CHIP = '/dev/gpiochip0'; L2_PIN = 99",
+        [f"L2_PIN: found 99, allowed: a GPIO by its number on the header: {HEADER}"],
+    ),
+    (
+        "PIN_NUMBERING = 'BCM'; GPIO_CHIP = '/dev/gpiochip0'; GPIO_LIBRARY = 'RPi.GPIO'; L2_PIN = 28",
+        ["L2_PIN: found 28, allowed: a GPIO by its BCM number: 0 to 27, others only with GPIO_CHIP"],
+    ),
     (meter(pin="9"), [f'METERS["house"]["pin"]: found 9, allowed: a GPIO by its number on the header: {HEADER}']),
     ("L1_PIN = 27", [f"L1_PIN: found 27, allowed: a GPIO by its number on the header: {HEADER}"]),
-    ("PIN_NUMBERING = 'BCM'; L2_PIN = 28", ["L2_PIN: found 28, allowed: a GPIO by its BCM number: 0 to 27"]),
+    (
+        "PIN_NUMBERING = 'BCM'; L2_PIN = 28",
+        ["L2_PIN: found 28, allowed: a GPIO by its BCM number: 0 to 27, others only with GPIO_CHIP"],
+    ),
     ("L1_PIN = 16", ["L2_PIN: found 16, allowed: a pin of its own, L1_PIN has this one"]),
     ("L2_PIN = 18", ['L2_PIN: found 18, allowed: a pin of its own, METERS["house"]["pin"] has this one']),
     (
@@ -372,7 +386,7 @@ WRONG = [
     ),
     (
         writer(f'{LIBRATO}, "tags": {{"meter": "x"}}'),
-        [f'WRITERS["w"]["tags"]: found a dict of 1, allowed: a dict of 0 to 49 names to texts, {TAGS}, or None'],
+        [f'WRITERS["w"]["tags"]: found a dict of 1, allowed: a dict of 0 to 49 names to texts, {TAGS} {OWN}, or None'],
     ),
     (
         writer('"type": "influxdb", "host": "http://localhost:8086"'),
@@ -414,16 +428,16 @@ WRONG = [
     # all at once, each named
     (
         f"""
-L1_PIN = 99
+L1_PIN = 199
 KEEP_DAY = 3
 METERS = {{"a": {{"pin": 18, "impulses_per_kwh": 0}}, "b": {{"pin": 18}}}}
 WRITERS = {{"x": {{"type": "files"}}, "y": {{{INFLUXDB}, "port": 0, "ssl": "yes", "hots": "h"}}}}
 """,
         [
             "KEEP_DAY: unknown, did you mean KEEP_DAYS?",
-            "L1_PIN: found 99, allowed: a whole number from 0 to 40, or None",
-            'METERS["a"]["impulses_per_kwh"]: found 0, allowed: a number from 0.1 to 1,000,000',
-            'METERS["b"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.1 to 1,000,000',
+            f"L1_PIN: found 199, allowed: a GPIO by its number on the header: {HEADER}",
+            'METERS["a"]["impulses_per_kwh"]: found 0, allowed: a number from 0.001 to 1,000,000',
+            'METERS["b"]["impulses_per_kwh"]: found nothing, allowed: a number from 0.001 to 1,000,000',
             'WRITERS["x"]["type"]: found \'files\', allowed: "file" or "librato" or "influxdb"',
             'WRITERS["y"]["hots"]: unknown, did you mean host?',
             'WRITERS["y"]["port"]: found 0, allowed: a whole number from 1 to 65,535',
@@ -969,7 +983,13 @@ def test_certificates_by_a_relative_path(read, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("found", "taken"),
-    [("[::1]", "::1"), ("fe80::1", "fe80::1"), ("192.168.1.5", "192.168.1.5"), ("a-pi.lan.", "a-pi.lan.")],
+    [
+        ("[::1]", "::1"),
+        ("fe80::1", "fe80::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("192.168.1.5", "192.168.1.5"),
+        ("a-pi.lan.", "a-pi.lan."),
+    ],
 )
 def test_hosts(read, found, taken):
     """A name or an address; with brackets, as in a URL, it is the address in them."""
@@ -977,8 +997,64 @@ def test_hosts(read, found, taken):
     assert only.options["host"] == taken
 
 
-@pytest.mark.parametrize("found", ["[::1", "::1]", "[192.168.1.5]", "a..b", "...", "a" * 64, "fe80::1%eth0", ""])
+@pytest.mark.parametrize(
+    "found", ["[::1", "::1]", "[192.168.1.5]", "a..b", "...", "a" * 64, "fe80::1%", "nas%eth0", ""]
+)
 def test_hosts_that_are_none(read, found):
     """What no name and no address can look like is refused before it is asked for."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "host": "{found}"'))
     assert mistake.endswith(f", allowed: {HOST}")
+
+
+def test_another_board_s_lines(read):
+    """With its chip named, lines beyond the Pi's 27 are taken: they are numbered as that chip numbers them."""
+    text = "PIN_NUMBERING = 'BCM'; GPIO_CHIP = '/dev/gpiochip1'; L1_PIN = 271; " + meter(pin="45")
+    found = read(text)
+    assert (found.l1_pin, found.meters[0].pin) == (271, 45)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["energy", "power", "register", "Power", "_field", "_measurement", "_time", "_value", "time", "meter", "__x"],
+)
+def test_tags_with_a_name_that_has_a_meaning(read, name):
+    """A tag named like a field of ours, or like a column of the server's, breaks queries: the mistake names it."""
+    (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "tags": {{"room": "hall", {name!r}: "x"}}'))
+    assert "allowed: a dict of 0 to 49 names to texts" in mistake
+    assert name.startswith("__") or f'("{name.lower()}" has a meaning of its own)' in mistake
+
+
+@pytest.mark.parametrize(
+    ("impulses", "warning"),
+    [
+        ("1000", None),
+        ("10", None),
+        (
+            "0.5",
+            "0.5 impulses per kWh is one flash in 2 kWh: where the meter's face says so many Wh per impulse, set 2000",
+        ),
+        ("0.05", "0.05 impulses per kWh is one flash in 20 kWh"),
+    ],
+)
+def test_few_impulses(read, impulses, warning):
+    """Some meters name Wh per impulse: what reads like that is asked about, and taken as it stands."""
+    found = read(meter(impulses=impulses))
+    assert found.meters[0].impulses_per_kwh == float(impulses)
+    assert len(found.warnings) == (warning is not None)
+    assert all(warning in said for said in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"), [("", ""), ("/", ""), ("/influx", "/influx"), ("/insert/0/influx/", "/insert/0/influx")]
+)
+def test_path(read, found, taken):
+    """A path before /write, with or without its last slash."""
+    (only,) = read(writer(f'"type": "influxdb", "path": "{found}"')).writers
+    assert only.options["path"] == taken
+
+
+@pytest.mark.parametrize("found", ["influx", "/a b", "/a?b", "/a#b", "/\u00e9", None])
+def test_paths_that_are_none(read, found):
+    """What is no path of a URL."""
+    (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "path": {found!r}'))
+    assert mistake.endswith('allowed: text that begins with /, such as "/influx", or ""')

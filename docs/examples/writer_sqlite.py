@@ -39,7 +39,7 @@ class SqliteWriter:
             raise UnreachableError(f"{self._path}: {error}") from error
         return Receipt(len(pulses))
 
-    def check(self, _pulse: Pulse | None = None, /) -> str:
+    def check(self, _pulses: Sequence[Pulse] = (), /) -> str:
         """Whether the database could be written, or made; nothing is."""
         if not os.path.exists(self._path):
             directory = os.path.dirname(self._path)

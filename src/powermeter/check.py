@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from powermeter import journal
 from powermeter.boards import open_board
 from powermeter.errors import PowerError, ProcessError, TakenError
-from powermeter.settings import OWN_FILES, Settings, WriterSettings
+from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
 from powermeter.trust import trusted
 from powermeter.writers import open_writer
 
@@ -27,7 +27,8 @@ def check(settings: Settings, running: int | None) -> int:
         if log_file := settings.log_file:
             found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
     found.append(_said("pins", lambda: _pins(settings, running)))
-    found += [_said(f"writer {writer.name}", functools.partial(_writer, writer)) for writer in settings.writers]
+    path = os.path.join(settings.data_dir, JOURNAL)
+    found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
     return max(found)
 
 
@@ -103,9 +104,9 @@ def _pins(settings: Settings, running: int | None) -> str:
     return "; ".join(f"{meter.name} on {meter.pin}, {meter.impulses_per_kwh:.10g} imp/kWh" for meter in settings.meters)
 
 
-def _writer(settings: WriterSettings) -> str:
+def _writer(settings: WriterSettings, path: str) -> str:
     writer = open_writer(settings)
     try:
-        return writer.check()
+        return writer.check(journal.delivered_pulses(path, settings.name))
     finally:
         writer.close()

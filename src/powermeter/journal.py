@@ -827,6 +827,51 @@ class Reader:
         return row
 
 
+def delivered_pulses(path: str, writer: str) -> list[Pulse]:
+    """
+    Pulses in the journal at *path* that may be delivered to *writer* again: the last one that it has of each meter.
+
+    Of a meter that it has none of, the last one there is. None whose time or
+    energy may still be another, and none where the journal can't be read.
+    Nothing is written.
+    """
+    found: list[Pulse] = []
+    if not os.path.exists(path):
+        return found
+    try:
+        with contextlib.closing(_read_only(path)) as connection:
+            reached = dict(connection.execute("SELECT meter, count FROM cursors WHERE writer = ?", (writer,)))
+            for meter, name in connection.execute("SELECT meter, name FROM meters").fetchall():
+                rows = connection.execute(
+                    "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count <= ?2 "
+                    "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) "
+                    "ORDER BY count DESC LIMIT 2",
+                    (meter, reached.get(meter) or MOST_COUNT, MOST_COUNT),
+                ).fetchall()
+                constants = _constants(connection, meter)
+                # One without its predecessor may stand for others that were thinned.
+                if rows and constants and rows[0][0] - 1 in (rows[-1][0], constants[0].from_count):
+                    found += _pulses(name, rows[0][0] - 1, rows[:1], constants)
+    except sqlite3.Error:  # whatever is wrong with it, a start tells
+        return []
+    return found
+
+
+def _read_only(path: str) -> sqlite3.Connection:
+    """A connection that writes nothing: of a journal that no program has open, not even the files beside it."""
+    from urllib.parse import quote
+
+    # SQLite makes both files beside a journal that was closed in order, to read it, and leaves them.
+    closed = not os.path.exists(path + "-wal") or not os.path.getsize(path + "-wal")
+    connection = sqlite3.connect(f"file:{quote(path)}?{'immutable=1' if closed else 'mode=ro'}", uri=True)
+    try:
+        connection.execute(VIEW)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
 def _register(constants: list[Constant], count: int) -> float:
     """The register after pulse *count*, by the constant in force there."""
     in_force = constants[0]

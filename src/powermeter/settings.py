@@ -156,15 +156,19 @@ def optional(check: Check) -> Check:
     return check_optional
 
 
-def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False) -> Check:
-    """A dict of text to text; the name ``meter`` is the program's own, ``time`` each service's."""
+def tags(
+    key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False, taken: Iterable[str] = ("meter", "time")
+) -> Check:
+    """A dict of text to text; the name ``meter`` is the program's own, what else is *taken* a service's."""
 
     def check(found: Any) -> dict[str, str]:
+        if isinstance(found, dict) and (wrong := [name for name in taken if name in map(_lower, found)]):
+            raise ValueError(f'{allowed} ("{wrong[0]}" has a meaning of its own)')
         if (
             not isinstance(found, dict)
             or len(found) > MOST_TAGS
             or not all(isinstance(part, str) for item in found.items() for part in item)
-            or not all(re.fullmatch(key_pattern, key) and key.lower() not in ("meter", "time") for key in found)
+            or not all(re.fullmatch(key_pattern, key) for key in found)
             or not all(re.fullmatch(value_pattern, value) for value in found.values())
             or any(_HALF.search(part) for item in found.items() for part in item)
         ):
@@ -172,6 +176,10 @@ def tags(key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = Fa
         return {k.lower(): v.lower() for k, v in found.items()} if lower else dict(found)
 
     return check
+
+
+def _lower(found: Any) -> Any:
+    return found.lower() if isinstance(found, str) else found
 
 
 def verify_ssl(found: Any) -> bool | str:
@@ -225,7 +233,8 @@ MOST_TAGS = 49
 _ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
 _WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
 _NAME_OR_IPV4 = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,126}\.?"
-_IPV6 = r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}"
+# The zone is the name of an interface, which a link-local address needs (RFC 4007, 11).
+_IPV6 = r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.~-]{1,15})?"
 _HOST = text(rf"{_NAME_OR_IPV4}|{_IPV6}|\[{_IPV6}\]", 'a host name or address alone, such as "192.168.1.5"')
 # Names, sources and tags: the limits of the Librato API documentation.
 _NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
@@ -238,10 +247,26 @@ _LIBRATO_TAGS = tags(
     lower=True,
 )
 _INFLUX_TAGS = tags(
-    r"[^\x00-\x1f\x7f\\]+",
+    # VictoriaMetrics keeps names that begin with __ for itself.
+    r"(?!__)[^\x00-\x1f\x7f\\]+",
     # A backslash before a separator would escape it: the line would be read as another one.
     r"[^\x00-\x1f\x7f\\]+",
     'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
+    # The fields of our points, which InfluxDB 3 refuses as tags and InfluxQL then can't tell apart; the columns that
+    # InfluxDB 2 adds to every row.
+    taken=(
+        "meter",
+        "time",
+        "energy",
+        "power",
+        "register",
+        "_field",
+        "_measurement",
+        "_time",
+        "_value",
+        "_start",
+        "_stop",
+    ),
 )
 # A line of the line protocol that begins with # is a comment.
 _MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
@@ -256,15 +281,25 @@ def host(found: Any) -> str:
     return str(_HOST(found)).strip("[]")
 
 
+def pin_number(found: Any) -> int:
+    """A pin of the header, or a line of another board's chip; which of them there are is known later."""
+    if isinstance(found, int) and 40 < found <= MOST_LINES:
+        return found
+    return int(whole(0, 40)(found))
+
+
 def url_prefix(found: Any) -> str:
     """What stands before a path in a URL: "" or, without its last slash, one that begins with a slash."""
-    path = text(r"|(/[\w.~!$&'()*+,;=:@%-]*)+", 'text that begins with /, such as "/influx", or ""')(found)
+    path = text(r"|(/[A-Za-z0-9_.~!$&'()*+,;=:@%-]*)+", 'text that begins with /, such as "/influx", or ""')(found)
     return str(path).rstrip("/")
 
 
+#: No chip has more lines: 54 on a Pi, some hundred on other boards.
+MOST_LINES = 1023
+
 METER: dict[str, Key] = {
-    "pin": Key(REQUIRED, whole(0, 40)),
-    "impulses_per_kwh": Key(REQUIRED, number(0.1, 1_000_000)),
+    "pin": Key(REQUIRED, pin_number),
+    "impulses_per_kwh": Key(REQUIRED, number(0.001, 1_000_000)),
     "min_flash_ms": Key(None, optional(number(0.1, 1000))),
     "silence_minutes": Key(None, optional(number(0.1, 100_000))),
     "max_watts": Key(24000, number(1, 100_000_000)),
@@ -312,8 +347,8 @@ TOP: dict[str, Key] = {
     "GPIO_LIBRARY": Key("auto", choice("auto", "gpiod", "RPi.GPIO")),
     "GPIO_CHIP": Key(None, optional(absolute_path)),
     "PIN_NUMBERING": Key("BOARD", choice("BOARD", "BCM")),
-    "L1_PIN": Key(12, optional(whole(0, 40))),
-    "L2_PIN": Key(16, optional(whole(0, 40))),
+    "L1_PIN": Key(12, optional(pin_number)),
+    "L2_PIN": Key(16, optional(pin_number)),
     "DATA_DIR": Key(None, optional(absolute_path)),
     "COMMIT_INTERVAL": Key(5, number(0.1, 3600)),
     "CLOCK_WAIT": Key(600, number(0, 86400)),
@@ -341,6 +376,9 @@ OWN_FILES = frozenset(
 
 #: What begins so in DATA_DIR is the journal's too: what is made where it is damaged (salvage), and taken for it then.
 JOURNAL = "journal.db"
+
+#: Fewer impulses per kWh than any household meter has (40 and more): Wh per impulse may have been meant.
+FEW_IMPULSES = 10
 
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 
@@ -504,7 +542,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         keep_days=top["KEEP_DAYS"],
         log_file=log_file,
         writers=tuple(w for w in writers if simulated != "file" or w.type == "file"),
-        warnings=tuple(_warnings(path, found, writers)),
+        warnings=tuple(_warnings(path, found, meters, writers)),
     )
 
 
@@ -668,6 +706,8 @@ def _check_writer(reading: _Reading, where: str, kind: str, options: Values) -> 
 def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
     """Each pin is a GPIO of the header, and has one use."""
     numbering = top.get("PIN_NUMBERING")
+    # The lines of another board's chip have the numbers that it gives them.
+    other_chip = top.get("GPIO_CHIP") is not None and top.get("GPIO_LIBRARY") != "RPi.GPIO"
     used: dict[int, str] = {}
     pins = [(f'METERS["{name}"]["pin"]', values.get("pin")) for name, values in meters]
     for where, pin in [*pins, ("L1_PIN", top.get("L1_PIN")), ("L2_PIN", top.get("L2_PIN"))]:
@@ -675,8 +715,8 @@ def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]
             continue
         if numbering == "BOARD" and pin not in BOARD_PINS:
             reading.mistake(where, str(pin), f"a GPIO by its number on the header: {_listed(BOARD_PINS)}")
-        elif numbering == "BCM" and pin not in BCM_PINS:
-            reading.mistake(where, str(pin), "a GPIO by its BCM number: 0 to 27")
+        elif numbering == "BCM" and pin not in BCM_PINS and not other_chip:
+            reading.mistake(where, str(pin), "a GPIO by its BCM number: 0 to 27, others only with GPIO_CHIP")
         elif pin in used:
             reading.mistake(where, str(pin), f"a pin of its own, {used[pin]} has this one")
         used.setdefault(pin, where)
@@ -698,8 +738,14 @@ def _listed(pins: frozenset[int]) -> str:
     return ", ".join(str(pin) for pin in sorted(pins))
 
 
-def _warnings(path: str, found: Values, writers: list[WriterSettings]) -> list[str]:
-    said = []
+def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writers: list[WriterSettings]) -> list[str]:
+    said = [
+        f'{path}: METERS["{name}"]: {values["impulses_per_kwh"]:g} impulses per kWh is one flash in '
+        f"{1 / values['impulses_per_kwh']:g} kWh: where the meter's face says so many Wh per impulse, set "
+        f"{1000 / values['impulses_per_kwh']:g}"
+        for name, values in meters
+        if values["impulses_per_kwh"] < FEW_IMPULSES
+    ]
     entries = found.get("WRITERS", {}).values()
     secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
     if secrets and os.stat(path).st_mode & stat.S_IROTH:

@@ -73,12 +73,12 @@ class Writer(Protocol):
         """
         ...
 
-    def check(self, pulse: Pulse | None = None, /) -> str:
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:
         """
         Try all that can be tried without leaving a trace; return what answered.
 
-        *pulse* is one that was counted before, None without one: where
-        delivering a pulse again changes nothing, that is the best try.
+        *pulses* are some that were counted before: where delivering a pulse
+        again changes nothing, that is the best try.
         Raises :exc:`~powermeter.errors.DeliveryError`.
         """
         ...

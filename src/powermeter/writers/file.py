@@ -82,7 +82,7 @@ class FileWriter:
             raise UnreachableError(f"{self._path}: {error.strerror}") from error
         return Receipt(len(pulses), f"{inode} {end + len(content)}")
 
-    def check(self, pulse: Pulse | None = None, /) -> str:  # noqa: ARG002 - a line of it stands there, or not yet
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a line of it stands there, or not yet
         """Whether the file could be written, or made."""
         directory = os.path.dirname(self._path)
         while not os.path.exists(directory):

@@ -166,21 +166,21 @@ class InfluxdbWriter:
         """Write *pulses* in one request."""
         return self._write([self._line(pulse) for pulse in pulses])
 
-    def check(self, pulse: Pulse | None = None) -> str:
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:
         """
-        Write *pulse*, which changes nothing where it is stored already; without one a comment, which stores nothing.
+        Write *pulses*, which changes nothing where they are stored already; without any, a comment that stores nothing.
 
-        So the address, the database and the rights are judged, and with a
-        pulse all that a server has against our points; without one, the types
-        of the fields there are.
+        So the address, the database and the rights are judged, and with pulses
+        all that a server has against our points; without, the types of the
+        fields that are there.
         """
         try:
-            self._write(["# power: a check"] if pulse is None else [self._line(pulse)])
+            self._write([self._line(pulse) for pulse in pulses] or ["# power: a check"])
         except AnsweredError as error:
-            expired = error.verdict is Verdict.EXPIRED  # it is only this pulse that is not wanted any more
-            if not expired and not (pulse is None and NOTHING_TO_WRITE.search(str(error))):
+            expired = error.verdict is Verdict.EXPIRED  # only these pulses are not wanted any more
+            if not expired and (pulses or not NOTHING_TO_WRITE.search(str(error))):
                 raise
-        if pulse is None:
+        if not pulses:
             self._check_field_types()
         return self._place
 

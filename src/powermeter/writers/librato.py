@@ -133,7 +133,7 @@ class LibratoWriter:
         self._ask(queue.submit)
         return Receipt(taken)
 
-    def check(self, pulse: Pulse | None = None) -> str:  # noqa: ARG002 - a gauge is of all pulses of its period
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a gauge is of all pulses of its period
         """List a metric: the address, the user and the token are judged."""
         self._ask(lambda: self._connection.list_metrics(length=1))
         return str(self._connection.hostname)

@@ -1,0 +1,139 @@
+"""Reaching a server: its addresses, what it is called, how a failure reads."""
+
+import re
+import socket
+
+import pytest
+from http_server import Answering, http_answer, tls_context
+from influxd import free_port
+from test_influxdb import certificate
+
+from powermeter import __version__, settings
+from powermeter.errors import UnreachableError
+from powermeter.writers import Receipt
+
+__all__ = ["certificate"]  # a fixture
+
+#: A family of addresses that no kernel here has, as IPv6 is none on one that was built without it.
+AF_DECNET = 12
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What names mean: the addresses of ``nas.home``, by family, address and port."""
+    known = []
+    real = socket.getaddrinfo
+
+    def look_up(host, port, **options):
+        if host.rstrip(".") != "nas.home":
+            return real(host, port, **options)
+        return [(family, socket.SOCK_STREAM, 6, "", (address, at)) for family, address, at in known]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
+@pytest.fixture
+def writer(writer_of, names, answering):
+    """A writer to ``nas.home``."""
+
+    def make(**options):
+        return writer_of("influxdb", **{"host": "nas.home", "port": answering.port, "timeout": 20, **options})
+
+    return make
+
+
+def test_an_address_that_the_kernel_does_not_have(writer, names, answering, pulses):
+    """A name with an address of a family that this kernel lacks: the other one is tried, in either order."""
+    there = [(AF_DECNET, "::1", 1), (socket.AF_INET, "127.0.0.1", answering.port)]
+    for order in (there, there[::-1]):
+        names[:] = order
+        assert writer().deliver(pulses(3), "") == Receipt(3)
+
+
+def test_a_dead_address_and_a_living_one(writer, names, answering, pulses):
+    """Of several addresses the one that answers is taken, wherever it stands."""
+    dead, living = (socket.AF_INET, "127.0.0.1", free_port()), (socket.AF_INET, "127.0.0.1", answering.port)
+    for order in ([dead, living], [living, dead], [dead, dead, living, dead]):
+        names[:] = order
+        assert writer().deliver(pulses(3), "") == Receipt(3)
+
+
+def test_every_address_has_its_reason(writer, names, pulses):
+    """Where none answers, the reason of each is shown: a later one does not hide an earlier one."""
+    names[:] = [(socket.AF_INET, "127.0.0.1", free_port()), (AF_DECNET, "::1", 1)]
+    with pytest.raises(UnreachableError) as caught:
+        writer().deliver(pulses(3), "")
+    assert re.search(
+        "127.0.0.1: Connection refused; ::1: Address family not supported by protocol", str(caught.value)
+    ), caught.value
+
+
+def test_one_reason_for_all_addresses_is_shown_once(writer, names, pulses):
+    """Where all addresses fail the same way, it is said once."""
+    names[:] = [(socket.AF_INET, "127.0.0.1", free_port())] * 3
+    with pytest.raises(UnreachableError, match=r"nas\.home:\d+: Connection refused$"):
+        writer().deliver(pulses(3), "")
+
+
+def test_one_address_hangs(writer, names, answering, pulses):
+    """An address that takes the connection and one that refuses it: the time is shared."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        # Fill its queue, so that the next connection is not even refused.
+        held = [socket.socket() for _ in range(4)]
+        for one in held:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        names[:] = [(socket.AF_INET, "127.0.0.1", full.getsockname()[1]), (socket.AF_INET, "127.0.0.1", answering.port)]
+        assert writer(timeout=1).deliver(pulses(3), "") == Receipt(3)
+        for one in held:
+            one.close()
+
+
+def test_a_name_with_a_last_dot(writer, names, answering, pulses, certificate, monkeypatch):
+    """``nas.home.`` is looked up as it is, and called ``nas.home`` to the server and in its certificate."""
+    names[:] = [(socket.AF_INET, "127.0.0.1", answering.port)]
+    writer(host="nas.home.").deliver(pulses(3), "")
+    assert answering.requests[0].headers["host"] == f"nas.home:{answering.port}"
+    with Answering(http_answer(204), tls_context(*certificate)) as server:
+        names[:] = [(socket.AF_INET, "127.0.0.1", server.port)]
+        asked = []
+        server._context.sni_callback = lambda _sock, name, _context: asked.append(name)
+        with pytest.raises(UnreachableError, match=r"not valid for 'nas\.home'.*set host to a name"):
+            writer(host="nas.home.", port=server.port, ssl=True, verify_ssl=certificate[0]).deliver(pulses(3), "")
+        assert asked == ["nas.home"]
+
+
+@pytest.mark.parametrize("host", ["fe80::1%eth0", "[fe80::1%wlan0.7]"])
+def test_an_address_with_a_zone(host):
+    """A link-local address needs the interface that it is on."""
+    assert settings.WRITER_TYPES["influxdb"]["host"].check(host) == host.strip("[]")
+    for wrong in ("fe80::1%", "nas%eth0", "fe80::1%a b", "1.2.3.4%eth0", "fe80::1%eth0/"):
+        with pytest.raises(ValueError, match="a host name or address"):
+            settings.WRITER_TYPES["influxdb"]["host"].check(wrong)
+
+
+def test_a_zone_is_for_the_kernel_alone(writer_of, pulses, monkeypatch):
+    """An address with its zone reaches the server, which does not hear of the zone."""
+    with Answering(http_answer(204)) as server:
+        # ::1 has no zone; what matters is what is asked for and what is sent.
+        asked = []
+
+        def look_up(host, port, **_options):
+            asked.append(host)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        writer_of("influxdb", host="fe80::1%eth0", port=server.port).deliver(pulses(3), "")
+        assert asked == ["fe80::1%eth0"]
+        assert server.requests[0].headers["host"] == f"[fe80::1]:{server.port}"
+
+
+def test_both_writers_say_what_they_are(writer_of, answering, pulses):
+    """Each request has one User-Agent, ours: some firewalls refuse a client that has none."""
+    account = {"user": "me", "token": "T0p-secret", "hostname": f"127.0.0.1:{answering.port}", "protocol": "http"}
+    for writer in (writer_of("influxdb", host="127.0.0.1", port=answering.port), writer_of("librato", **account)):
+        writer.check()
+        answering.script = http_answer(200)
+    found = [request.headers["user-agent"] for request in answering.requests]
+    assert set(found) == {f"power/{__version__}"}
