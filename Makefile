@@ -96,8 +96,10 @@ venv/.made: requirements.txt
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics and nginx, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics, nginx and the makers of FAT and exFAT, Debian's, unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from powermeter.errors import UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
@@ -582,3 +583,172 @@ def test_what_has_the_old_inode_by_chance_is_left_alone(tmp_path, writer_of, pul
     assert receipt.taken == 0
     assert writer.deliver(pulses(3), receipt.place).taken == 3
     assert stranger.read_bytes() == b"of another program" + bytes(100)
+
+
+# --- Whatever happens to the files
+
+
+def renumbered(directory):
+    """Give every file of *directory* another inode, as FAT and exFAT do at every mount."""
+    for path in sorted(directory.iterdir()):
+        copy = path.with_name(".copy")
+        shutil.copy2(path, copy)
+        copy.rename(path)
+
+
+class Files(RuleBasedStateMachine):
+    """
+    CSV writers in one directory that get the same pulses, and all that happens to files, in any order.
+
+    What was delivered may be noted, or a crash forgets it and leaves a part of what was written; the disk is mounted
+    anew, under the running program too; the files are renamed, copied, written to by others.
+    """
+
+    names = ("power.csv", "spare.csv", "power.csv.old")
+
+    @property
+    def alone(self):
+        """Whether a file may get any name: where other writers have files too, nobody could tell whose it is."""
+        return len(self.names) == 1
+
+    def __init__(self):
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="power-"))
+        #: By writer: the files that were its own, in order; what is noted of it, and how many pulses it has then.
+        self.renamed = {name: [] for name in self.names}
+        self.places = dict.fromkeys(self.names, "")
+        self.noted = dict.fromkeys(self.names, 0)
+        #: What the running program knows beyond that, and the size that the noted pulses end at.
+        self.now = dict.fromkeys(self.names, ("", 0))
+        self.made = 0
+        self.rotations = 0
+        self.start()
+
+    @property
+    def pulses(self):
+        return [
+            Pulse("house", n, START_NS + n * 3_000_000_007, 1000 / n if n > 1 else None, 1.25, n / 800)
+            for n in range(1, self.made + 1)
+        ]
+
+    def start(self):
+        paths = [str(self.directory / name) for name in self.names]
+        self.writers = {
+            name: FileWriter(path, others=[other for other in paths if other != path])
+            for name, path in zip(self.names, paths, strict=True)
+        }
+
+    @rule(more=st.integers(1, 4), which=st.integers(0, 2), batch=st.integers(1, 5))
+    def deliver(self, more, which, batch):
+        """Pulses come, and some of what waits for a writer goes out."""
+        name = self.names[which % len(self.names)]
+        self.made += more
+        place, reached = self.now[name]
+        receipt = self.writers[name].deliver(self.pulses[reached : reached + batch], place)
+        if receipt.taken == 0:  # its place is made durable
+            self.places[name], self.noted[name] = receipt.place, reached
+        self.now[name] = receipt.place, reached + receipt.taken
+
+    @rule(which=st.integers(0, 2))
+    def note(self, which):
+        """A commit takes the place along."""
+        name = self.names[which % len(self.names)]
+        self.places[name], self.noted[name] = self.now[name]
+
+    @rule(cut=st.integers(0, 200), nuls=st.booleans(), mounted=st.booleans())
+    def crash(self, cut, nuls, mounted):
+        """The program ends; with the power too, what was not synced may be torn: here that is what is not noted."""
+        for name in self.names:
+            self.writers[name].close()
+            path = self.directory / name
+            # Only what was written last can be torn, and none of what is noted.
+            if path.exists() and (size := path.stat().st_size) > (least := self._least(name)):
+                os.truncate(path, max(least, size - cut))
+                if nuls:
+                    os.truncate(path, size)
+            self.now[name] = self.places[name], self.noted[name]
+        if mounted:
+            renumbered(self.directory)
+        self.start()
+
+    def _least(self, name):
+        """Where the noted lines end in the file that has the name now."""
+        noted = {csv_line(pulse) for pulse in self.pulses[: self.noted[name]]}
+        end = at = 0
+        for line in (self.directory / name).read_bytes().splitlines(keepends=True):
+            at += len(line)
+            if line in noted or line == HEADER or line.startswith(b"#"):
+                end = at
+        return end
+
+    @rule()
+    def mount(self):
+        """The disk goes and comes back under the running program, with other numbers of its files."""
+        renumbered(self.directory)
+
+    @rule(which=st.integers(0, 2), create=st.booleans(), freely=st.booleans())
+    def rotate(self, which, create, freely):
+        """The file is renamed, as logrotate does or as somebody likes; maybe an empty one is put in its place."""
+        name = self.names[which % len(self.names)]
+        path = self.directory / name
+        if not path.exists():
+            return
+        self.rotations += 1
+        to = self.directory / (f"march{self.rotations}.csv" if freely and self.alone else f"{name}.{self.rotations}")
+        path.rename(to)
+        self.renamed[name].append(to)
+        if create:
+            path.touch()
+
+    @precondition(lambda self: (self.directory / "power.csv").exists())
+    @rule()
+    def copied(self):
+        """Somebody copies the file, and the copy takes its place."""
+        path = self.directory / "power.csv"
+        shutil.copy(path, self.directory / ".new")
+        (self.directory / ".new").rename(path)
+
+    @precondition(lambda self: (self.directory / "power.csv").exists())
+    @rule(end=st.sampled_from([b"\n", b""]))
+    def others(self, end):
+        """Somebody else appends a note."""
+        path = self.directory / "power.csv"
+        if path.read_bytes().endswith(b"\n"):
+            with path.open("ab") as file:
+                file.write(b"# a note" + end)
+
+    @invariant()
+    def each_line_once(self):
+        """In what is there, no line is there twice."""
+        for name in self.names:
+            lines = self._lines(name)
+            assert len(set(lines)) == len(lines), name
+
+    def _lines(self, name):
+        paths = [*self.renamed[name], self.directory / name]
+        lines = [line for path in paths if path.exists() for line in path.read_bytes().splitlines(keepends=True)]
+        return [line for line in lines if line.startswith(b"2026") and line.endswith(b"\n")]
+
+    def teardown(self):
+        """In the end each writer has each pulse once, whole, and every note is still there."""
+        self.made += 1
+        for name in self.names:
+            place, reached = self.now[name]
+            deliver(self.writers[name], self.pulses[reached:], place)
+            assert sorted(self._lines(name)) == sorted(csv_line(pulse) for pulse in self.pulses), name
+            for path in [*self.renamed[name], self.directory / name]:
+                last = path.read_bytes().splitlines(keepends=True)[-1:]
+                assert not last or last[0].endswith(b"\n") or last[0].startswith(b"#"), f"torn: {path}"
+            self.writers[name].close()
+        shutil.rmtree(self.directory)
+
+
+class OneFile(Files):
+    """The same with one writer, whose file may get any name."""
+
+    names = ("power.csv",)
+
+
+TestFiles = Files.TestCase
+TestOneFile = OneFile.TestCase
+TestFiles.settings = TestOneFile.settings = settings(max_examples=150, stateful_step_count=25)

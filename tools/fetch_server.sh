@@ -7,7 +7,11 @@ dir=$cache/$package
 
 fail() { echo "power: the tests need $package: $1" >&2; exit 1; }
 
-found() { for path in "$1/usr/bin/$program" "$1/usr/sbin/$program"; do [ ! -x "$path" ] || { echo "$path"; return; }; done; }
+found() {
+    for path in "$1/usr/bin/$program" "$1/usr/sbin/$program" "$1/sbin/$program"; do
+        [ ! -x "$path" ] || { echo "$path"; return; }
+    done
+}
 
 if [ -z "$(found "$dir")" ]; then
     for tool in apt-get dpkg-deb; do

@@ -16,7 +16,7 @@ START_S = 60
 def unpacked(package: str, program: str) -> Path:
     """The *program* of Debian's *package* that ``make servers`` has unpacked."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = [cache / "power" / package / "usr" / directory / program for directory in ("bin", "sbin")]
+    places = [cache / "power" / package / directory / program for directory in ("usr/bin", "usr/sbin", "sbin")]
     return next((place for place in places if place.exists()), places[0])
 
 

@@ -72,6 +72,10 @@ class UnreachableError(DeliveryError, ConnectionError):
     """No answer: refused, timed out, unknown host, bad certificate, disk."""
 
 
+class LocalError(UnreachableError):
+    """Something of this machine is missing or fails: a disk, a file. It may come back at any moment."""
+
+
 class AnsweredError(DeliveryError):
     """
     The service answered, but not with success.

@@ -188,7 +188,7 @@ class Monitor:
                 cursor.resume(*before.reached[writer.name])
             delivery = Delivery(
                 writer.name,
-                functools.partial(open_writer, writer),
+                functools.partial(open_writer, writer, settings.writers),
                 cursor,
                 complete_ns=self._complete_ns,
                 on_state=self._show_condition,

@@ -20,6 +20,7 @@ import sqlite3
 import struct
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 from http_server import BEHAVIOURS, Answering, http_answer
@@ -186,6 +187,91 @@ def life(image, per_s, commit_s, flashing_s=None):
     integrity, rows = journal()
     say(kept=len(rows), integrity=integrity, wrong=disagreement(rows, csv_rows()))
     shell("umount", str(DISK))
+
+
+# --- A stick
+
+#: Where the stick is mounted, and the names of the writers' files there.
+STICK = Path("/run/stick")
+STICK_FILES = ("power.csv", "spare.csv")
+
+
+def mount_stick(device, kind):
+    """Mount the stick as a desktop does: for everyone, and without waiting for it."""
+    STICK.mkdir(exist_ok=True)
+    shell("mount", "-t", kind, "-o", "noatime,umask=0", device, str(STICK))
+
+
+def on_stick(name, rows):
+    """What is wrong with the files of the writer of *name*; "" where each of *rows* is there exactly once."""
+    lines = Counter(line for path in files_on_stick(name) for line in csv_rows(path))
+    wanted = {(row[1], Constant(1000).register_at(row[0])) for row in rows}
+    twice = [line for line, count in lines.items() if count > 1]
+    return (
+        ""
+        if set(lines) == wanted and not twice
+        else (
+            f"{name}: {len(rows)} pulses, {sum(lines.values())} lines; twice: {twice[:3]}; "
+            f"missing: {sorted(wanted - set(lines))[:3]}; of no pulse: {sorted(set(lines) - wanted)[:3]}"
+        )
+    )
+
+
+def files_on_stick(name):
+    return [path for path in STICK.glob(f"{name}*") if path.stat().st_size]
+
+
+def life_with_stick(image, stick, kind, seed, taken_out, last):
+    """
+    What the last power cut has left on the stick, then flashes until the next, each told to the host.
+
+    *taken_out*: the stick is unmounted for a while and mounted again. The *last* life is stopped in order.
+    """
+    chance = random.Random(seed)
+    mount(attach(image))
+    device = attach(stick, 1)
+    mount_stick(device, kind)
+    places = {name: {"type": "file", "path": str(STICK / name)} for name in STICK_FILES}
+    text = settings(meters(1, **FAST), more=f"COMMIT_INTERVAL = 1\nWRITERS = {named(places)!r}")
+    with OnDisk(text) as counting:
+        counting.until(counting.delivered)
+        _, rows = journal() if (DATA / "journal.db").exists() else ([], [])
+        wrong = [said for name in STICK_FILES if (said := on_stick(name, rows))] if rows else []
+        found = [len(csv_rows(path)) for name in STICK_FILES for path in files_on_stick(name)]
+        say(wrong=wrong, lines=sum(found), files=len(found))
+        line, start_ns = counting.lines[INPUTS[0]], time.monotonic_ns()
+        for turn in range(400 if last else 10**6):
+            sleep_until(start_ns + turn * NS_PER_S)
+            line.low()
+            say(flash=turn)
+            counting.assert_runs()
+            time.sleep(FLASH_NS / NS_PER_S)
+            line.high()
+            if chance.random() < 0.02:
+                name = chance.choice(STICK_FILES)
+                if STICK.is_mount() and (STICK / name).exists():
+                    (STICK / name).rename(STICK / f"{name}.{time.monotonic_ns()}")
+            if taken_out and turn in (50, 150):
+                take_out_or_put_back(device, kind)
+        counting.settle()
+        counting.until(counting.delivered)
+        assert counting.program.run("--kill").returncode == 0
+    _, rows = journal()
+    found = [len(csv_rows(path)) for name in STICK_FILES for path in files_on_stick(name)]
+    say(wrong=[said for name in STICK_FILES if (said := on_stick(name, rows))], lines=sum(found), files=len(found))
+
+
+def named(places):
+    """WRITERS of the files in *places*, by names that the settings allow."""
+    return {name.partition(".")[0]: place for name, place in places.items()}
+
+
+def take_out_or_put_back(device, kind):
+    """As a hand does: without asking the program, whose files stay open."""
+    if STICK.is_mount():
+        shell("umount", "-l", str(STICK))
+    else:
+        mount_stick(device, kind)
 
 
 # --- Wear

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import guest
 import pytest
+from server import unpacked
 
 #: Of a card of usual size; smaller ones get smaller blocks, which would flatter them.
 BLOCK_BYTES = 4096
@@ -31,6 +33,20 @@ def image(path, size="512M"):
     done = ("lazy_itable_init=0,lazy_journal_init=0,nodiscard", path, size)
     line = [tool("mke2fs"), "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES), "-E", *map(str, done)]
     subprocess.run(line, check=True, capture_output=True)
+    return str(path)
+
+
+#: By the kind of a stick's file system: Debian's package and the program that makes one.
+MAKERS = {"vfat": ("dosfstools", "mkfs.fat"), "exfat": ("exfatprogs", "mkfs.exfat")}
+
+
+def fat_image(path, kind, size=64 << 20):
+    """A new FAT or exFAT file system in the file *path*."""
+    maker = unpacked(*MAKERS[kind])
+    assert maker.exists(), "run: make servers"
+    path.touch()
+    os.truncate(path, size)
+    subprocess.run([str(maker), str(path)], check=True, capture_output=True)
     return str(path)
 
 

@@ -40,6 +40,7 @@ from powermeter.meter import NS_PER_S  # noqa: E402
 FAULTS = (
     "kills",
     "powercut",
+    "stick",
     "wear",
     "outage",
     "servers",

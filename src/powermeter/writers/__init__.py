@@ -7,7 +7,7 @@ neither buffers nor tries again; delivery does, for all of them.
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -124,8 +124,15 @@ def one_line(text: str, *secrets: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())[:200]
 
 
-def open_writer(settings: WriterSettings) -> Writer:
-    """The writer of *settings*. Raises :exc:`ImportError` where its library is missing."""
+def open_writer(settings: WriterSettings, beside: Iterable[WriterSettings] = ()) -> Writer:
+    """
+    The writer of *settings*; *beside* are those there are, this one among them.
+
+    Raises :exc:`ImportError` where its library is missing.
+    """
     module, name = WRITERS[settings.type]
-    writer: Writer = getattr(importlib.import_module(module), name)(**settings.options)
+    options = dict(settings.options)
+    if settings.type == "file":
+        options["others"] = [other.options["path"] for other in beside if other.type == "file" and other != settings]
+    writer: Writer = getattr(importlib.import_module(module), name)(**options)
     return writer
