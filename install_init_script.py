@@ -20,6 +20,7 @@ import fcntl
 import functools
 import glob
 import grp
+import io
 import json
 import os
 import pwd
@@ -1103,6 +1104,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None, places: Places | None = None) -> int:
     """Do what *argv* says and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no letter that the terminal lacks may end it half-way
+            stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     places = places or Places()
     try:

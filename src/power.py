@@ -2,6 +2,7 @@
 """power: counts the flashes of an electricity meter and takes each one to a file, to Librato and to InfluxDB."""
 
 import argparse
+import io
 import os
 import sys
 
@@ -21,6 +22,7 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command of *argv* and return its exit status. In a daemon it returns the daemon's."""
+    _take_any_letter()
     args = _parse(argv)
     try:
         commands.require(REQUIRED)
@@ -81,6 +83,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.json and args.command is not commands.status:
         line.error("--json goes with --status")
     return args
+
+
+def _take_any_letter() -> None:
+    """Let no letter that the terminal's encoding lacks end a command: a server may say anything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _flush() -> None:

@@ -115,7 +115,7 @@ def test_a_failing_writer_says_why_and_how_much_waits():
         "writer cloud: failing: answered 503; 1,234,567 pulses wait, the oldest for 2 h 2 min"
     )
     assert line_of(text, "writer file") == "writer file: ok; no pulse waits"
-    assert status.line(both).endswith("| file ok | cloud failing: answered 503")
+    assert status.line(both) == "cloud failing: answered 503 | 1,234 W, today 12.345 kWh | file ok"
 
 
 def test_a_writer_that_catches_up():
@@ -218,7 +218,7 @@ def test_a_failing_journal_has_a_line():
     """Where the disk fails, the reason and how many pulses are in memory alone are said; and only then."""
     failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500, "dropped": 0})
     assert status.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
-    assert status.line(failing).endswith(" | journal failing")
+    assert status.line(failing).startswith("journal failing | ")
     assert "journal" not in status.text(WELL) + status.line(WELL)
 
 
@@ -267,3 +267,18 @@ def test_the_program_gives_what_is_said_here(tmp_path):
     assert f"; register {pulses / 1000:.3f} kWh; 0 edges rejected" in text
     assert status.line(now).startswith("1,000 W, today ")
     assert crashes == []
+
+
+def test_the_live_line_fits():
+    """It has room in any number of columns, and what fails is what is left of it."""
+    failing = made(
+        writers={"file": {}, "cloud": {"state": "failing", "reason": "answered 503: " + "a long story " * 20}},
+        meters={"house": {}, "heat": {"stuck": True}},
+    )
+    whole = status.line(failing)
+    assert whole.startswith("heat 1,234 W, today 12.345 kWh, the LED is stuck on | cloud failing: answered 503: a long")
+    assert whole.count("a long story") < 5
+    for columns in range(1, 500):
+        line = status.line(failing, columns)
+        assert len(line) == min(columns, len(whole))
+        assert line == whole or columns < 4 or line == whole[: columns - 3] + "..."

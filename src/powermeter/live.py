@@ -14,22 +14,24 @@ from rich.text import Text
 
 class LiveLine:
     """
-    One line at the bottom of the terminal that *line* gives; a context manager.
+    One line at the bottom of the terminal; *line* gives it for so many columns. A context manager.
 
     Log lines of *handler* go above it, where they go to the same terminal.
     """
 
-    def __init__(self, line: Callable[[], str], handler: logging.Handler) -> None:
+    def __init__(self, line: Callable[[int | None], str], handler: logging.Handler) -> None:
         self._line = line
         self._handler = handler
         self._stream: TextIO | None = None
         on_terminal = sys.stderr.isatty()
+        self._console = Console()
         # No thread of its own: refresh() is called by who waits anyway.
-        self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=on_terminal)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=on_terminal)
 
     def __enter__(self) -> "LiveLine":
         stderr = sys.stderr
-        self._live.start()
+        with contextlib.suppress(OSError):
+            self._live.start()
         # A log that goes elsewhere stays there.
         if isinstance(self._handler, logging.StreamHandler) and self._handler.stream is stderr:
             self._stream = self._handler.setStream(sys.stderr)
@@ -46,5 +48,7 @@ class LiveLine:
     def refresh(self) -> bool:
         """Show the line as it is now; true, as it may be shown again."""
         with contextlib.suppress(OSError):
-            self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            # One column less: some terminals go on in the next line once the last column is filled.
+            line = self._line(max(1, self._console.width - 1))
+            self._live.update(Text(line, no_wrap=True, overflow="crop"), refresh=True)
         return True

@@ -324,10 +324,14 @@ class Control:
         waiting = select.poll()
         waiting.register(self._wake, select.POLLIN)
         waiting.register(self._listener, select.POLLIN)
+        tick_s = time.monotonic()
         while not (self.stopping or self.reload or self._called):
-            if tick is not None and not tick():
-                return False
-            for fd, _ in waiting.poll(None if every_s is None else every_s * 1000):
+            if tick is not None and every_s is not None and time.monotonic() >= tick_s:
+                if not tick():
+                    return False
+                tick_s = time.monotonic() + every_s
+            wait_ms = None if every_s is None else max(0.0, tick_s - time.monotonic()) * 1000
+            for fd, _ in waiting.poll(wait_ms):
                 if fd == self._wake.fileno():
                     self._wake.recv(4096)
                 else:

@@ -6,6 +6,7 @@ where its pins do: it keeps the edges that come in between.
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -32,8 +33,8 @@ from powermeter.trust import trusted
 
 log = logging.getLogger(__name__)
 
-#: How often the live line is shown anew, in s.
-LIVE_S = 1.0
+#: How often the live line is shown again, and a plain one printed where there is no terminal, in s.
+LIVE_S, PLAIN_S = 1.0, 60.0
 
 #: How often the end of deliveries is looked for, in s, while settings are read again.
 RELOAD_S = 0.1
@@ -98,11 +99,10 @@ def _run(
         ready()
         notify("READY=1")
         serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
-        if not as_daemon and sys.stdout.isatty():
-            from powermeter.live import LiveLine  # rich: 50 ms and 6 MiB that a daemon does not need
-
-            live = stack.enter_context(LiveLine(lambda: status.line(counting.monitor.status()), handler))
-            serving = (LIVE_S, live.refresh)
+        if not as_daemon:
+            serving = stack.enter_context(
+                _shown(lambda columns: status.line(counting.monitor.status(), columns), handler)
+            )
         while control.serve(counting.answer, *serving):
             _heed(counting, control, reread)
         notify("STOPPING=1")
@@ -110,6 +110,35 @@ def _run(
         counting.finish()
     log.info("stopped")
     return 1 if counting.crashed else 0
+
+
+@contextlib.contextmanager
+def _shown(
+    line: Callable[[int | None], str], handler: logging.Handler
+) -> Iterator[tuple[float | None, Callable[[], bool] | None]]:
+    """What the foreground shows of *line*: how often, in s, and what shows it."""
+    if _has_terminal():
+        from powermeter.live import LiveLine  # rich: 50 ms and 6 MiB that a daemon does not need
+
+        with LiveLine(line, handler) as live:
+            yield LIVE_S, live.refresh
+    elif os.environ.get("NOTIFY_SOCKET") or sys.stdout is None:
+        yield None, None  # a service manager has --status, and keeps all that is printed
+    else:
+        yield PLAIN_S, functools.partial(_print, line)
+
+
+def _has_terminal() -> bool:
+    """Whether a line can be drawn again and again: a dumb terminal has no way back to its beginning."""
+    return (
+        sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+    )
+
+
+def _print(line: Callable[[int | None], str]) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+        print(line(None), flush=True)
+    return True
 
 
 @contextlib.contextmanager
@@ -359,11 +388,18 @@ def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.Handler:
             handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise PowerError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
-    handler.setFormatter(logging.Formatter(f"{when}%(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter(f"{when}%(levelname)s %(message)s"))
     # A log whose disk is full, or whose syslog is away, loses lines: no traceback on stderr for each.
     logging.raiseExceptions = False
     logging.getLogger().addHandler(handler)
     return handler
+
+
+class _Formatter(logging.Formatter):
+    """The library's, but that any text can be written: a path may hold bytes that are no letters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode("utf-8", "backslashreplace").decode()
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):

@@ -38,21 +38,45 @@ def text(status: Status) -> str:
     return "\n".join(lines) + "\n"
 
 
-def line(status: Status) -> str:
-    """The live line for *status*: power now, energy today, the state of the writers."""
+#: How much of a writer's reason the live line shows, in characters: --status and the log have the rest.
+MAX_REASON = 60
+
+
+def line(status: Status, columns: int | None = None) -> str:
+    """
+    The live line for *status*: what fails first, then power now, energy today and the writers.
+
+    It takes *columns* at the most, None for any number.
+    """
     several = len(status["meters"]) > 1
-    meters = [
-        f"{name + ' ' if several else ''}{_watts(meter)}, today "
-        + ("not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh")
-        + (", no flashes" if meter["silent"] else "")
-        + (", the LED is stuck on" if meter["stuck"] else "")
-        + (", never dark" if meter["flickers"] else "")
-        for name, meter in status["meters"].items()
-    ]
-    writers = [f"{name} {_state(writer)}" for name, writer in status["writers"].items()]
-    journal = ["journal failing"] if status["journal"]["failing"] else []
+    failing = ["journal failing"] if status["journal"]["failing"] else []
+    healthy: list[str] = []
+    for name, meter in status["meters"].items():
+        today = "not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh"
+        trouble = [
+            words
+            for key, words in (("silent", "no flashes"), ("stuck", "the LED is stuck on"), ("flickers", "never dark"))
+            if meter[key]
+        ]
+        label = f"{name} " if several else ""
+        (failing if trouble else healthy).append(", ".join([f"{label}{_watts(meter)}", f"today {today}", *trouble]))
+    for name, writer in status["writers"].items():
+        said = f"{name} {fitted(_state(writer), MAX_REASON)}"
+        (failing if writer["state"] == "failing" else healthy).append(said)
     clock = ["waits for the clock"] if status["clock"]["waiting"] else []
-    return " | ".join([*meters, *writers, *journal, *clock])
+    return fitted(" | ".join([*failing, *healthy, *clock]), columns)
+
+
+def fitted(text: str, columns: int | None) -> str:
+    """
+    *text*, or as much of it as *columns* have room for.
+
+    >>> fitted("1,234 W, today 12.345 kWh", 12)
+    '1,234 W, ...'
+    """
+    if columns is None or len(text) <= columns:
+        return text
+    return text[: columns - 3] + "..." if columns > 3 else text[: max(0, columns)]
 
 
 def _watts(meter: Status) -> str:

@@ -212,9 +212,15 @@ def on_stick(name, rows):
         if set(lines) == wanted and not twice
         else (
             f"{name}: {len(rows)} pulses, {sum(lines.values())} lines; twice: {twice[:3]}; "
-            f"missing: {sorted(wanted - set(lines))[:3]}; of no pulse: {sorted(set(lines) - wanted)[:3]}"
+            f"missing: {sorted(wanted - set(lines))[:3]}; of no pulse: {sorted(set(lines) - wanted)[:3]}; files (name, "
+            f"size, registers): {[(path.name, path.stat().st_size, *ends(csv_rows(path))) for path in files_on_stick(name)]}"
         )
     )
+
+
+def ends(rows):
+    """The first and the last register of a file."""
+    return [rows[0][1], rows[-1][1]] if rows else []
 
 
 def files_on_stick(name):
@@ -250,7 +256,8 @@ def life_with_stick(image, stick, kind, seed, taken_out, last):
             if chance.random() < 0.02:
                 name = chance.choice(STICK_FILES)
                 if STICK.is_mount() and (STICK / name).exists():
-                    (STICK / name).rename(STICK / f"{name}.{time.monotonic_ns()}")
+                    # A number of its own: the clock of every life begins at the same time.
+                    (STICK / name).rename(STICK / f"{name}.{chance.randrange(2**60)}")
             if taken_out and turn in (50, 150):
                 take_out_or_put_back(device, kind)
         counting.settle()
