@@ -121,7 +121,7 @@ class Program:
     def __exit__(self, kind, error, trace):
         self.end()
         if kind is None:
-            for path in [*self.directory.rglob("*.log"), *self.directory.rglob("foreground.*")]:
+            for path in filter(Path.is_file, [*self.directory.rglob("*.log"), *self.directory.rglob("foreground.*")]):
                 assert "Traceback" not in path.read_text(), f"{path}:\n{path.read_text()}"
 
 

@@ -112,11 +112,6 @@ def test_constants_are_said(program):
     [
         ("DATA_DIR = '/dev/null/data'", "data: /dev/null/data: DATA_DIR can't be made: Not a directory"),
         ("DATA_DIR = '/proc/data'", "data: /proc/data: DATA_DIR can't be made: No such file or directory"),
-        (
-            "LOG_FILE = '/nowhere/power.log'",
-            "log: /nowhere/power.log: the log can't be written: No such file or directory: set another LOG_FILE",
-        ),
-        ("LOG_FILE = '/etc'", "log: /etc: the log can't be written: Is a directory: set another LOG_FILE"),
     ],
 )
 def test_what_a_start_would_fail_at(program, text, line):
@@ -130,6 +125,18 @@ def test_what_a_start_would_fail_at(program, text, line):
     assert (
         program.run("--nodaemon", "--settings", str(program.settings)).stderr == f"power: {line.partition(': ')[2]}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("/nowhere/power.log", "No such file or directory"), ("/etc", "Is a directory")]
+)
+def test_a_log_that_can_not_be_written(program, path, why):
+    """A log is no condition of a start; a check fails for it all the same."""
+    set_more(program, f"LOG_FILE = {path!r}")
+    done = program.run("--check")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"log: {path}: the log can't be written: {why}: set another LOG_FILE" in done.stdout.splitlines()
+    assert "\nwriter file: ok" in done.stdout
 
 
 def test_data_of_another_user():

@@ -458,14 +458,6 @@ def assert_failed(program, done, reason):
     assert (asked.returncode, asked.stdout) == (3, "power: not running\n")
 
 
-def test_log_that_cannot_be_written(tmp_path):
-    """A log that can't be written is found before the fork: exit 1 and the reason."""
-    missing = tmp_path / "nowhere" / "power.log"
-    with Program(tmp_path, f"LOG_FILE = {str(missing)!r}") as program:
-        done = program.run("--simulate", "3000", "--settings", str(program.settings))
-        assert_failed(program, done, f"{missing}: the log can't be written: No such file or directory")
-
-
 def test_journal_that_is_none(program):
     """A database of another program is found after the fork; the caller gets exit 1 and the reason, the log too."""
     journal = program.data_dir / "simulated" / "journal.db"
@@ -629,22 +621,6 @@ def test_restart_with_a_data_dir_that_can_not_be_made(program):
     assert program.status()["pid"] == pid
 
 
-def test_restart_with_a_log_that_can_not_be_written(program):
-    """--restart with a log that can't be opened stops nothing, be it the settings' or that of a daemon."""
-    pid = program.start("--simulate", "3000")
-    log = program.data_dir / "simulated" / "power.log"
-    log.unlink()
-    log.mkdir()
-    for text in ("LOG_FILE = '/proc/power.log'", ""):
-        program.set(text)
-        done = program.run("--restart")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert one_line(done.stderr)
-        assert "power.log: the log can't be written: " in done.stderr
-        assert program.status()["pid"] == pid
-    log.rmdir()
-
-
 # --- Checking
 
 
@@ -718,13 +694,62 @@ def test_status_of_a_stopped_daemon(program):
     """A daemon that is stopped by SIGSTOP does not answer: --status gives up, says so, exit 4; continued, 0 again."""
     pid = program.start("--simulate", "3000")
     os.kill(pid, signal.SIGSTOP)
-    for json in ([], ["--json"]):
-        done = program.run("--status", *json)
+    for more in ([], ["--json"]):
+        done = program.run("--status", *more)
         assert (done.returncode, done.stdout) == (4, "")
         assert one_line(done.stderr)
         assert f"pid {pid} holds {program.pidfile}, but it does not answer" in done.stderr
     os.kill(pid, signal.SIGCONT)
     assert program.run("--status").returncode == 0
+
+
+def test_no_socket_beside_the_pidfile(program):
+    """Where no socket can be made there, it counts; nobody can ask it, and --kill ends it."""
+    program.pidfile.with_name(program.pidfile.name + ".sock").mkdir()  # in the way: it can't be removed as a socket
+    pid = program.start("--simulate", "20000")
+    log = program.data_dir / "simulated" / "power.log"
+    assert f"{program.pidfile}: no socket can be made beside it: Is a directory: --status can't ask" in log.read_text()
+    asked = program.run("--status")
+    assert (asked.returncode, asked.stdout) == (4, "")
+    assert asked.stderr.startswith(f"power: pid {pid} holds {program.pidfile}, but it does not answer")
+    wait_until((program.data_dir / "simulated" / "power.csv").exists)
+    assert program.run("--kill").returncode == 0
+
+
+def test_a_file_system_without_sockets(program):
+    """Beside a pidfile on exFAT no socket can be made: the kernel has another place for it, closed to other users."""
+    line = program.line("--nodaemon", "--simulate", "20000")
+    before = """
+import os, socket
+class Socket(socket.socket):
+    def bind(self, address):
+        if isinstance(address, str) and address.startswith("/"):
+            raise PermissionError(1, "Operation not permitted")
+        super().bind(address)
+socket.socket = Socket
+"""
+    code = COMMAND.format(source=str(SOURCE), before=before)
+    with subprocess.Popen([sys.executable, "-c", code, *line[2:]], env=program.env, stdout=subprocess.DEVNULL) as popen:
+        wait_until(lambda: program.pid is not None and program.run("--status").stdout)
+        if AS_ROOT:
+            done = unprivileged(program, "--status")
+            assert (done.returncode, done.stdout) == (4, "")
+        popen.terminate()
+        assert popen.wait(PATIENCE_S) == 0
+
+
+def test_a_socket_that_can_be_made_later(program, monkeypatch):
+    """It is tried again, and then --status can ask."""
+    socket_path = program.pidfile.with_name(program.pidfile.name + ".sock")
+    socket_path.mkdir()
+    line = program.line("--nodaemon", "--simulate", "20000")
+    code = COMMAND.format(source=str(SOURCE), before="import powermeter.process as p; p.LISTEN_S = 0.1")
+    with subprocess.Popen([sys.executable, "-c", code, *line[2:]], env=program.env, stdout=subprocess.DEVNULL) as popen:
+        wait_until(lambda: program.pid is not None)
+        socket_path.rmdir()
+        wait_until(lambda: program.run("--status").stdout)
+        popen.terminate()
+        assert popen.wait(PATIENCE_S) == 0
 
 
 def test_who_asks_and_goes(program):
@@ -1057,7 +1082,7 @@ def test_signals_end_the_foreground(program, number):
     popen = program.foreground("--simulate", "3000")
     popen.send_signal(number)
     assert popen.wait(PATIENCE_S) == 0
-    assert program.out.read_text() == ""
+    assert program.out.read_text().splitlines()[0].endswith("| file ok")
     assert program.err.read_text().endswith("INFO stopped\n")
     assert program.run("--status").returncode == 3
 

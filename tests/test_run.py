@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import logging
 import os
 import signal
 import socket
@@ -643,7 +642,7 @@ def test_systemd_is_told(tmp_path):
     ("text", "status", "reason"),
     [
         ("COMMIT_INTERVAL = 0", 6, "COMMIT_INTERVAL: found 0, allowed: a number from 0.1 to 3,600"),
-        ("LOG_FILE = '/nowhere/at/all.log'", 1, "/nowhere/at/all.log: the log can't be written"),
+        ("DATA_DIR = '/dev/null/data'", 1, "/dev/null/data/simulated: DATA_DIR can't be made"),
     ],
 )
 def test_systemd_is_told_why_it_failed(tmp_path, text, status, reason):
@@ -680,32 +679,6 @@ def test_where_a_service_keeps_its_state(monkeypatch):
 
 
 # --- Syslog
-
-
-def test_a_log_that_can_not_be_opened_again(tmp_path):
-    """A log whose directory went, or that is a link of another user's now, loses lines: who logs goes on."""
-    path = tmp_path / "log" / "power.log"
-    path.parent.mkdir()
-    handler = run._LogFile(str(path), encoding="utf-8")
-    log = logging.getLogger("test_run")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    log.info("one")
-    path.unlink()
-    path.parent.rmdir()
-    log.info("two")
-    path.parent.mkdir()
-    log.info("three")
-    log.removeHandler(handler)
-    handler.close()
-    assert path.read_text() == "three\n"
-
-
-def test_a_log_that_nobody_reads(tmp_path):
-    """A FIFO that nobody reads is no log: it is said, and not waited for."""
-    os.mkfifo(tmp_path / "power.log")
-    with pytest.raises(OSError, match="No such device or address"):
-        run._LogFile(str(tmp_path / "power.log"), encoding="utf-8")
 
 
 def test_a_log_to_syslog(tmp_path):

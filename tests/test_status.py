@@ -37,6 +37,7 @@ WELL = {
     "simulate": None,
     "clock": {"waiting": False, "waits_s": 0},
     "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
+    "log": {"failing": ""},
     "meters": {"house": METER},
     "writers": {"file": WRITER},
 }

@@ -4,12 +4,12 @@ import contextlib
 import errno
 import functools
 import os
-import stat
 from collections.abc import Callable, Iterator
 
 from powermeter import journal
 from powermeter.boards import open_board
 from powermeter.errors import PowerError, ProcessError, TakenError
+from powermeter.log import try_log
 from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
 from powermeter.trust import trusted
 from powermeter.writers import open_writer
@@ -41,24 +41,6 @@ def prepare_data_dir(path: str) -> str:
         if error.errno == errno.EPERM:  # what else is wrong is said where it matters
             raise ProcessError(f"{path}: DATA_DIR can't be used: {error.strerror}") from error
     journal.prepare_dir(path)
-    return path
-
-
-def try_log(path: str, *, keep: bool = True) -> str:
-    """*path*, if a log can be written there; by what a run does. Raises :exc:`ProcessError`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        place = trusted(path)
-        try:
-            os.close(os.open(place, flags | os.O_EXCL, 0o640))
-            if not keep:
-                os.unlink(place)
-        except FileExistsError:
-            # A socket is syslog's, which may come up later.
-            if not stat.S_ISSOCK(os.stat(place).st_mode):
-                os.close(os.open(place, flags, 0o640))
-    except OSError as error:
-        raise ProcessError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
     return path
 
 

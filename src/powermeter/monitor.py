@@ -26,6 +26,7 @@ from powermeter.errors import JournalError, PowerError
 from powermeter.journal import Journal, MeterRecord, Row, is_damage
 from powermeter.keeper import TRY_S, Keeper
 from powermeter.lamps import Condition, Lamps
+from powermeter.log import Log
 from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog, WatchedMeter
 from powermeter.salvage import open_journal
@@ -84,6 +85,7 @@ class Monitor:
         settings: Settings,
         board: Board,
         *,
+        own_log: Log | None = None,
         simulate: float | bool | None,
         on_crash: Callable[[], None],
         on_lost: Callable[[], None],
@@ -95,6 +97,7 @@ class Monitor:
         self.crashed = False
         self._settings = settings
         self._board = board
+        self._log = own_log
         self._before = before or Handed({})
         self._last = last
         self._watchdog = watchdog
@@ -171,13 +174,13 @@ class Monitor:
             unopened=unopened,
             try_in_s=try_in_s,
             on_commit=self._wake_deliveries,
-            on_state=self._show_condition,
+            on_state=self.show_condition,
             on_lost=self._on_lost,
             try_anew=lambda: self._open_journal(suspect=True).close(),
         )
         self._lamps = Lamps(board.light)
         self._recorder = Recorder(
-            watched, board, self._keeper, self._lamps, on_state=self._show_condition, watchdog=self._watchdog
+            watched, board, self._keeper, self._lamps, on_state=self.show_condition, watchdog=self._watchdog
         )
         stack.callback(self._recorder.close)
         stack.callback(self._stop_deliveries)
@@ -191,7 +194,7 @@ class Monitor:
                 functools.partial(open_writer, writer, settings.writers),
                 cursor,
                 complete_ns=self._complete_ns,
-                on_state=self._show_condition,
+                on_state=self.show_condition,
                 on_damage=self._keeper.suspect,
             )
             self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
@@ -391,12 +394,17 @@ class Monitor:
         ahead = ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
-    def _show_condition(self) -> None:
+    def show_condition(self) -> None:
+        """Have L2 show how all does now; from any thread."""
         # By one thread at a time: of two the later look must also be shown later.
         with self._showing:
             if self._recorder.faulty:
                 condition = Condition.INPUT_FAULT
-            elif self._keeper.failing or any(delivery.state is State.FAILING for delivery, _ in self._deliveries):
+            elif (
+                self._keeper.failing
+                or self.log_failing
+                or any(delivery.state is State.FAILING for delivery, _ in self._deliveries)
+            ):
                 condition = Condition.FAILING
             else:
                 condition = Condition.WELL
@@ -409,6 +417,11 @@ class Monitor:
     def failing(self) -> str:
         """Why the journal can't be written; "" while it can."""
         return self._keeper.failing
+
+    @property
+    def log_failing(self) -> str:
+        """Why the log can't be written; "" while it can."""
+        return "" if self._log is None else self._log.failing
 
     def status(self) -> Status:
         """
@@ -434,6 +447,7 @@ class Monitor:
                 "uncommitted": len(uncommitted),
                 "dropped": self._keeper.dropped,
             },
+            "log": {"failing": self.log_failing},
             "meters": meters,
             "writers": writers,
         }

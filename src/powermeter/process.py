@@ -12,6 +12,7 @@ Light to import: ``--status`` and ``--kill`` need no more than this.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import resource
 import select
@@ -43,6 +44,12 @@ ASKED_S = 0.3
 
 #: The largest answer that is read, in bytes.
 MOST_ANSWER = 1_000_000
+
+#: What a file system answers that knows no sockets: FAT and exFAT, some of the network.
+NO_SOCKETS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+#: How often it is tried to make the socket, where that can't be made, in s.
+LISTEN_S = 30.0
 
 #: What the program makes is its user's to write and its group's to read.
 UMASK = 0o027
@@ -205,6 +212,15 @@ def _socket_of(pidfile: str) -> tuple[int, str]:
     return fd, f"/proc/self/fd/{fd}/{name}.sock"
 
 
+def _abstract(pidfile: str) -> str:
+    """
+    The address of the socket of a running one whose file system knows no sockets, as exFAT.
+
+    It has no mode and anybody may take the name: both sides ask the kernel who the other is.
+    """
+    return "\0power:" + hashlib.blake2b(os.path.abspath(pidfile).encode(errors="surrogateescape")).hexdigest()[:64]
+
+
 def ask(pidfile: str, question: str) -> str:
     """
     What the running one with *pidfile* answers to *question*.
@@ -217,9 +233,12 @@ def ask(pidfile: str, question: str) -> str:
         try:
             with socket.socket(socket.AF_UNIX) as asking:
                 asking.settimeout(ANSWER_S)
-                asking.connect(address)
+                try:
+                    asking.connect(address)
+                except FileNotFoundError:
+                    asking.connect(_abstract(pidfile))
                 # Where all may write, anybody may have laid a socket there.
-                pid, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                pid, _, _ = _peer(asking)
                 if pid != holder(pidfile):
                     raise ProcessError("another process answers in its place")
                 asking.sendall(question.encode() + b"\n")
@@ -233,6 +252,12 @@ def ask(pidfile: str, question: str) -> str:
     if not answer:
         raise ProcessError("it does not answer: it closed the connection")
     return "".join(c for c in answer.decode(errors="replace") if c.isprintable() or c == "\n")
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, int]:
+    """The process, user and group at the other end, by the kernel (unix(7), SO_PEERCRED)."""
+    pid, user, group = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, user, group
 
 
 def _whole_answer(asking: socket.socket) -> bytes:
@@ -274,7 +299,10 @@ class Control:
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self._listener = self._listening()
+        self._listener: socket.socket | None = None
+        self._listen_s = time.monotonic()
+        self._unheard = ""
+        self._listen()
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop_signal)
         signal.signal(signal.SIGINT, self._stop_signal)
@@ -286,6 +314,8 @@ class Control:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._listener is None:
+            return
         self._listener.close()
         # Its directory may be gone: /run/user/UID goes at the last logout. Where it can't be removed the pidfile beside
         # it can't either, which is said; one that is left is in nobody's way.
@@ -321,21 +351,20 @@ class Control:
         *tick*, if given, is called every *every_s*, and ends it by being false.
         Sleeps without an end otherwise.
         """
-        waiting = select.poll()
-        waiting.register(self._wake, select.POLLIN)
-        waiting.register(self._listener, select.POLLIN)
         tick_s = time.monotonic()
         while not (self.stopping or self.reload or self._called):
             if tick is not None and every_s is not None and time.monotonic() >= tick_s:
                 if not tick():
                     return False
                 tick_s = time.monotonic() + every_s
-            wait_ms = None if every_s is None else max(0.0, tick_s - time.monotonic()) * 1000
-            for fd, _ in waiting.poll(wait_ms):
+            self._listen()
+            due_s = [tick_s] * (every_s is not None) + [self._listen_s] * (self._listener is None)
+            wait_ms = max(0.0, min(due_s) - time.monotonic()) * 1000 if due_s else None
+            for fd, _ in self._poll().poll(wait_ms):
                 if fd == self._wake.fileno():
                     self._wake.recv(4096)
-                else:
-                    self._answer_one(answer)
+                elif self._listener is not None:
+                    self._answer_one(self._listener, answer)
         self._called = False
         return not self.stopping
 
@@ -345,31 +374,70 @@ class Control:
     def _reload_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.reload = True
 
+    def _poll(self) -> select.poll:
+        waiting = select.poll()
+        waiting.register(self._wake, select.POLLIN)
+        if self._listener is not None:
+            waiting.register(self._listener, select.POLLIN)
+        return waiting
+
+    def _listen(self) -> None:
+        """Make the socket, where there is none and it is time to try: without it nobody can ask, and all else works."""
+        if self._listener is not None or time.monotonic() < self._listen_s:
+            return
+        import logging  # not needed to ask or to stop
+
+        log = logging.getLogger(__name__)
+        try:
+            self._listener = self._listening()
+        except OSError as error:
+            self._listen_s = time.monotonic() + LISTEN_S
+            reason = _why(error)
+            if reason != self._unheard:
+                log.warning("%s: no socket can be made beside it: %s: --status can't ask", self._pidfile, reason)
+            self._unheard = reason
+        else:
+            if self._unheard:
+                log.info("%s: there is a socket beside it now: --status can ask", self._pidfile)
+            self._unheard = ""
+
     def _listening(self) -> socket.socket:
-        directory, address = _socket_of(self._pidfile)
         listener = socket.socket(socket.AF_UNIX)
+        try:
+            try:
+                self._bind_beside(listener)
+            except OSError as error:
+                if error.errno not in NO_SOCKETS:
+                    raise
+                listener.bind(_abstract(self._pidfile))
+        except OSError:
+            listener.close()
+            raise
+        listener.listen(8)
+        listener.setblocking(False)
+        return listener
+
+    def _bind_beside(self, listener: socket.socket) -> None:
+        directory, address = _socket_of(self._pidfile)
         before = os.umask(0o177)
         try:
             # One that a crash left: the pidfile's lock says that it is nobody's.
             if os.path.lexists(address):
                 os.unlink(address)
             listener.bind(address)
-        except OSError as error:
-            listener.close()
-            raise ProcessError(f"{self._pidfile}: no socket can be made beside it: {_why(error)}") from error
         finally:
             os.umask(before)
             os.close(directory)
-        listener.listen(8)
-        listener.setblocking(False)
-        return listener
 
-    def _answer_one(self, answer: Callable[[str], str]) -> None:
+    def _answer_one(self, listener: socket.socket, answer: Callable[[str], str]) -> None:
         try:
-            asked, _ = self._listener.accept()
+            asked, _ = listener.accept()
         except OSError:
             return  # who asked has gone
         with asked:
+            _, user, _ = _peer(asked)
+            if user not in (0, os.geteuid()):
+                return
             asked.settimeout(ASKED_S)
             try:
                 question = asked.recv(64).decode(errors="replace").strip()

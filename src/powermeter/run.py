@@ -7,13 +7,10 @@ where its pins do: it keeps the edges that come in between.
 
 import contextlib
 import functools
-import io
 import json
 import logging
-import logging.handlers
 import math
 import os
-import stat
 import sys
 import threading
 import time
@@ -24,12 +21,12 @@ from powermeter import status
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
 from powermeter.errors import BoardError, PowerError
+from powermeter.log import Log
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import WRITERS_STOP_S, Handed, Monitor
 from powermeter.process import Control, PidFile, notify, watchdog_s
 from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
-from powermeter.trust import trusted
 
 log = logging.getLogger(__name__)
 
@@ -58,29 +55,29 @@ def run(
     :exc:`~powermeter.errors.PowerError`. *ready* is called once it counts.
     Raises :exc:`~powermeter.errors.PowerError` where that can't be.
     """
-    handler = _log_handler(settings, as_daemon=as_daemon)
     logging.getLogger("powermeter").setLevel(logging.DEBUG if verbose else logging.INFO)
+    of_daemon = os.path.join(settings.data_dir, "power.log") if as_daemon else None
+    path = settings.log_file or of_daemon
     try:
-        return _run(settings, pidfile, handler, simulate, as_daemon=as_daemon, reread=reread, ready=ready)
-    except PowerError as error:
-        if as_daemon:
-            log.critical("%s", error)
-        raise
-    except Exception:
-        log.critical("ended by a bug", exc_info=True)
-        raise
+        # What stands in for a daemon's own log is nowhere: it has let go of the terminal.
+        with Log(path, stand_in="" if path == of_daemon and as_daemon else of_daemon) as own_log:
+            try:
+                return _run(settings, pidfile, own_log, simulate, as_daemon=as_daemon, reread=reread, ready=ready)
+            except PowerError as error:
+                if as_daemon:
+                    log.critical("%s", error)
+                raise
+            except Exception:
+                log.critical("ended by a bug", exc_info=True)
+                raise
     finally:
-        logging.getLogger().removeHandler(handler)
-        # What it still holds is lost with the disk; that is not how the program ended.
-        with contextlib.suppress(OSError):
-            handler.close()
         _let_go_of_the_terminal()
 
 
 def _run(
     settings: Settings,
     pidfile: str,
-    handler: logging.Handler,
+    own_log: Log,
     simulate: float | bool | None,
     *,
     as_daemon: bool,
@@ -93,16 +90,14 @@ def _run(
         # On a terminal a hang-up means that it is gone.
         hangup_stops = not as_daemon and sys.stdin.isatty()
         control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))
-        counting = _Counting(settings, simulate, on_crash=control.stop, on_lost=control.call)
+        counting = _Counting(settings, simulate, on_crash=control.stop, on_lost=control.call, own_log=own_log)
         stack.enter_context(_no_silent_end(counting.crash))
         stack.enter_context(counting)
         ready()
         notify("READY=1")
         serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
         if not as_daemon:
-            serving = stack.enter_context(
-                _shown(lambda columns: status.line(counting.monitor.status(), columns), handler)
-            )
+            serving = stack.enter_context(_shown(lambda columns: status.line(counting.monitor.status(), columns)))
         while control.serve(counting.answer, *serving):
             _heed(counting, control, reread)
         notify("STOPPING=1")
@@ -113,14 +108,12 @@ def _run(
 
 
 @contextlib.contextmanager
-def _shown(
-    line: Callable[[int | None], str], handler: logging.Handler
-) -> Iterator[tuple[float | None, Callable[[], bool] | None]]:
+def _shown(line: Callable[[int | None], str]) -> Iterator[tuple[float | None, Callable[[], bool] | None]]:
     """What the foreground shows of *line*: how often, in s, and what shows it."""
     if _has_terminal():
         from powermeter.live import LiveLine  # rich: 50 ms and 6 MiB that a daemon does not need
 
-        with LiveLine(line, handler) as live:
+        with LiveLine(line) as live:
             yield LIVE_S, live.refresh
     elif os.environ.get("NOTIFY_SOCKET") or sys.stdout is None:
         yield None, None  # a service manager has --status, and keeps all that is printed
@@ -221,8 +214,10 @@ class _Counting:
         *,
         on_crash: Callable[[], None],
         on_lost: Callable[[], None],
+        own_log: Log | None = None,
     ) -> None:
         self.settings = settings
+        self._log = own_log
         #: Whether a bug has ended a thread.
         self.crashed = False
         self._simulate = simulate
@@ -262,9 +257,10 @@ class _Counting:
         return board
 
     def _monitor(self, before: Handed, *, last: bool = False) -> Monitor:
-        return Monitor(
+        monitor = Monitor(
             self.settings,
             self._board,
+            own_log=self._log,
             simulate=self._simulate,
             on_crash=self._on_crash,
             on_lost=self._on_lost,
@@ -273,6 +269,9 @@ class _Counting:
             last=last,
             watchdog=self._watchdog or None,
         ).__enter__()
+        if self._log is not None:
+            self._log.on_state = monitor.show_condition
+        return monitor
 
     def _end(self) -> None:
         self.monitor.__exit__(None, None, None)
@@ -369,57 +368,3 @@ def _let_go_of_the_terminal() -> None:
         except OSError:
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def _log_handler(settings: Settings, *, as_daemon: bool) -> logging.Handler:
-    """Where the log goes, set up for all of it: syslog, the file of the settings (reopened when rotated), or stderr."""
-    path = settings.log_file or (os.path.join(settings.data_dir, "power.log") if as_daemon else None)
-    # The journal of systemd and syslog have the time of each line themselves.
-    when = "%(asctime)s "
-    handler: logging.Handler
-    try:
-        if path is None:
-            handler = logging.StreamHandler()
-            when = "" if os.environ.get("JOURNAL_STREAM") else when
-        elif _is_socket(trusted(path)):
-            handler = logging.handlers.SysLogHandler(path, logging.handlers.SysLogHandler.LOG_DAEMON)
-            when = f"power[{os.getpid()}]: "
-        else:
-            handler = _LogFile(path, encoding="utf-8")
-    except OSError as error:
-        raise PowerError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
-    handler.setFormatter(_Formatter(f"{when}%(levelname)s %(message)s"))
-    # A log whose disk is full, or whose syslog is away, loses lines: no traceback on stderr for each.
-    logging.raiseExceptions = False
-    logging.getLogger().addHandler(handler)
-    return handler
-
-
-class _Formatter(logging.Formatter):
-    """The library's, but that any text can be written: a path may hold bytes that are no letters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).encode("utf-8", "backslashreplace").decode()
-
-
-class _LogFile(logging.handlers.WatchedFileHandler):
-    """The library's, but that it follows nobody else's links, and that a line is lost where no file can be had."""
-
-    def _open(self) -> io.TextIOWrapper:
-        # A FIFO that nobody reads would be waited for.
-        flags = os.O_NOFOLLOW | os.O_NONBLOCK
-        path = trusted(self.baseFilename)
-        return open(path, "a", encoding=self.encoding, opener=lambda name, mode: os.open(name, mode | flags, 0o640))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except OSError:  # of a rotation, in the thread that has something to say
-            self.handleError(record)
-
-
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return False

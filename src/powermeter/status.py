@@ -35,6 +35,8 @@ def text(status: Status) -> str:
         lines.append(
             f"journal: failing: {journal['failing']}; {journal['uncommitted']:,} pulses kept in memory{dropped}"
         )
+    if status["log"]["failing"]:
+        lines.append(f"log: failing: {status['log']['failing']}")
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +51,7 @@ def line(status: Status, columns: int | None = None) -> str:
     It takes *columns* at the most, None for any number.
     """
     several = len(status["meters"]) > 1
-    failing = ["journal failing"] if status["journal"]["failing"] else []
+    failing = [f"{part} failing" for part in ("journal", "log") if status[part]["failing"]]
     healthy: list[str] = []
     for name, meter in status["meters"].items():
         today = "not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh"

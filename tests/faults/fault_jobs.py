@@ -206,15 +206,13 @@ def on_stick(name, rows):
     """What is wrong with the files of the writer of *name*; "" where each of *rows* is there exactly once."""
     lines = Counter(line for path in files_on_stick(name) for line in csv_rows(path))
     wanted = {(row[1], Constant(1000).register_at(row[0])) for row in rows}
-    twice = [line for line, count in lines.items() if count > 1]
+    twice, missing = [line for line, count in lines.items() if count > 1], sorted(wanted - set(lines))
+    if set(lines) == wanted and not twice:
+        return ""
+    files = [(path.name, path.stat().st_size, *ends(csv_rows(path))) for path in files_on_stick(name)]
     return (
-        ""
-        if set(lines) == wanted and not twice
-        else (
-            f"{name}: {len(rows)} pulses, {sum(lines.values())} lines; twice: {twice[:3]}; "
-            f"missing: {sorted(wanted - set(lines))[:3]}; of no pulse: {sorted(set(lines) - wanted)[:3]}; files (name, "
-            f"size, registers): {[(path.name, path.stat().st_size, *ends(csv_rows(path))) for path in files_on_stick(name)]}"
-        )
+        f"{name}: {len(rows)} pulses, {sum(lines.values())} lines; twice: {twice[:3]}; missing: {missing[:3]}; of no "
+        f"pulse: {sorted(set(lines) - wanted)[:3]}; files (name, size, first and last register): {files}"
     )
 
 
