@@ -256,6 +256,8 @@ def life_with_stick(image, stick, kind, seed, taken_out, last):
                 if STICK.is_mount() and (STICK / name).exists():
                     # A number of its own: the clock of every life begins at the same time.
                     (STICK / name).rename(STICK / f"{name}.{chance.randrange(2**60)}")
+                    # A FAT may lose a file whose renaming is not on the disk when the power goes; that is not ours.
+                    os.sync()
             if taken_out and turn in (50, 150):
                 take_out_or_put_back(device, kind)
         counting.settle()
