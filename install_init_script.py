@@ -669,7 +669,7 @@ READ_SETTINGS = """
 import json, os, sys
 source, named, given = sys.argv[1:]
 sys.path.insert(0, source)
-from powermeter import errors, settings
+from powermeter import errors, mounts, settings
 path = named
 if given == "given":
     fd = os.memfd_create("settings")
@@ -680,7 +680,9 @@ try:
 except errors.PowerError as error:
     sys.exit(str(error).replace(path, named))
 files = [writer.options["path"] for writer in read.writers if writer.type == "file"]
-print(json.dumps({"data_dir": read.data_dir, "log_file": read.log_file, "files": files}))
+away = {file: mounts.not_mounted(os.path.realpath(file)) for file in [*files, read.log_file] if file}
+away = {file: point for file, point in away.items() if point}
+print(json.dumps({"data_dir": read.data_dir, "log_file": read.log_file, "files": files, "away": away}))
 """
 
 
@@ -849,7 +851,11 @@ class Plan:
             log_file = os.path.join(read["data_dir"], "power.log")
         wanted = [read["data_dir"], *(os.path.dirname(path) for path in [log_file, *read["files"]])]
         directories = [path for path in dict.fromkeys(wanted) if not _is_under(path, self.places.state)]
+        away = {os.path.dirname(file): point for file, point in read["away"].items()}
         for path in directories:
+            if path in away:
+                self.notes.append(f"{path}, as its disk is not mounted at {away[path]}")
+                continue
             # DATA_DIR itself the program makes, where it may.
             parent = path
             while path == read["data_dir"] and not os.path.exists(parent):
@@ -927,7 +933,8 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     read = [os.path.realpath(path) for path in reads if path]
     closed = ("/home", "/root", "/run/user")  # by ProtectHome=yes
     homes = any(_is_under(path, home) for path in [*read, *files.directories] for home in closed)
-    mounts = [places.state, *files.directories, *(os.path.dirname(path) for path in read)]
+    # What is written beside the data may be on a disk that is not there yet: it is no condition of counting.
+    mounts = [places.state, files.data_dir, *(os.path.dirname(path) for path in read)]
     words = {
         "MARK": MARK,
         "TOP": TOP.replace("%", "%%").replace(" ", "%20"),
@@ -939,7 +946,7 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
         "STATE": places.state,
         "RUN": places.run,
         "LOG": files.log_file,
-        "WRITABLE": _unit_paths(path for path in files.directories if path != places.state),
+        "WRITABLE": _unit_paths((path for path in files.directories if path != places.state), mark="-"),
         "MOUNTS": _unit_paths(mounts),
         "PROTECT_HOME": "read-only" if homes else "yes",
     }
@@ -950,9 +957,10 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     return text
 
 
-def _unit_paths(paths: Iterable[str]) -> str:
-    """*paths* as a list in a unit."""
-    quoted = (path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for path in dict.fromkeys(paths))
+def _unit_paths(paths: Iterable[str], mark: str = "") -> str:
+    """*paths* as a list in a unit, each behind a *mark*."""
+    words = (mark + path for path in dict.fromkeys(paths))
+    quoted = (word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for word in words)
     return " ".join(f'"{path}"' if set(path) & set(' "\\') else path for path in quoted)
 
 
@@ -986,6 +994,8 @@ def install(args: argparse.Namespace, places: Places) -> None:
             plan.problems.append(f"{tool} is missing: this machine can't start an init script or unit by it")
     if plan.problems:
         raise InstallError("\n".join(plan.problems))
+    for note in plan.notes:
+        print(f"not checked: {note}")
     done: list[Step] = []
     # Asked before the first is done: a daemon-reload is due where the unit was another.
     due = [step for step in plan.steps if not step.is_done()]

@@ -16,7 +16,7 @@ from http_server import BEHAVIOURS, HANG, Answering, forward_to, http_answer, tl
 from influxd import Influxd, free_port, influxd_path
 
 from powermeter import settings
-from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
+from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S
 from powermeter.writers import Receipt
 from powermeter.writers.answers import Verdict
@@ -579,7 +579,5 @@ def test_pandas_is_not_imported(tmp_path):
 
 def test_certificates_that_have_gone(writer, tmp_path):
     """A CA file that was there when the settings were read: it is said which one, and the pulses are kept."""
-    with pytest.raises(
-        MisdirectedError, match=f"{tmp_path}/ca.pem: no CA certificates: No such file.*check verify_ssl"
-    ):
+    with pytest.raises(LocalError, match=f"{tmp_path}/ca.pem: no CA certificates: No such file.*check verify_ssl"):
         writer(ssl=True, verify_ssl=f"{tmp_path}/ca.pem")

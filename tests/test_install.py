@@ -323,7 +323,7 @@ def test_paths_of_the_settings_are_the_units_and_logrotates(machine):
     m.run("install", "-d", "-m", "757", "/home/data", "/home/my csv")
     m.installed("--systemd", "--link")
     unit = m.on_host("/etc/systemd/system/power.service").read_text()
-    assert '\nReadWritePaths=/home/data "/home/my csv"\n' in unit
+    assert '\nReadWritePaths=-/home/data "-/home/my csv"\n' in unit
     assert "\nProtectHome=read-only\n" in unit
     assert '"/home/data/power.log" {' in m.on_host("/etc/logrotate.d/power").read_text()
 

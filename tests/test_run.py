@@ -638,6 +638,30 @@ def test_systemd_is_told(tmp_path):
             assert popen.wait(PATIENCE_S) == 0
 
 
+def test_systemd_gives_time_to_read_a_damaged_journal(tmp_path, monkeypatch):
+    """While a start reads what is left of a damaged journal it asks for time, again and again; then it is READY."""
+    monkeypatch.setattr(run, "EXTEND_S", 0)
+    monkeypatch.setattr(salvage, "NOTED_PAGES", 1)
+    one = Rig(tmp_path, monkeypatch)
+    with journal.Journal(str(one.data_dir / "journal.db")) as made:
+        key = made.meter("house", 1000).key
+        made.append([journal.Row(key, number, number * NS_PER_S, NS_PER_S) for number in range(1, 3000)])
+    content = (one.data_dir / "journal.db").read_bytes()
+    (one.data_dir / "journal.db").write_bytes(bytes(4096) + content[4096:])
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        with one:
+            manager.settimeout(0)
+            told = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    told.append(manager.recv(4096).decode())
+    assert len(told) > 10
+    assert all(text.startswith("EXTEND_TIMEOUT_USEC=0\n") for text in told)
+
+
 @pytest.mark.parametrize(
     ("text", "status", "reason"),
     [

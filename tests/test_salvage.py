@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sqlite3
 import tracemalloc
 from pathlib import Path
@@ -194,6 +195,53 @@ def test_a_writer_whose_counts_are_lost(damaged, caplog):
             journal.append([Row(known.key, known.count + 1, START_NS, None)])
             assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
     assert "how far file was can't be read: it goes on from now on" in caplog.text
+
+
+@pytest.mark.parametrize("killed_at", [(1,), (20, 20), (40, 30, 20, 5), (5, 5, 5, 5)])
+@pytest.mark.parametrize("first_page", [True, False])
+def test_saving_goes_on_where_it_was_killed(damaged, monkeypatch, killed_at, first_page):
+    """Killed once or several times while it reads, it is done in the end, and what was read is not read again."""
+    monkeypatch.setattr(salvage, "NOTED_PAGES", 8)
+    content = bytearray(damaged.read_bytes())
+    at = 0 if first_page else len(content) // 4096 // 2 * 4096
+    content[at : at + 4096] = bytes(4096)
+    damaged.write_bytes(content)
+    for steps in killed_at:
+        if (child := os.fork()) == 0:
+            left = iter(range(steps))
+            progress = lambda left=left: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            salvage.open_journal(str(damaged), METERS, suspect=True, progress=progress)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    steps = []
+    with salvage.open_journal(str(damaged), METERS, suspect=True, progress=lambda: steps.append(1)) as journal:
+        assert registers(journal) == WHOLE
+        kept = journal._connection.execute("SELECT count(*) FROM pulses").fetchone()[0]
+        assert 2 * PULSES - 300 < kept <= 2 * PULSES
+        assert journal._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert not journal._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'salvage'").fetchone()
+    # Twice through its pages, and once more for a copy; a killed one does its last step again.
+    times = 3 if first_page else 2
+    assert len(steps) + sum(killed_at) <= times * (len(content) // 4096 // 8 + 1) + len(killed_at) + 2
+    assert sorted(path.name for path in damaged.parent.iterdir() if "damaged" not in path.name) == ["journal.db"]
+
+
+def test_what_was_begun_from_another_file_is_not_gone_on_with(damaged, whole, monkeypatch):
+    """A new journal that was begun from a file that is another one now is begun again."""
+    monkeypatch.setattr(salvage, "NOTED_PAGES", 8)
+    damaged.write_bytes(bytes(4096) + damaged.read_bytes()[4096:])
+
+    def stop():
+        raise OSError(errno.EIO, "a stop in the midst")
+
+    with pytest.raises(JournalError, match="a stop in the midst"):
+        salvage.open_journal(str(damaged), METERS, progress=stop)
+    assert damaged.with_name("journal.db.making").exists()
+    damaged.write_bytes(bytes(4096) + whole.read_bytes()[4096 : len(whole.read_bytes()) // 2 // 4096 * 4096])
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        kept = journal._connection.execute("SELECT count(*) FROM pulses").fetchone()[0]
+        assert kept < 1.1 * PULSES
 
 
 def test_saving_takes_no_memory_by_size(damaged):

@@ -398,8 +398,8 @@ WRONG = [
     ),
     (writer('"type": "influxdb", "ssl": 1'), ['WRITERS["w"]["ssl"]: found 1, allowed: True or False']),
     (
-        writer('"type": "influxdb", "verify_ssl": "/nowhere/ca.pem"'),
-        [f'WRITERS["w"]["verify_ssl"]: found \'/nowhere/ca.pem\', allowed: {CA_FILE}'],
+        writer('"type": "influxdb", "verify_ssl": "/etc/passwd"'),
+        [f'WRITERS["w"]["verify_ssl"]: found \'/etc/passwd\', allowed: {CA_FILE}'],
     ),
     (
         writer('"type": "influxdb", "verify_ssl": None'),
@@ -971,6 +971,14 @@ def test_a_file_that_begins_like_the_journal_elsewhere(read):
     """Beside no journal such a name is the user's own."""
     (writer,) = read(f"DATA_DIR = '/srv/power'; {file_at('/mnt/journal.db.csv')}").writers
     assert writer.options["path"] == "/mnt/journal.db.csv"
+
+
+def test_certificates_that_are_not_there(read):
+    """A file of certificates may be on a disk that is not mounted yet: the writer waits for it, as a warning says."""
+    found = read(writer('"type": "influxdb", "ssl": True, "verify_ssl": "/nowhere/ca.pem"'))
+    assert found.writers[0].options["verify_ssl"] == "/nowhere/ca.pem"
+    (warning,) = found.warnings
+    assert warning.endswith('WRITERS["w"]["verify_ssl"]: /nowhere/ca.pem is not there: the writer waits for it')
 
 
 def test_certificates_by_a_relative_path(read, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError
+from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError
 from powermeter.journal import Cursor, is_damage
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.search import Search
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 #: The first and the longest pause after a failure, in s.
 SHORTEST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
+
+#: The longest pause after a failure of this machine itself, in s: a disk may come back at any moment, and trying costs
+#: nothing.
+LONGEST_LOCAL_PAUSE_S = 30.0
 
 #: A cursor that no commit of the keeper took along is made durable after this long, in s.
 #: What a crash before that costs is a second delivery, which every writer bears.
@@ -156,7 +160,8 @@ class Delivery:
                 return self._open_writer()
             except BaseException as error:  # noqa: BLE001 - a bug in a writer, SystemExit too: the others go on
                 expected = isinstance(error, DeliveryError)
-                self._stopping.wait(self._fail(str(error), loud=True) if expected else self._failed_by_bug(error))
+                pause_s = self._fail(str(error), loud=True) if expected else self._failed_by_bug(error)
+                self._stopping.wait(min(pause_s, _longest_s(error)))
         return None
 
     def _deliver_until_stopped(self, writer: Writer) -> bool:
@@ -301,7 +306,7 @@ class Delivery:
             # Whatever it is sent it refuses: that is no matter of single pulses.
             self._search.end()
             return self._fail(f"{error}: it accepts no other pulse either", loud=True)
-        pause_s = self._fail(str(error), loud=judged is not Verdict.KEPT)
+        pause_s = min(self._fail(str(error), loud=judged is not Verdict.KEPT), _longest_s(error))
         asked_s = error.retry_after_s if isinstance(error, AnsweredError) else 0.0
         return max(pause_s, min(asked_s, LONGEST_PAUSE_S))
 
@@ -326,6 +331,10 @@ class Delivery:
         self.state, self.reason = state, reason
         if changed:
             self._on_state()
+
+
+def _longest_s(error: BaseException) -> float:
+    return LONGEST_LOCAL_PAUSE_S if isinstance(error, LocalError) else LONGEST_PAUSE_S
 
 
 def whole_periods(pulses: Sequence[Pulse], period_ns: int, complete_ns: int, *, more: bool) -> Sequence[Pulse]:

@@ -75,6 +75,7 @@ class Monitor:
     have stayed on their pins. The *last* one only writes what was handed over.
     *simulate* is passed on to :meth:`status`, and *since_s*, the monotonic time
     in s of the program's start, for its uptime.
+    *on_progress* is called while a damaged journal is read.
     From any thread, *on_crash* is called when a bug ended a thread;
     :attr:`crashed` is set then; and *on_lost* when another monitor has to take
     over, as the journal must be opened anew; :attr:`lost` is set then.
@@ -93,7 +94,9 @@ class Monitor:
         before: Handed | None = None,
         last: bool = False,
         watchdog: Watchdog | None = None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_progress = on_progress
         self.crashed = False
         self._settings = settings
         self._board = board
@@ -231,6 +234,7 @@ class Monitor:
             os.path.join(self._settings.data_dir, "journal.db"),
             {meter.name: meter.impulses_per_kwh for meter in self._settings.meters},
             suspect=suspect,
+            progress=self._on_progress,
         )
 
     def _known(self, settings: MeterSettings, unwritten: Sequence[Row]) -> MeterRecord:

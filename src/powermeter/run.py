@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 #: How often the live line is shown again, and a plain one printed where there is no terminal, in s.
 LIVE_S, PLAIN_S = 1.0, 60.0
 
+#: How much more time is asked for, in s, while a damaged journal is read at a start.
+EXTEND_S = 60
+
 #: How often the end of deliveries is looked for, in s, while settings are read again.
 RELOAD_S = 0.1
 
@@ -223,6 +226,7 @@ class _Counting:
         self._simulate = simulate
         self._on_crash, self._on_lost = on_crash, on_lost
         self._since_s = time.monotonic()
+        self._extended_s = -math.inf
         every_s = watchdog_s()
         # Twice in the time that is asked for, as sd_watchdog_enabled(3) says.
         self._watchdog = every_s and Watchdog(round(every_s * NS_PER_S / 2), lambda: notify("WATCHDOG=1"))
@@ -268,10 +272,17 @@ class _Counting:
             before=before,
             last=last,
             watchdog=self._watchdog or None,
+            on_progress=self._extend,
         ).__enter__()
         if self._log is not None:
             self._log.on_state = monitor.show_condition
         return monitor
+
+    def _extend(self) -> None:
+        """Ask the service manager for more time to start (sd_notify(3)): what takes long goes on."""
+        if time.monotonic() > self._extended_s + EXTEND_S / 4:
+            self._extended_s = time.monotonic()
+            notify(f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1_000_000}", "STATUS=reading what is left of a damaged journal")
 
     def _end(self) -> None:
         self.monitor.__exit__(None, None, None)

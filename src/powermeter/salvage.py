@@ -4,18 +4,21 @@ A journal that is damaged: set aside, never overwritten, and another made that g
 Counting can't wait until all of a large file was read. The new journal gets
 the meters and their registers, the cursors, and of the pulses those that a
 writer has not got yet and the latest; the others stay in the file that was set
-aside.
+aside. That takes as long as reading the file twice, on a slow card many
+minutes. How far it is, is noted in the new one: where it was killed, the next
+start goes on from there.
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from powermeter.errors import DamagedError, JournalError
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: What the name of a journal ends with that is whole and has not got its place yet.
 NEW = ".new"
+
+#: And with what the name of a copy ends that is made to be read.
+COPY = ".copy"
 
 #: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
 LATEST = 50_000
@@ -48,16 +54,25 @@ INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 #: No meter has flashed so often: 30 years at 1,000 a second.
 MOST_PULSES = 10**12
 
+#: After so many pages it is noted how far it is: some 8 MB.
+NOTED_PAGES = 2048
+
 #: A row of the pulses: meter, count, time and interval.
 Saved = tuple[int, int, int, int | None]
 
+#: Called now and then while something takes long, and goes on.
+Progress = Callable[[], None]
 
-def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = False) -> Journal:
+
+def open_journal(
+    path: str, meters: Mapping[str, float], *, suspect: bool = False, progress: Progress = lambda: None
+) -> Journal:
     """
     The journal in the file *path*; if it is damaged, a new one there with what can be read of it.
 
     *meters*: the impulses per kWh of the settings' meters, by name, for the
-    case that these can't be read. Raises :exc:`JournalError`.
+    case that these can't be read. *progress* is called while a damaged one is
+    read. Raises :exc:`JournalError`.
     """
     try:
         _finish(path)
@@ -67,35 +82,107 @@ def open_journal(path: str, meters: Mapping[str, float], *, suspect: bool = Fals
         return Journal(path, suspect=suspect)
     except DamagedError as error:
         try:
-            _replace(path, meters, error)
+            _replace(path, meters, error, progress)
         except (OSError, sqlite3.Error) as failed:
             raise JournalError(f"{error}; a new one can't be made: {failed}: move it away") from failed
     return Journal(path)
 
 
-def _replace(path: str, meters: Mapping[str, float], error: DamagedError) -> None:
+def _replace(path: str, meters: Mapping[str, float], error: DamagedError, progress: Progress) -> None:
     making = path + ".making"
-    for name in (making, making + "-journal", making + "-wal", making + "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-    Journal(making).close()
+    if not _is_begun(making, path):
+        for name in (making, making + "-journal", making + "-wal", making + "-shm", path + COPY):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        Journal(making).close()
     with contextlib.closing(sqlite3.connect(making, isolation_level=None)) as new:
-        with _readable(path, making) as old:
-            found = _Found.of(old, path, meters)
-        new.execute("BEGIN")
-        found.write(new, path)
-        new.execute("COMMIT")
+        notes = _Notes(new, path, progress)
+        if (found := notes.found()) is None:
+            with _readable(path, notes) as old:
+                found = _Found.of(old, path, meters, notes)
+            notes.found_is(found)
+        said = found.write(new, path, notes)
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
     aside = _finish(path)
     # Said once it is done: it may be tried again and again.
     log.error("journal: %s", error)
-    for line in found.said:
+    for line in said:
         log.error("journal: %s; older ones stay in %s", line, aside)
     for writer in found.lost:
         log.error("journal: how far %s was can't be read: it goes on from now on", writer)
-    if not found.said:
+    if not said:
         log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
+
+
+# --- How far it is, so that what was killed goes on
+
+
+def _identity(path: str) -> str:
+    """Which file at *path* is read, and in what state."""
+    states = []
+    for name in (path, path + "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(name)
+            states.append([found.st_size, found.st_mtime_ns])
+    return json.dumps(states)
+
+
+def _is_begun(making: str, path: str) -> bool:
+    """Whether the file *making* is a new journal that was begun from what is at *path* now."""
+    if not os.path.exists(making):
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(making)) as new:
+            row = new.execute("SELECT value FROM salvage WHERE key = 'source'").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(row == (_identity(path),))
+
+
+class _Notes:
+    """
+    How far the saving is, in a table of the new journal that goes in the end; and that it goes on, told to *progress*.
+
+    What is done between two notes is in one transaction with the second one.
+    """
+
+    def __init__(self, new: sqlite3.Connection, path: str, progress: Progress) -> None:
+        self._new = new
+        self.progress = progress
+        new.execute("CREATE TABLE IF NOT EXISTS salvage (key TEXT PRIMARY KEY, value TEXT)")
+        new.execute("INSERT OR IGNORE INTO salvage VALUES ('source', ?)", (_identity(path),))
+        new.execute("BEGIN")
+
+    def note(self, key: str, value: Any) -> None:
+        self._new.execute("INSERT OR REPLACE INTO salvage VALUES (?, ?)", (key, json.dumps(value)))
+        self._new.execute("COMMIT")
+        self._new.execute("BEGIN")
+        self.progress()
+
+    def get(self, key: str, default: Any) -> Any:
+        row = self._new.execute("SELECT value FROM salvage WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def pages(self, path: str, key: str, state: Callable[[], Any] = lambda: None) -> Iterator["_Page"]:
+        """The pages of *path* behind those that *key* notes as done, which is kept up to date with *state*."""
+        begin, _ = self.get(key, (0, None))
+        for number, page in enumerate(_pages(path, begin), begin):
+            if page:
+                yield page
+            if (number + 1) % NOTED_PAGES == 0:
+                self.note(key, (number + 1, state()))
+
+    def found(self) -> "_Found | None":
+        return None if (noted := self.get("found", None)) is None else _Found.noted(noted)
+
+    def found_is(self, found: "_Found") -> None:
+        self.note("found", asdict(found))
+
+    def end(self) -> None:
+        """Leave no trace of the notes, with all that was not noted yet."""
+        self._new.execute("DROP TABLE salvage")
+        self._new.execute("COMMIT")
 
 
 def _finish(path: str) -> str | None:
@@ -126,14 +213,14 @@ def _finish(path: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _readable(path: str, fresh: str) -> Iterator[sqlite3.Connection]:
-    """The damaged file, to be read; where its first page is damaged a copy of it that has the first page of *fresh*."""
-    copy = path + ".copy"
+def _readable(path: str, notes: _Notes) -> Iterator[sqlite3.Connection]:
+    """The damaged file, to be read; where its first page is damaged a copy of it that has that of a new journal."""
+    copy = path + COPY
     try:
         connection = _read_only(path)
         if not _answers(connection):
             connection.close()
-            _graft(path, copy, fresh)
+            _graft(path, copy, notes.progress)
             connection = _read_only(copy)
         with contextlib.closing(connection):
             yield connection
@@ -158,12 +245,24 @@ def _answers(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _graft(path: str, copy: str, fresh: str) -> None:
-    shutil.copyfile(path, copy)
+def _graft(path: str, copy: str, progress: Progress) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.copyfile(path + "-wal", copy + "-wal")
-    with open(fresh, "rb") as file:
-        first = bytearray(file.read(PAGE))
+    # As far as an earlier start came it is there.
+    with open(path, "rb") as old, open(copy, "ab") as file:
+        old.seek(file.tell())
+        while content := old.read(NOTED_PAGES * PAGE):
+            file.write(content)
+            progress()
+    fresh = copy + ".fresh"
+    try:
+        Journal(fresh).close()
+        with open(fresh, "rb") as file:
+            first = bytearray(file.read(PAGE))
+    finally:
+        for name in (fresh, fresh + "-wal", fresh + "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
     with open(copy, "r+b") as file:
         pages = os.path.getsize(copy) // PAGE
         first[SIZE] = pages.to_bytes(4)
@@ -184,11 +283,21 @@ class _Found:
     places: dict[str, str]
     counts: dict[str, dict[int, int]]
     unsettled: list[tuple[Any, ...]]
-    #: What is to be said of each meter, once it is saved.
-    said: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, old: sqlite3.Connection, path: str, meters: Mapping[str, float]) -> "_Found":
+    def noted(cls, noted: dict[str, Any]) -> "_Found":
+        """What :func:`dataclasses.asdict` and JSON have made of one."""
+        return cls(
+            {int(meter): name for meter, name in noted["names"].items()},
+            {int(meter): [Constant(**of) for of in constants] for meter, constants in noted["constants"].items()},
+            {int(meter): last for meter, last in noted["lasts"].items()},
+            noted["places"],
+            {name: {int(meter): n for meter, n in of.items()} for name, of in noted["counts"].items()},
+            [tuple(row) for row in noted["unsettled"]],
+        )
+
+    @classmethod
+    def of(cls, old: sqlite3.Connection, path: str, meters: Mapping[str, float], notes: _Notes) -> "_Found":
         # Keys are given in the order in which the settings name the meters.
         names = dict(_rows(old, "SELECT meter, name FROM meters", int, str)) or dict(enumerate(meters, 1))
         constants: dict[int, list[Constant]] = {}
@@ -203,8 +312,9 @@ class _Found:
         for writer, meter, count in _rows(old, "SELECT writer, meter, count FROM cursors", str, int, int):
             counts.setdefault(writer, {})[meter] = count
         unsettled = _rows(old, "SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
-        lasts = dict.fromkeys(names, 0)
-        for page in _pages(path):
+        _, known_lasts = notes.get("lasts", (0, None))
+        lasts = dict.fromkeys(names, 0) | {int(meter): last for meter, last in (known_lasts or {}).items()}
+        for page in notes.pages(path, "lasts", lambda: lasts):
             for meter, last in lasts.items():
                 lasts[meter] = max(last, page.last_of(meter))
         for meter, name in names.items():
@@ -223,8 +333,8 @@ class _Found:
         """The writers of which nobody knows how far they were."""
         return [writer for writer in self.places if writer not in self.counts]
 
-    def write(self, new: sqlite3.Connection, path: str) -> None:
-        """Write it to *new*, with the pulses in the file *path* that are wanted."""
+    def write(self, new: sqlite3.Connection, path: str, notes: _Notes) -> list[str]:
+        """Write it to *new*, with the pulses in the file *path* that are wanted; return what to say of each meter."""
         wanted: dict[int, tuple[int, int]] = {}
         for meter, name in self.names.items():
             # Of a meter that nothing is known of, who counts it may know more.
@@ -240,7 +350,14 @@ class _Found:
                     (meter, constant.from_count, constant.impulses_per_kwh, constant.register_kwh),
                 )
             wanted[meter] = after, last
-        _save_pulses(new, path, wanted)
+        for page in notes.pages(path, "saved"):
+            for meter, (after, last) in wanted.items():
+                # A later version of a page, in the log, stands behind the earlier one.
+                new.executemany(
+                    "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
+                    [pulse for pulse in page.pulses(meter, after) if pulse[1] <= last],
+                )
+        said = []
         for meter, (after, last) in wanted.items():
             saved = _mark_steps(new, meter)
             in_force = _in_force(self.constants[meter], last)
@@ -252,7 +369,7 @@ class _Found:
                     (meter, last, in_force.impulses_per_kwh, register),
                 )
             name = self.names[meter]
-            self.said.append(
+            said.append(
                 f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
             )
         # The others begin as new ones do, after the last pulse: from 0 on they would get again all that was saved.
@@ -260,6 +377,8 @@ class _Found:
             new.execute("INSERT INTO writers VALUES (?, ?)", (writer, self.places.get(writer, "")))
             new.executemany("INSERT INTO cursors VALUES (?, ?, ?)", [(writer, *count) for count in of_writer.items()])
         new.executemany("INSERT OR IGNORE INTO unsettled VALUES (?, ?, ?, ?)", self.unsettled)
+        notes.end()
+        return said
 
 
 def _rows(connection: sqlite3.Connection, query: str, *types: type) -> list[tuple[Any, ...]]:
@@ -283,17 +402,6 @@ def _from(constants: list[Constant], after: int) -> list[Constant]:
 
 def _in_force(constants: list[Constant], count: int) -> Constant:
     return [constants[0], *(constant for constant in constants[1:] if constant.from_count <= count)][-1]
-
-
-def _save_pulses(new: sqlite3.Connection, path: str, wanted: Mapping[int, tuple[int, int]]) -> None:
-    """Write the pulses in the file *path* that are *wanted*: by meter, behind which count and up to which."""
-    for page in _pages(path):
-        for meter, (after, last) in wanted.items():
-            # A later version of a page, in the log, stands behind the earlier one.
-            new.executemany(
-                "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
-                (pulse for pulse in page.pulses(meter, after) if pulse[1] <= last),
-            )
 
 
 def _mark_steps(new: sqlite3.Connection, meter: int) -> int:
@@ -341,22 +449,23 @@ class _Page:
         return max(counts, default=0)
 
 
-def _pages(path: str) -> Iterator[_Page]:
+def _pages(path: str, begin: int = 0) -> Iterator[_Page | None]:
     """
-    The pages of pulses in the file *path*, and then those in its log.
+    The pages in the file *path*, and then those in its log, from number *begin* on; None for one without pulses.
 
     Read each time they are asked for: a large file would not find room in the memory of a small Pi.
     """
     with open(path, "rb") as file:
+        pages = os.fstat(file.fileno()).st_size // PAGE
+        file.seek(begin * PAGE)
         while len(content := file.read(PAGE)) == PAGE:
-            if page := _page(content):
-                yield page
+            yield _page(content)
     with contextlib.suppress(FileNotFoundError), open(path + "-wal", "rb") as file:
         salts = file.read(LOG)[16:24]
+        file.seek(LOG + max(0, begin - pages) * (FRAME + PAGE))
         while len(frame := file.read(FRAME + PAGE)) == FRAME + PAGE:
             # Behind the frames of this log stand those of one before.
-            if frame[8:16] == salts and (page := _page(frame[FRAME:])):
-                yield page
+            yield _page(frame[FRAME:]) if frame[8:16] == salts else None
 
 
 def _page(content: bytes) -> _Page | None:

@@ -183,16 +183,22 @@ def _lower(found: Any) -> Any:
 
 
 def verify_ssl(found: Any) -> bool | str:
-    """True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory."""
+    """
+    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
+
+    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
+    """
     if isinstance(found, bool):
         return found
     try:
         import ssl
 
         path = os.path.expanduser(found)
+        missing = os.path.isabs(path) and not os.path.lexists(path)
         # Of a FIFO or a terminal it would wait for the first byte; of nothing it says what it says of no certificates.
         usable = os.path.isabs(path) and os.path.isfile(path)
-        ssl.create_default_context(cafile=path if usable else os.devnull)
+        if not missing:
+            ssl.create_default_context(cafile=path if usable else os.devnull)
     except (OSError, TypeError, ValueError):
         raise ValueError("True, False or the absolute path of a file of CA certificates (PEM)") from None
     return str(path)
@@ -750,6 +756,11 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
     secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
     if secrets and os.stat(path).st_mode & stat.S_IROTH:
         said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
+    said += [
+        f'{path}: WRITERS["{writer.name}"]["verify_ssl"]: {file} is not there: the writer waits for it'
+        for writer in writers
+        if isinstance(file := writer.options.get("verify_ssl"), str) and not os.path.lexists(file)
+    ]
     said += [
         f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, nothing answers at {LIBRATO_HOST}: '
         "name another host or disable it"

@@ -2,7 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
+import certifi
 import machine
 import pytest
 from counting import PROJECT, SETTINGS
@@ -136,6 +138,71 @@ def test_after_a_power_cut(on):
         assert on.service("start").status == 0
         written += on.flash(20)
     assert on.service("stop").status == 0
+    assert_all(on, written)
+
+
+#: A disk that fstab knows and nobody mounts at boot: an image with a CA file, the log, and a writer's file.
+NAS = "/mnt/nas"
+ON_NAS = f"""\
+LOG_FILE = "{NAS}/power/my.log"
+WRITERS = {{
+    "here": {{"type": "file", "path": "power.csv"}},
+    "nas": {{"type": "file", "path": "{NAS}/power/power.csv"}},
+    "db": {{"type": "influxdb", "host": "127.0.0.1", "ssl": True, "verify_ssl": "{NAS}/ca.pem"}},
+}}
+"""
+
+
+def test_disks_that_are_missing(off):
+    """
+    With the disk of a writer's file, of the log and of a CA file missing at boot it counts, and says what is missing.
+
+    Once the disk is there it is used, without a restart, and has each line once; it may go and come back.
+    """
+    on = off.boot()
+    on.service("stop")
+    on.run(
+        f"truncate -s 32M /root/nas.img && mke2fs -q -F /root/nas.img && mkdir {NAS} && "
+        f"echo '/root/nas.img {NAS} ext4 loop,noauto 0 0' >> /etc/fstab && mount {NAS} && "
+        f"install -d -o pi -g pi {NAS}/power"
+    )
+    on.write(
+        f"{NAS}/ca.pem",
+        Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----",
+    )
+    on.set(SETTINGS + ON_NAS)
+    on.install("--link")
+    on.run(f"umount {NAS} && mv /root/nas.img /root/away.img")
+    on.reboot()
+    assert on.wait_counting()["meters"]["house"]["pulses"] == 0
+    written = on.flash(20)
+    status = on.wait_pulses(20)
+    assert status["writers"]["nas"]["state"] == "failing"
+    assert f"its disk is not mounted at {NAS}" in status["writers"]["nas"]["reason"]
+    assert f"{NAS}/ca.pem: no CA certificates" in status["writers"]["db"]["reason"]
+    assert f"its disk is not mounted at {NAS}" in status["log"]["failing"]
+    assert f"log: {NAS}/power/my.log: its disk is not mounted" in on.log()
+    assert on.run(f"ls {NAS}") == ""
+
+    def wait_used(pulses):
+        """Wait until the disk has so many lines, each once, and nothing but the database fails; within a minute."""
+        on.wait_until(f"[ $(cat {NAS}/power/power.csv | wc -l) = {pulses + 1} ] && tail -n 1 {NAS}/power/my.log", 60)
+        status = on.status()
+        assert (status["log"]["failing"], status["writers"]["nas"]["state"]) == ("", "ok")
+        assert status["writers"]["db"]["reason"].startswith("127.0.0.1:8086: ")
+        lines = on.run(f"cat {NAS}/power/power.csv").splitlines()
+        assert len(set(lines)) == len(lines) == pulses + 1
+
+    on.run(f"mv /root/away.img /root/nas.img && mount {NAS}")
+    wait_used(20)
+    on.run(f"umount -l {NAS}")
+    written += on.flash(20)
+    on.wait_pulses(40)
+    on.wait_until(f"! mountpoint -q {NAS}")
+    assert on.run(f"ls {NAS}") == ""
+    on.run(f"mount {NAS}")
+    wait_used(40)
+    on.service("stop")
     assert_all(on, written)
 
 

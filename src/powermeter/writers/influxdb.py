@@ -25,7 +25,7 @@ if "pandas" not in sys.modules:
 
 import influxdb
 
-from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
+from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
@@ -271,7 +271,7 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
     """
     A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
 
-    Raises :exc:`MisdirectedError` where that file has gone.
+    Raises :exc:`LocalError` where that file is missing.
     """
     if not ssl:
         return Connection(host, port, timeout=timeout)
@@ -279,7 +279,7 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
     try:
         context = tls.create_default_context(cafile=file)
     except OSError as error:
-        raise MisdirectedError(f"{file}: no CA certificates: {error.strerror}: check verify_ssl") from error
+        raise LocalError(f"{file}: no CA certificates: {error.strerror or error}: check verify_ssl") from error
     if file is not None:
         # From Python 3.13 on it refuses CAs that lack what RFC 5280 asks for; many that people have made themselves do.
         context.verify_flags &= ~tls.VERIFY_X509_STRICT
