@@ -380,6 +380,27 @@ class TestRPiGPIO:
             assert [board.sees_light(meter) for meter in (0, 1)] == [level == gpio.LOW for level in levels]
         board.close()
 
+    def test_an_input_that_is_lit_while_it_is_high(self, two_meters, tmp_path, gpio):
+        """With lit "high" the light comes with the rising edge, of that meter alone, and high is light."""
+        house, heat = two_meters.meters
+        board = RPiGPIOBoard(dataclasses.replace(two_meters, meters=(house, dataclasses.replace(heat, lit="high"))))
+        board.watch()
+        with (tmp_path / "edges").open("w") as fifo:
+            fifo.write("18 rising\n22\n22 rising\n18\n")
+        assert [(edge.meter, edge.falling) for edge in taken(board, 2)] == [(1, True), (0, True)]
+        gpio._levels.update({18: gpio.LOW, 22: gpio.LOW})
+        assert [board.sees_light(meter) for meter in (0, 1)] == [True, False]
+        gpio._levels.update({18: gpio.HIGH, 22: gpio.HIGH})
+        assert [board.sees_light(meter) for meter in (0, 1)] == [False, True]
+        board.close()
+
+    def test_the_pi_s_own_resistors(self, two_meters, tmp_path, gpio):
+        """Each input is pulled as its meter's settings say."""
+        house, heat = two_meters.meters
+        pulled = (dataclasses.replace(house, pull="up"), dataclasses.replace(heat, pull="down"))
+        RPiGPIOBoard(dataclasses.replace(two_meters, meters=pulled)).close()
+        assert (tmp_path / "pins.log").read_text().splitlines()[:2] == ["setup 18 IN PUD_UP", "setup 22 IN PUD_DOWN"]
+
     def test_edges_are_asked_for_once_the_library_has_settled(self, two_meters, gpio, monkeypatch):
         """Between setmode() and the first asking for edges lies the time without which rpi-lgpio may stay deaf."""
         called_s = {}

@@ -16,7 +16,7 @@ from powermeter.clock import NEAR_NS, Clock
 from powermeter.journal import Journal
 from powermeter.keeper import Keeper
 from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
-from powermeter.meter import NS_PER_S, Edge, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Edge, Flash, Meter, hold_off_ns
 from powermeter.recorder import BURST, LOST_AGAIN_NS, Recorder, WatchedMeter
 
 #: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
@@ -46,17 +46,17 @@ class Recording:
 
     *meters*: the names, each with its limit of silence in minutes; *waiting*:
     edges that are there before it runs; *lit*: the meters whose input is;
-    *full*: whether the disk is, at first.
+    *full*: whether the disk is, at first; *contacts*: the meters that are one.
     """
 
-    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), lit=(), full=False):
+    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), lit=(), full=False, contacts=()):
         self.path = str(directory / "journal.db")
         self.journal = DiskFullJournal(self.path, full=full)
         watched = []
         for name, silence_minutes in (meters or {"house": None}).items():
             known = self.journal.meter(name, 1000)
-            meter = Meter(name, known.constant, HOLD_OFF_NS, known.count)
-            watched.append(WatchedMeter(meter, known.key, silence_minutes))
+            meter = Meter(name, known.constant, Flash(HOLD_OFF_NS), known.count)
+            watched.append(WatchedMeter(meter, known.key, silence_minutes, is_contact=name in contacts))
         #: Released for each commit, change of the disk's state, change of the inputs' faults; and by which threads.
         self.commits, self.disk_states, self.faults = (threading.Semaphore(0) for _ in range(3))
         self.threads = {self.commits: set(), self.disk_states: set(), self.faults: set()}
@@ -174,7 +174,7 @@ def test_bounce_is_rejected_and_counted(tmp_path):
     with Recording(tmp_path, NEVER_S, waiting=edges) as recording:
         pass
     assert [(count, interval) for count, _, interval in recording.kept()] == [(1, None), (2, HOLD_OFF_NS)]
-    assert recording.meter.rejected == 6
+    assert recording.meter.flash.rejected == 6
     assert recording.meter.count == 2
 
 
@@ -187,7 +187,7 @@ def test_bounce_alone_wakes_nobody(tmp_path):
         recording.board.wait_for(Lamp.L1, False)
         for at_ns in range(1, 21):
             recording.board.put(Edge(0, NS_PER_S + at_ns))
-        wait_until(lambda: recording.meter.rejected == 20)
+        wait_until(lambda: recording.meter.flash.rejected == 20)
         recording.stop()
         assert not recording.commits.acquire(blocking=False)
         assert recording.board.seen.count((Lamp.L1, True)) == 1
@@ -237,7 +237,7 @@ def test_stall(tmp_path):
     # Where they get into the journal by two commits, the two clocks are read at two moments.
     between_ns = [kept[n][1] - kept[n - 1][1] for n in range(1, 1000)]
     assert max(abs(found - made) for found, made in zip(between_ns, spacings[1:], strict=True)) < 2 * NEAR_NS
-    assert recording.meter.rejected == 0
+    assert recording.meter.flash.rejected == 0
 
 
 def test_edges_from_several_threads(tmp_path):
@@ -494,6 +494,56 @@ def test_light_that_flickers_is_a_fault(tmp_path, caplog):
     assert recording.meter.count == 2
 
 
+def test_a_contact_may_rest_closed(tmp_path, caplog, soon_stuck):
+    """A contact that stays closed is no fault, whatever else is judged; its pulses count as those of a LED."""
+    with Recording(
+        tmp_path, NEVER_S, meters={"gas": SOON}, waiting=in_a_row(3), lit=[0], contacts=["gas"]
+    ) as recording:
+        wait_until(lambda: recording.recorder.meters[0].silent)
+        time.sleep(0.2)
+        assert not recording.recorder.meters[0].stuck
+        assert 0 not in recording.board.looks
+        assert recording.meter.count == 3
+    assert not [message for message in caplog.messages if "lit for" in message]
+
+
+def telegram(begun_ns, edges=250):
+    """The *edges* of a port that sends data, a ms apart, from *begun_ns* on."""
+    return [Edge(0, begun_ns + n * NS_PER_S // 1000, falling=n % 2 == 0) for n in range(edges)]
+
+
+def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
+    """Edges without end that make few pulses are a fault, said once it has lasted; with the last of them it is over."""
+    monkeypatch.setattr(recorder, "NOISE_NS", NS_PER_S // 4)
+    caplog.set_level(logging.INFO)
+    with Recording(tmp_path, NEVER_S) as recording:
+        for edge in itertools.chain.from_iterable(telegram(time.monotonic_ns() + n * NS_PER_S) for n in range(10)):
+            recording.board.put(edge)
+        seen(recording.faults)
+        assert recording.recorder.meters[0].noisy
+        seen(recording.faults)
+        assert not recording.recorder.faulty
+        wait_until(lambda: recording.recorder.meters[0].noise is None)
+    assert recording.meter.flash.rejected > 50 * recording.meter.count
+    first, last = caplog.messages
+    assert first.endswith(" edges rejected in a minute, far more than pulses")
+    assert last == "house: few edges are rejected again"
+
+
+def test_bounce_is_no_noise(tmp_path, caplog, monkeypatch):
+    """Flashes with all the bounce that light fading slowly has are no noise, nor are few edges with no pulse at all."""
+    monkeypatch.setattr(recorder, "NOISE_NS", NS_PER_S // 4)
+    with Recording(tmp_path, NEVER_S) as recording:
+        start_ns = time.monotonic_ns()
+        for edge in itertools.chain.from_iterable(telegram(start_ns + n * NS_PER_S, edges=32) for n in range(50)):
+            recording.board.put(edge)
+        wait_until(lambda: recording.meter.count == 50)
+        assert recording.meter.flash.rejected >= recorder.NOISY_EDGES
+        wait_until(lambda: recording.recorder.meters[0].noise is None)
+    assert not recording.faults.acquire(blocking=False)
+    assert caplog.messages == []
+
+
 def test_what_is_complete(tmp_path):
     """What waits on the board, or is lit and not judged, is not complete: no pulse of before may come later."""
     waiting = Recording(tmp_path, NEVER_S)
@@ -503,10 +553,10 @@ def test_what_is_complete(tmp_path):
     assert waiting.recorder.complete_ns() < before_ns
     with waiting as recording:
         wait_until(lambda: recording.recorder.complete_ns() > before_ns)
-        recording.meter.min_flash_ns = NS_PER_S  # not before: the first flash would be waited for to end
+        recording.meter.flash.min_flash_ns = NS_PER_S  # not before: the first flash would be waited for to end
         lit_ns = time.monotonic_ns()
         recording.board.put(Edge(0, lit_ns))
-        wait_until(lambda: recording.meter.waits_since_ns == lit_ns)
+        wait_until(lambda: recording.meter.flash.waits_since_ns == lit_ns)
         assert recording.recorder.complete_ns() == lit_ns
         recording.board.put(Edge(0, lit_ns + 2 * NS_PER_S, falling=False))
         wait_until(lambda: recording.meter.count == 2)
@@ -564,7 +614,7 @@ def test_a_train_of_edges_is_taken_in_groups(tmp_path):
         took_s = steps[-1] - start_s
         # At most two wake-ups a phase of L1, whatever the machine does.
         assert len(steps) <= 2 * (took_s / TRAIN_S + 2)
-    assert recording.meter.rejected == 0
+    assert recording.meter.flash.rejected == 0
     assert recording.counts() == list(range(1, 1001))
 
 

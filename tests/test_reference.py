@@ -116,6 +116,9 @@ def said_by(node, function, errors):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
             found = texts(arg)
+        case ast.Call(func=ast.Name(id="OSError"), args=[_, reason]):
+            # An error of ours that is met where the system's are: the file's name stands first.
+            found = [f"{HOLE}: {text}" for text in texts(reason)]
         case ast.Call(func=func, args=args) if ast.unparse(func) == "super().__init__" and function.name == "__init__":
             # An error's text may be made in its own class.
             found = [text for arg in args for text in texts(arg)]
@@ -130,6 +133,11 @@ def messages():
     found = set()
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id="ADVICE")], value=ast.Dict(values=values)):
+                    # What a writer's reasons may end with.
+                    found |= {Message(text, f"{path.name}:{node.lineno}") for value in values for text in texts(value)}
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef):
                 continue

@@ -26,6 +26,9 @@ PROMISED = {
             "min_flash_ms": None,
             "silence_minutes": None,
             "max_watts": 24000,
+            "pull": None,
+            "lit": "low",
+            "sensor": "led",
         },
     },
     "L1_PIN": 12,
@@ -581,7 +584,7 @@ LONG = "A" * 57 + "..."
             "METERS = {'house': {'pin': 18, 'impulses_per_kwh': 1000, 10**5000: 1}}",
             (
                 'METERS["house"]["a very large number"]: unknown, '
-                "known are impulses_per_kwh, max_watts, min_flash_ms, pin, silence_minutes"
+                "known are impulses_per_kwh, lit, max_watts, min_flash_ms, pin, pull, sensor, silence_minutes"
             ),
         ),
     ],

@@ -27,6 +27,7 @@ METER = {
     "silent": False,
     "stuck": False,
     "flickers": False,
+    "noisy": False,
 }
 WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
 WELL = {
@@ -163,7 +164,9 @@ def test_a_stuck_led_is_asked_about():
     """A meter whose input stays lit is named with what that can be; the other meters are not."""
     two = made(meters={"house": {"stuck": True}, "heat": {}})
     text = status.text(two)
-    assert line_of(text, "meter house").endswith("; the LED is stuck on, or other light falls on the sensor")
+    assert line_of(text, "meter house").endswith(
+        '; the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round'
+    )
     assert line_of(text, "meter heat").endswith("edges rejected")
     assert status.line(two) == (
         "house 1,234 W, today 12.345 kWh, the LED is stuck on | heat 1,234 W, today 12.345 kWh | file ok"
@@ -174,7 +177,8 @@ def test_a_meter_that_is_silent_and_stuck():
     """A meter that is both says both."""
     both = made(meters={"house": {"silent": True, "stuck": True}})
     assert line_of(status.text(both), "meter house").endswith(
-        "; no flashes: is the sensor in its place?; the LED is stuck on, or other light falls on the sensor"
+        "; no flashes: is the sensor in its place?; the LED is stuck on, or other light falls on the sensor, or "
+        '"lit" is the other way round'
     )
     assert "today 12.345 kWh, no flashes, the LED is stuck on |" in status.line(both)
 

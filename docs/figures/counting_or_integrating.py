@@ -13,7 +13,7 @@ import look
 import matplotlib.pyplot as plt
 
 from powermeter.boards.simulated import DAY_S, flashes, household
-from powermeter.meter import NS_PER_S, Constant, Edge, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Constant, Edge, Flash, Meter, hold_off_ns
 
 IMPULSES_PER_KWH = 1000
 DAYS = 30
@@ -59,7 +59,7 @@ def days() -> list[Day]:
     >>> abs(sum(day.counted - day.used for day in days())) <= 1
     True
     """
-    meter = Meter("house", Constant(IMPULSES_PER_KWH), hold_off_ns(IMPULSES_PER_KWH, 24_000), watched_ns=0)
+    meter = Meter("house", Constant(IMPULSES_PER_KWH), Flash(hold_off_ns(IMPULSES_PER_KWH, 24_000)), watched_ns=0)
     reads = [[0.0] * DAYS for _ in PERIODS_S]
     counts = []
     coming = flashes(iter(steps()), IMPULSES_PER_KWH, 0)

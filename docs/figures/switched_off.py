@@ -4,7 +4,7 @@ import look
 import matplotlib.pyplot as plt
 
 from powermeter.boards.simulated import flashes
-from powermeter.meter import NS_PER_S, Constant, Edge, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Constant, Edge, Flash, Meter, hold_off_ns
 
 IMPULSES_PER_KWH = 1000
 #: What is drawn, in W, for how long, in s: a kettle over a base load, then the base load alone.
@@ -16,7 +16,7 @@ FROM_S = 10
 
 def shown() -> list[tuple[float, float | None, bool]]:
     """When, in s, what power is shown then, and whether it is a bound."""
-    meter = Meter("house", Constant(IMPULSES_PER_KWH), hold_off_ns(IMPULSES_PER_KWH, 24_000), watched_ns=0)
+    meter = Meter("house", Constant(IMPULSES_PER_KWH), Flash(hold_off_ns(IMPULSES_PER_KWH, 24_000)), watched_ns=0)
     edges = [Edge(0, at_ns) for at_ns in flashes(iter(LOAD), IMPULSES_PER_KWH, 0)]
     rows = []
     for turn in range(round(sum(duration_s for duration_s, _ in LOAD) / STEP_S)):

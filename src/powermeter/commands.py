@@ -161,14 +161,15 @@ def foreground(args: argparse.Namespace) -> int:
 def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":
     """The settings, with DATA_DIR made and the log tried, and the path of the pidfile."""
     from powermeter import check as checking
-    from powermeter import log, process
+    from powermeter import process
+    from powermeter.log import try_log
 
     settings = _settings(args, simulate)
     os.umask(process.UMASK)
     checking.prepare_data_dir(settings.data_dir)
     if settings.log_file or args.command is not foreground:
         try:
-            log.try_log(settings.log_file or os.path.join(settings.data_dir, "power.log"))
+            try_log(settings.log_file or os.path.join(settings.data_dir, "power.log"))
         except ProcessError as error:  # it is no condition of counting
             print(f"power: {error}", file=sys.stderr)
     return settings, _pidfile(args)

@@ -135,86 +135,113 @@ def hold_off_ns(impulses_per_kwh: float, max_watts: float) -> int:
 
 
 @dataclass(slots=True)
-class Meter:
+class Flash:
     """
-    One meter while the program runs: its count, and which edges are pulses.
+    What the light of one LED does: edges to flashes, of any length and with bounce.
 
     A flash is light from a falling edge on until the input has settled in the
     dark. It is a pulse where it begins no sooner than the hold-off after the
-    last one and, with *min_flash_ns*, has shone that long. *watched_ns* is the
-    monotonic time from which no flash was missed, None if not known. The
-    counts of edges and flashes below are since the start.
+    last one and, with *min_flash_ns*, has shone that long. The counts of edges
+    and flashes are since the start.
     """
 
-    name: str
-    constant: Constant
     hold_off_ns: int
-    count: int = 0
     min_flash_ns: int | None = None
-    watched_ns: int | None = None
-    #: The last pulse's time, None before the first since the start; the time from the pulse before to it, if known.
-    last_ns: int | None = None
-    interval_ns: int | None = None
     #: The last edge's time, None before the first; for how long the last flash has shone without a break, None if not
-    #: known; and whether it has flickered for too long to be one.
+    #: known; and whether it has gone on for too long to be one.
     edge_ns: int | None = None
-    flash_ns: int | None = None
+    length_ns: int | None = None
     flickers: bool = False
     #: Falling edges taken for bounce; those of them after a stall that the board can't place; flashes shorter than
-    #: min_flash_ns; flashes counted in place of lost edges.
+    #: min_flash_ns.
     rejected: int = 0
     rejected_late: int = 0
     too_short: int = 0
-    made_up: int = 0
-    #: Of the flash under way, or the last one: when it began; since when it is lit, None in the dark; since when it
-    #: is dark, None if not known; whether it waits to have shone min_flash_ns; whether last_ns is when it came; the
-    #: edge behind the last lost ones; whether ends of flashes are seen at all; and how long the flash before shone.
+    #: When the last pulse came; when the flash under way, or the last one, began; since when it is lit, None in the
+    #: dark; since when it is dark, None if not known; and how long the flash before has shone.
+    _pulse_ns: int | None = None
     _began_ns: int = 0
     _lit_ns: int | None = None
     _dark_ns: int | None = None
-    _waits: bool = False
-    _placed: bool = True
-    _lost_ns: int | None = None
+    _length_before_ns: int = 0
+    #: Whether ends of flashes are seen at all; whether the flash waits to have shone min_flash_ns; and when a falling
+    #: edge came while it was lit, which may be bounce or, where its end was not seen, the next flash.
     _sees_ends: bool = False
-    _length_ns: int = 0
+    _waits: bool = False
+    _again_ns: int | None = None
 
-    def take(self, edge: Edge) -> Sequence[Counted]:
+    def take(self, edge: Edge) -> Sequence[int]:
         """
-        Take *edge*, the next one in time; return the pulses that it completes.
+        Take *edge*, the next one in time; return the times of the flashes that are known to be pulses now.
 
         Not the library's bouncetime: it drops a flash shorter than itself.
         The hold-off runs from the last pulse, not from the last edge. A line
         that never settles in the dark holds it up all the same: it flickers.
         """
-        made_up = self._make_up(edge) if edge.lost else ()
+        times = self._decided(edge.at_ns)
         if edge.falling:
-            counted = self._light(edge)
+            time = self._light(edge)
         elif self._dark_ns is None:
-            counted = self._dark(edge.at_ns)
+            time = self._dark(edge.at_ns)
         else:
-            # Dark already: the light came and went before the kernel looked which it was. A flash, if a short one.
-            counted = self._light(edge) or self._dark(edge.at_ns)
+            # Dark already: the light came and went before the kernel looked which it was, or its coming was not seen.
+            time = self._light(edge._replace(at_ns=self._unseen_ns(edge.at_ns)))
+            ended = self._dark(edge.at_ns)
+            time = ended if time is None else time
             self._lit_ns, self._dark_ns = None, edge.at_ns
         self.edge_ns = edge.at_ns
-        if counted is None:
-            return made_up
-        return (*made_up, counted)
+        return times if time is None else (*times, time)
 
-    def _light(self, edge: Edge) -> Counted | None:
-        at_ns, dark_ns, last_ns = edge.at_ns, self._dark_ns, self.last_ns
+    def lose(self, edge: Edge) -> int:
+        """How many flashes began among the edges that were lost before *edge*; what was under way is forgotten."""
+        # Edges fall and rise by turns; and a flash that waited to be judged is not seen to end.
+        flashes = (edge.lost + (self._lit_ns is None)) // 2 + (self.waits_since_ns is not None)
+        self._lit_ns = self._dark_ns = self.length_ns = self._again_ns = None
+        self._waits = False
+        return flashes
+
+    def hold_off_from(self, at_ns: int) -> None:
+        """Let the hold-off begin at *at_ns*: a flash whose edges were lost is counted there."""
+        self._pulse_ns = at_ns
+
+    @property
+    def waits_since_ns(self) -> int | None:
+        """When the flash began that is not judged yet, None without one: it may become a pulse of that time."""
+        if self._waits and self._lit_ns is not None:
+            return self._began_ns
+        return self._again_ns
+
+    def _light(self, edge: Edge) -> int | None:
+        at_ns, dark_ns = edge.at_ns, self._dark_ns
         if self._sees_ends and self._lit_ns is not None and at_ns - self._began_ns <= self._longest_ns():
-            # Lit already: the dark in between was too short for the kernel to see, as bounce is.
-            self.rejected += 1
+            # Lit already: the dark in between was too short for the kernel to see, as bounce is, or was not seen.
+            if self._again_ns is None and not self._waits and not self._holds_off(at_ns):
+                self._again_ns = at_ns
+            else:
+                self.rejected += 1
             return None
         self._lit_ns, self._dark_ns = at_ns, None
-        if dark_ns is not None and at_ns - dark_ns < min(SETTLE * self.hold_off_ns, LONGEST_SETTLE_NS):
+        if dark_ns is not None and at_ns - dark_ns < self._settle_ns():
             self.rejected += 1
             self.flickers = at_ns - self._began_ns > FLICKER_NS
             return None
-        self._length_ns = self.flash_ns or self._length_ns
-        self._began_ns, self.flash_ns, self._waits, self.flickers = at_ns, None, False, False
-        if last_ns is not None and at_ns - last_ns < self.hold_off_ns:
-            if edge.late:
+        return self._begin(at_ns, late=edge.late)
+
+    def _unseen_ns(self, at_ns: int) -> int:
+        """When a flash began that ended at *at_ns* and was not seen to begin: as long before as the last one shone."""
+        length_ns = self.length_ns or self._length_before_ns
+        if self.min_flash_ns is not None or length_ns <= self._settle_ns():
+            return at_ns
+        earliest_ns = [at_ns - length_ns, self._dark_ns or 0]
+        if self._pulse_ns is not None:
+            earliest_ns.append(self._pulse_ns + self.hold_off_ns)
+        return min(max(earliest_ns), at_ns)
+
+    def _begin(self, at_ns: int, *, late: bool = False) -> int | None:
+        self._length_before_ns = self.length_ns or self._length_before_ns
+        self._began_ns, self.length_ns, self._waits, self.flickers = at_ns, None, False, False
+        if self._holds_off(at_ns):
+            if late:
                 self.rejected_late += 1
             else:
                 self.rejected += 1
@@ -222,28 +249,84 @@ class Meter:
         if self.min_flash_ns is not None:
             self._waits = True
             return None
-        return self._count(at_ns)
+        self._pulse_ns = at_ns
+        return at_ns
+
+    def _holds_off(self, at_ns: int) -> bool:
+        return self._pulse_ns is not None and at_ns - self._pulse_ns < self.hold_off_ns
+
+    def _settle_ns(self) -> float:
+        return min(SETTLE * self.hold_off_ns, LONGEST_SETTLE_NS)
 
     def _longest_ns(self) -> int:
         """How long one flash may shine by what the one before did; without one before, as long as it likes."""
-        return 2 * self._length_ns + self.hold_off_ns if self._length_ns else LONG_NS
+        return 2 * self._length_before_ns + self.hold_off_ns if self._length_before_ns else LONG_NS
 
-    def _dark(self, at_ns: int) -> Counted | None:
+    def _decided(self, at_ns: int) -> Sequence[int]:
+        """
+        What the falling edge was that came while it was lit, now that it is known how long it was lit after it.
+
+        Light that goes out does so with bounce, which is shorter than it takes
+        to settle; a flash is as long as the others, by and large.
+        """
+        again_ns, self._again_ns = self._again_ns, None
+        if again_ns is None:
+            return ()
+        if at_ns - again_ns < min(self._settle_ns(), self._length_before_ns / 2):
+            self.rejected += 1
+            return ()
+        self._lit_ns = again_ns
+        time = self._begin(again_ns)
+        return () if time is None else (time,)
+
+    def _dark(self, at_ns: int) -> int | None:
         lit_ns = self._lit_ns
         self._lit_ns, self._dark_ns, self._sees_ends = None, at_ns, True
         if lit_ns is None:
             return None
         # At a stretch: neither from the first edge to the last nor in all, or much short interference were a flash.
-        short = self.flash_ns is not None
-        self.flash_ns = max(self.flash_ns or 0, at_ns - lit_ns)
+        short = self.length_ns is not None
+        self.length_ns = max(self.length_ns or 0, at_ns - lit_ns)
         if not self._waits or self.min_flash_ns is None:
             return None
-        if self.flash_ns < self.min_flash_ns:
+        if self.length_ns < self.min_flash_ns:
             self.too_short += not short
             return None
         self._waits = False
         self.too_short -= short
-        return self._count(self._began_ns)
+        self._pulse_ns = self._began_ns
+        return self._began_ns
+
+
+@dataclass(slots=True)
+class Meter:
+    """
+    One meter while the program runs: its count, and the power by the spacing of its pulses.
+
+    *watched_ns* is the monotonic time from which no flash was missed, None if not known.
+    """
+
+    name: str
+    constant: Constant
+    flash: Flash
+    count: int = 0
+    watched_ns: int | None = None
+    #: The last pulse's time, None before the first since the start; the time from the pulse before to it, if known.
+    last_ns: int | None = None
+    interval_ns: int | None = None
+    #: Flashes that were counted in place of lost edges, since the start.
+    made_up: int = 0
+    #: Whether last_ns is when the last pulse came; and the edge behind the last lost ones.
+    _placed: bool = True
+    _lost_ns: int | None = None
+
+    def take(self, edge: Edge) -> Sequence[Counted]:
+        """Take *edge*, the next one in time; return the pulses that it completes."""
+        made_up = self._make_up(edge) if edge.lost else ()
+        times = self.flash.take(edge)
+        if not times:
+            return made_up
+        return (*made_up, *(self._count(at_ns) for at_ns in times))
 
     def _make_up(self, edge: Edge) -> Sequence[Counted]:
         """
@@ -253,30 +336,24 @@ class Meter:
         of noise makes no energy.
         """
         from_ns = self._known_ns()
-        # Edges fall and rise by turns; and a flash that waited to have shone long enough is not seen to end.
-        falling = (edge.lost + (self._lit_ns is None)) // 2 + (self.waits_since_ns is not None)
-        self._lit_ns = self._dark_ns = self.flash_ns = None
-        self._waits = False
+        lost = self.flash.lose(edge)
         self._lost_ns = edge.at_ns
         if from_ns is None:
             return ()
-        gap_ns = edge.at_ns - from_ns
+        gap_ns, hold_off_ns = edge.at_ns - from_ns, self.flash.hold_off_ns
         # A falling edge may be a flash itself, and needs its own time.
-        if not falling or gap_ns < (1 + edge.falling) * self.hold_off_ns:
+        if not lost or gap_ns < (1 + edge.falling) * hold_off_ns:
             return ()
         # From here on it is not known when the last flash was.
         self._placed = False
         # What is added is less than a clock's jitter.
-        room = int(gap_ns * HOLD_OFF / self.hold_off_ns + 1e-6) - edge.falling
-        flashes = max(0, min(falling, room))
+        room = int(gap_ns * HOLD_OFF / hold_off_ns + 1e-6) - edge.falling
+        flashes = max(0, min(lost, room))
         self.made_up += flashes
-        places = (from_ns + turn * gap_ns // (flashes + 1) for turn in range(1, flashes + 1))
+        places = [from_ns + turn * gap_ns // (flashes + 1) for turn in range(1, flashes + 1)]
+        if places:
+            self.flash.hold_off_from(places[-1])
         return [self._count(at_ns, placed=False) for at_ns in places]
-
-    @property
-    def waits_since_ns(self) -> int | None:
-        """When the flash began that is lit and not judged yet, None without one: it may become a pulse of that time."""
-        return self._began_ns if self._waits and self._lit_ns is not None else None
 
     def _known_ns(self) -> int | None:
         """The time since which no flash came, None if not known: of the last pulse, of a loss, or of the beginning."""
@@ -309,7 +386,7 @@ class Meter:
         since_ns = self._known_ns()
         if since_ns is None:
             return None, False
-        known_ns = self.interval_ns or self.hold_off_ns / HOLD_OFF
+        known_ns = self.interval_ns or self.flash.hold_off_ns / HOLD_OFF
         silence_ns = now_ns - since_ns
         if silence_ns > known_ns:
             return self.constant.mean_watts(1, silence_ns / NS_PER_S), True

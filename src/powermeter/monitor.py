@@ -27,7 +27,7 @@ from powermeter.journal import Journal, MeterRecord, Row, is_damage
 from powermeter.keeper import TRY_S, Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
-from powermeter.meter import NS_PER_S, Constant, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog, WatchedMeter
 from powermeter.salvage import open_journal
 from powermeter.settings import MeterSettings, Settings
@@ -253,14 +253,13 @@ class Monitor:
         # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
         judged = settings.min_flash_ms is not None and self._board.sees_ends
         shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
-        meter = Meter(settings.name, known.constant, hold_off, count, shortest)
         if before:
             # What was counted stays so, whatever a journal that was lost has of it.
-            count = max(count, before.count)
-            meter = dataclasses.replace(
-                before, constant=known.constant, hold_off_ns=hold_off, count=count, min_flash_ns=shortest
-            )
-        return WatchedMeter(meter, known.key, settings.silence_minutes)
+            meter = dataclasses.replace(before, constant=known.constant, count=max(count, before.count))
+            meter.flash.hold_off_ns, meter.flash.min_flash_ns = hold_off, shortest
+        else:
+            meter = Meter(settings.name, known.constant, Flash(hold_off, shortest), count)
+        return WatchedMeter(meter, known.key, settings.silence_minutes, is_contact=settings.sensor == "contact")
 
     def end_deliveries(self) -> None:
         """Let the deliveries end, and nothing else."""
@@ -489,14 +488,15 @@ class Monitor:
             **today,
             "pulses": meter.count,
             "register_kwh": meter.register_kwh,
-            "rejected": meter.rejected,
-            "rejected_after_stall": meter.rejected_late,
-            "too_short": meter.too_short,
+            "rejected": meter.flash.rejected,
+            "rejected_after_stall": meter.flash.rejected_late,
+            "too_short": meter.flash.too_short,
             "counted_without_being_seen": meter.made_up,
-            "flash_ms": None if meter.flash_ns is None else meter.flash_ns / 1e6,
+            "flash_ms": None if meter.flash.length_ns is None else meter.flash.length_ns / 1e6,
             "silent": watched.silent,
             "stuck": watched.stuck,
             "flickers": watched.flickers,
+            "noisy": watched.noisy,
         }
 
     def _writer_status(self, delivery: Delivery, fresh: list[Row]) -> Status:

@@ -40,26 +40,42 @@ class Watchdog(NamedTuple):
     feed: Callable[[], None]
 
 
+#: So many edges rejected for each pulse, and so many in all, within a minute are noise: of a real flash, light that
+#: comes and goes slowly has 16 (tests/kernel/traces/slow_ramp.trace); a port that sends data has hundreds.
+NOISY_EDGES, NOISY_EDGES_A_PULSE = 500, 50
+NOISE_NS = 60 * NS_PER_S
+
+
 class WatchedMeter:
-    """A meter with what the recorder needs to know of it: its key in the journal and its limit of silence."""
+    """
+    A meter with what the recorder needs to know of it: its key in the journal and its limit of silence.
 
-    __slots__ = ("flickers", "key", "meter", "said_ns", "silence_ns", "silent", "stuck")
+    *is_contact*: a contact, which may rest closed for hours, in place of a LED.
+    """
 
-    def __init__(self, meter: Meter, key: int, silence_minutes: float | None) -> None:
+    __slots__ = ("flickers", "is_contact", "key", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
+
+    def __init__(self, meter: Meter, key: int, silence_minutes: float | None, *, is_contact: bool = False) -> None:
         self.meter = meter
         self.key = key
+        self.is_contact = is_contact
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
-        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark.
+        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
+        #: than pulses.
         self.silent = False
         self.stuck = False
         self.flickers = False
+        self.noisy = False
+        #: When the minute began in which the edges are compared with the pulses, and how many there were of each then;
+        #: None while no edge was rejected.
+        self.noise: tuple[int, int, int] | None = None
         #: When lost edges were said last.
         self.said_ns: int | None = None
 
     @property
     def faulty(self) -> bool:
         """Whether its input does not do what it should."""
-        return self.silent or self.stuck or self.flickers
+        return self.silent or self.stuck or self.flickers or self.noisy
 
 
 class Recorder:
@@ -115,7 +131,7 @@ class Recorder:
         But for those that a loss of edges hides, which are counted once it is seen.
         """
         taken_ns = self.taken_ns()
-        since_ns = [watched.meter.waits_since_ns for watched in self.meters]
+        since_ns = [watched.meter.flash.waits_since_ns for watched in self.meters]
         return min([taken_ns, *(at_ns for at_ns in since_ns if at_ns is not None)])
 
     def taken_ns(self) -> int:
@@ -206,8 +222,11 @@ class Recorder:
                 keep(Row(watched.key, number, at_ns, interval_ns))
             if edge.lost:
                 self._say_lost(watched, edge)
-            if watched.faulty or watched.meter.flickers:
+            if watched.faulty or watched.meter.flash.flickers:
                 self._judge_at_ns = 0
+            elif watched.noise is None and watched.meter.flash.rejected:
+                watched.noise = (taken_ns, watched.meter.flash.rejected, watched.meter.count)
+                self._judge_at_ns = min(self._judge_at_ns, taken_ns + NOISE_NS)
         self._taken_ns = taken_ns
         self._taking = False
         if pulse:
@@ -241,17 +260,42 @@ class Recorder:
                 silent_ns = (meter.last_ns or self._started_ns) + watched.silence_ns
                 self._set_silent(watched, silent=now_ns >= silent_ns)
                 due_ns.append(silent_ns)
-            stuck_ns = (meter.edge_ns or self._started_ns) + STUCK_NS
+            if watched.noise is not None:
+                due_ns.append(self._judge_noise(watched, now_ns))
+            if watched.is_contact:
+                continue
+            stuck_ns = (meter.flash.edge_ns or self._started_ns) + STUCK_NS
             self._set_stuck(watched, stuck=now_ns >= stuck_ns and self._board.sees_light(index))
             due_ns.append(stuck_ns)
-            calm_ns = (meter.edge_ns or self._started_ns) + FLICKER_NS
-            self._set_flickers(watched, flickers=meter.flickers and now_ns < calm_ns)
+            calm_ns = (meter.flash.edge_ns or self._started_ns) + FLICKER_NS
+            self._set_flickers(watched, flickers=meter.flash.flickers and now_ns < calm_ns)
             if watched.flickers:
                 due_ns.append(calm_ns)
         # What is due already has been judged, and is judged again: it may be dark now and lit then.
-        self._judge_at_ns = min(due if due > now_ns else now_ns + STUCK_NS for due in due_ns)
+        self._judge_at_ns = min(
+            (due if due > now_ns else now_ns + STUCK_NS for due in due_ns), default=now_ns + STUCK_NS
+        )
         if self.faulty != before:
             self._on_state()
+
+    def _judge_noise(self, watched: WatchedMeter, now_ns: int) -> int:
+        """Judge whether far more edges came than pulses, once a minute is over; return when the next one is."""
+        begun_ns, rejected, count = watched.noise or (now_ns, 0, 0)
+        if now_ns < begun_ns + NOISE_NS:
+            return begun_ns + NOISE_NS
+        edges, pulses = watched.meter.flash.rejected - rejected, watched.meter.count - count
+        self._set_noisy(watched, noisy=edges >= max(NOISY_EDGES, NOISY_EDGES_A_PULSE * pulses), edges=edges)
+        # Calm: the next rejected edge begins another minute.
+        watched.noise = (now_ns, rejected + edges, count + pulses) if edges else None
+        return now_ns + NOISE_NS
+
+    def _set_noisy(self, watched: WatchedMeter, *, noisy: bool, edges: int) -> None:
+        if noisy != watched.noisy:
+            watched.noisy = noisy
+            if noisy:
+                log.warning("%s: %d edges rejected in a minute, far more than pulses", watched.meter.name, edges)
+            else:
+                log.info("%s: few edges are rejected again", watched.meter.name)
 
     def _set_silent(self, watched: WatchedMeter, *, silent: bool) -> None:
         if silent != watched.silent:

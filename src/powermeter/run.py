@@ -365,7 +365,7 @@ def _pins(settings: Settings) -> tuple[object, ...]:
         settings.gpio_library,
         settings.gpio_chip,
         settings.pin_numbering,
-        tuple(meter.pin for meter in settings.meters),
+        tuple((meter.pin, meter.pull, meter.lit) for meter in settings.meters),
         settings.l1_pin,
         settings.l2_pin,
     )

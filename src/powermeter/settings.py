@@ -31,6 +31,9 @@ class MeterSettings:
     min_flash_ms: float | None
     silence_minutes: float | None
     max_watts: float
+    pull: str | None = None
+    lit: str = "low"
+    sensor: str = "led"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +312,9 @@ METER: dict[str, Key] = {
     "min_flash_ms": Key(None, optional(number(0.1, 1000))),
     "silence_minutes": Key(None, optional(number(0.1, 100_000))),
     "max_watts": Key(24000, number(1, 100_000_000)),
+    "pull": Key(None, optional(choice("up", "down"))),
+    "lit": Key("low", choice("low", "high")),
+    "sensor": Key("led", choice("led", "contact")),
 }
 
 WRITER_TYPES: dict[str, dict[str, Key]] = {

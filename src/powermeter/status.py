@@ -40,6 +40,14 @@ def text(status: Status) -> str:
     return "\n".join(lines) + "\n"
 
 
+#: What is wrong with an input, in the words of the live line.
+TROUBLES = {
+    "silent": "no flashes",
+    "stuck": "the LED is stuck on",
+    "flickers": "never dark",
+    "noisy": "far more edges than pulses",
+}
+
 #: How much of a writer's reason the live line shows, in characters: --status and the log have the rest.
 MAX_REASON = 60
 
@@ -55,11 +63,7 @@ def line(status: Status, columns: int | None = None) -> str:
     healthy: list[str] = []
     for name, meter in status["meters"].items():
         today = "not known" if meter["kwh_today"] is None else f"{meter['kwh_today']:.3f} kWh"
-        trouble = [
-            words
-            for key, words in (("silent", "no flashes"), ("stuck", "the LED is stuck on"), ("flickers", "never dark"))
-            if meter[key]
-        ]
+        trouble = [words for key, words in TROUBLES.items() if meter[key]]
         label = f"{name} " if several else ""
         (failing if trouble else healthy).append(", ".join([f"{label}{_watts(meter)}", f"today {today}", *trouble]))
     for name, writer in status["writers"].items():
@@ -104,9 +108,11 @@ def _input(meter: Status) -> str:
     if meter["silent"]:
         said.append("no flashes: is the sensor in its place?")
     if meter["stuck"]:
-        said.append("the LED is stuck on, or other light falls on the sensor")
+        said.append('the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round')
     if meter["flickers"]:
-        said.append("never dark: other light flickers on the sensor")
+        said.append('never dark: other light flickers on the sensor, or "lit" is the other way round')
+    if meter["noisy"]:
+        said.append("far more edges than pulses: does the sensor see the pulse LED, and nothing else?")
     return "".join(f"; {words}" for words in said)
 
 

@@ -42,8 +42,10 @@ def settings(watched, *, library="gpiod", more=""):
 class Counting:
     """The program, counting in the foreground or as a daemon; a context manager."""
 
-    def __init__(self, text, *, lines=INPUTS[:1], daemon=False, env=None):
+    def __init__(self, text, *, lines=INPUTS[:1], daemon=False, env=None, rests_high=True):
         self.lines = {number: Line(number, high=True) for number in lines}
+        for line in () if rests_high else self.lines.values():
+            line.low()
         self.program = Program(Path("/run/job/power"), text, env={**PI_4, **(env or {})})
         self._daemon = daemon
 
@@ -179,12 +181,63 @@ def replay(path, *, library="gpiod", options=None, wait_s=0):
         if line and not line.startswith("#"):
             offset_us, level = line.split()
             trace.append((int(offset_us) * 1000, INPUTS[0], int(level)))
-    with Counting(settings(meters(1, **(options or {})), library=library)) as counting:
+    options = options or {}
+    rests_high = options.get("lit") != "high"
+    with Counting(settings(meters(1, **options), library=library), rests_high=rests_high) as counting:
         written = play(trace, counting.lines)
         time.sleep(wait_s)
         counting.settle()
         kept = counting.stop()
     return {"written": [[w.realtime_ns, w.level] for w in written], **kept}
+
+
+def contact(*, library, sensor, rest_s):
+    """A contact that flashes, rests closed for *rest_s* and flashes again: what was reported then, and counted."""
+    l2 = Line(L2)
+    with Counting(settings(meters(1, sensor=sensor), library=library)) as counting:
+        line = counting.lines[INPUTS[0]]
+        pulses = flashes(INPUTS[0], [n * NS_PER_S for n in range(20)], 30_000_000)
+        play(pulses, {INPUTS[0]: line})
+        time.sleep(1)
+        line.low()
+        time.sleep(rest_s)
+        closed = [counting.meter()["stuck"], [level for level, _ in levels(l2, 2)]]
+        line.high()
+        time.sleep(5)
+        play(flashes(INPUTS[0], [n * NS_PER_S for n in range(19)], 30_000_000), {INPUTS[0]: line})
+        counting.settle()
+        return {"closed": closed, "pulses": counting.meter()["pulses"]}
+
+
+def pulled(*, library, pull):
+    """The level of an input that nobody drives, which was low and which was high, before and while the program runs."""
+    seen = {"before": [], "while it runs": []}
+    for level in (0, 1):
+        with Line(INPUTS[0], high=level == 1) as line:
+            if not level:
+                line.low()
+            seen["before"].append(line.value())
+            program = Program(Path(f"/run/job/power{level}"), settings(meters(1, pull=pull), library=library), env=PI_4)
+            with program:
+                program.foreground()
+                seen["while it runs"].append(line.value())
+    return seen
+
+
+def telegrams():
+    """A port that sends 250 edges a ms apart each second, for some minutes: whether that is noise, before and after."""
+    noisy, l2 = [], Line(L2)
+    with Counting(settings(meters(1))) as counting:
+        play(flashes(INPUTS[0], [n * NS_PER_S for n in range(20)], 5_000_000), counting.lines)
+        noisy.append(counting.meter()["noisy"])
+        for _ in range(130):
+            play(((n * 1_000_000, INPUTS[0], n % 2) for n in range(250)), counting.lines)
+            time.sleep(0.75)
+        noisy.append(counting.meter()["noisy"])
+        lamp = levels(l2, 2)
+        time.sleep(150)
+        noisy.append(counting.meter()["noisy"])
+        return {"noisy": noisy, "lamp": lamp, "log": counting.log()}
 
 
 def levels(line, seconds, every_s=0.01):

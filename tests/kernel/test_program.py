@@ -175,9 +175,11 @@ def traces():
     """Each trace, with and without what its head says of options: name, options, pulses."""
     for path in sorted(TRACES.glob("*.trace")):
         head = path.read_text()
-        yield pytest.param(path.name, {}, int(re.search("^# pulses: (.*)", head, re.MULTILINE)[1]), id=path.stem)
+        for pulses in re.findall("^# pulses: (.*)", head, re.MULTILINE):
+            yield pytest.param(path.name, {}, int(pulses), id=path.stem)
         for key, value, pulses in re.findall(r"^# pulses with (\w+) (\S+): (.*)", head, re.MULTILINE):
-            yield pytest.param(path.name, {key: float(value)}, int(pulses), id=f"{path.stem} {key} {value}")
+            option = value if value.isalpha() else float(value)
+            yield pytest.param(path.name, {key: option}, int(pulses), id=f"{path.stem} {key} {value}")
 
 
 @pytest.mark.parametrize(("name", "options", "pulses"), list(traces()))
@@ -188,6 +190,43 @@ def test_trace(run, name, options, pulses):
         if len(kept["journal"]["meter0"]) == pulses or late_ms(TRACES / name, kept["written"]) < LATE_MS:
             break
     assert len(kept["journal"]["meter0"]) == len(kept["file"]["meter0"]) == pulses
+
+
+@pytest.mark.parametrize("library", BOTH)
+def test_an_inverted_sensor(run, library):
+    """With lit high every flash counts, its length is what it shone, and it is not stuck while it is dark."""
+    kept = program(run, "replay", path=str(TRACES / "inverted_long.trace"), library=library,
+                   options={"lit": "high"}, wait_s=700 if library == "gpiod" else 0)  # fmt: skip
+    meter = kept["status"]["meters"]["meter0"]
+    assert (meter["pulses"], meter["stuck"], meter["flickers"]) == (20, False, False)
+    if library == "gpiod":
+        assert meter["flash_ms"] == pytest.approx(29.1, abs=1)
+
+
+@pytest.mark.parametrize(("sensor", "hours"), [("contact", 7), ("led", 0.2)])
+def test_a_contact_that_rests_closed(run, sensor, hours):
+    """A contact may rest closed for hours, and that is no fault; a LED that stays lit for ten minutes is one."""
+    kept = program(run, "contact", library="gpiod", sensor=sensor, rest_s=hours * 3600)
+    assert kept["pulses"] == 40
+    assert kept["closed"] == [sensor == "led", [1] if sensor == "contact" else kept["closed"][1]]
+    assert len(kept["closed"][1]) > (10 if sensor == "led" else 0)
+
+
+@pytest.mark.parametrize("library", BOTH)
+@pytest.mark.parametrize(("pull", "level"), [("up", 1), ("down", 0), (None, None)])
+def test_the_pi_s_own_resistor(run, library, pull, level):
+    """The input is pulled as the settings say, for a wire straight on the pin; by default it is left to the circuit."""
+    seen = program(run, "pulled", library=library, pull=pull)
+    assert seen["before"] == [0, 1]
+    assert seen["while it runs"] == ([level, level] if pull else seen["before"])
+
+
+def test_a_port_that_sends_data(run):
+    """Telegrams of 250 edges are no flashes: that far more edges come than pulses is reported, and lamp L2 shows it."""
+    seen = program(run, "telegrams")
+    assert seen["noisy"] == [False, True, False]
+    assert len(seen["lamp"]) > 10
+    assert "edges rejected in a minute, far more than pulses" in seen["log"]
 
 
 def late_ms(path, written):

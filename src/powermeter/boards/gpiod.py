@@ -17,6 +17,7 @@ import glob
 import importlib
 import os
 import struct
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +32,7 @@ EDGES_KEPT = 1024
 
 #: An edge: its time (ns), which edge, the line, its number among the request's edges and among the line's.
 EVENT = struct.Struct("=QIIII24x")
-FALLING = 2
+RISING, FALLING = 1, 2
 NUMBERS = 2**32
 
 #: The labels of the chips that the header hangs on: of the Pi 1 to 4 (bcm2835, bcm2711), and of the Pi 5.
@@ -56,6 +57,12 @@ class GpiodBoard:
         #: The lines of the meters, in their order; and by line the meter's place.
         self._lines = tuple(_line(meter.pin, settings) for meter in settings.meters)
         self._meters = {line: index for index, line in enumerate(self._lines)}
+        #: Which edge is the light's coming, by line; and each meter's resistor.
+        self._falling = {
+            line: FALLING if meter.lit == "low" else RISING
+            for line, meter in zip(self._lines, settings.meters, strict=True)
+        }
+        self._pulls = [meter.pull for meter in settings.meters]
         self._lamps = {lamp: _line(pin, settings) for lamp, pin in lamp_pins(settings).items()}
         self._inputs: Any = None
         self._outputs: Any = None
@@ -69,15 +76,16 @@ class GpiodBoard:
                 dark = self._gpiod.LineSettings(
                     direction=self._gpiod.line.Direction.OUTPUT, output_value=self._gpiod.line.Value.INACTIVE
                 )
-                self._outputs = self._requested(tuple(self._lamps.values()), dark)
+                self._outputs = self._requested(dict.fromkeys(self._lamps.values(), dark))
         except BaseException:
             self.close()
             raise
 
-    def _requested(self, lines: tuple[int, ...], line_settings: Any) -> Any:
-        """A request of *lines*, or one line that says who has them."""
+    def _requested(self, config: Mapping[int, Any]) -> Any:
+        """A request of the lines of *config*, each with its settings, or one line that says who has them."""
+        lines = tuple(config)
         try:
-            return self._chip.request_lines({lines: line_settings}, consumer=CONSUMER, event_buffer_size=EDGES_KEPT)
+            return self._chip.request_lines(config, consumer=CONSUMER, event_buffer_size=EDGES_KEPT)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 used = [info for info in map(self._chip.get_line_info, lines) if info.used]
@@ -93,16 +101,19 @@ class GpiodBoard:
     def watch(self) -> None:
         """Ask the kernel for the edges of all inputs."""
         line = self._gpiod.line
+        # Without a pull of the Pi's own it is disabled, not left as it is: most pins of a Pi wake up pulled down.
+        biases = {None: line.Bias.DISABLED, "up": line.Bias.PULL_UP, "down": line.Bias.PULL_DOWN}
         self._inputs = self._requested(
-            self._lines,
-            self._gpiod.LineSettings(
-                direction=line.Direction.INPUT,
-                edge_detection=line.Edge.BOTH,
-                # No pull: the circuit has its own. Disabled, not left as it is: most pins of a Pi wake up pulled down.
-                bias=line.Bias.DISABLED,
-                # Not the kernel's debounce: it drops a flash shorter than itself.
-                event_clock=line.Clock.MONOTONIC,
-            ),
+            {
+                number: self._gpiod.LineSettings(
+                    direction=line.Direction.INPUT,
+                    edge_detection=line.Edge.BOTH,
+                    bias=biases[pull],
+                    # Not the kernel's debounce: it drops a flash shorter than itself.
+                    event_clock=line.Clock.MONOTONIC,
+                )
+                for number, pull in zip(self._lines, self._pulls, strict=True)
+            }
         )
         self._fd = self._inputs.fd
         os.set_blocking(self._fd, False)
@@ -126,13 +137,16 @@ class GpiodBoard:
         for at_ns, kind, line, _, number in EVENT.iter_unpack(events):
             lost = (number - numbers[line] - 1) % NUMBERS
             numbers[line] = number
-            edges.append(Edge(self._meters[line], at_ns, kind == FALLING, lost))
+            edges.append(Edge(self._meters[line], at_ns, kind == self._falling[line], lost))
         return edges
 
     def sees_light(self, meter: int) -> bool:
-        """Whether the collector is low."""
-        dark = self._gpiod.line.Value.ACTIVE
-        return self._inputs is not None and self._inputs.get_value(self._lines[meter]) is not dark
+        """Whether the input has the level that it has while the LED is lit."""
+        if self._inputs is None:
+            return False
+        line = self._lines[meter]
+        is_high = self._inputs.get_value(line) is self._gpiod.line.Value.ACTIVE
+        return bool(is_high == (self._falling[line] == RISING))
 
     def unwatch(self) -> None:
         """Give the inputs back; what the kernel had kept can still be taken."""

@@ -51,6 +51,7 @@ class RPiGPIOBoard:
         self._edges = EdgeQueue()
         self._witness = _Witness()
         self._inputs = [meter.pin for meter in settings.meters]
+        self._lit_high = [meter.lit == "high" for meter in settings.meters]
         self._outputs = lamp_pins(settings)
         self._taken: list[int] = []
         self._watched: list[int] = []
@@ -58,10 +59,11 @@ class RPiGPIOBoard:
             gpio.setwarnings(False)  # a program that was killed leaves its pins set up, that is no news
             gpio.setmode(gpio.BOARD if settings.pin_numbering == "BOARD" else gpio.BCM)
             self._settled_s = time.monotonic() + SETTLE_S
-            for pin in self._inputs:
-                # No pull: the circuit has its own, and a second one would shift its levels.
-                gpio.setup(pin, gpio.IN, pull_up_down=gpio.PUD_OFF)
-                self._taken.append(pin)
+            for meter in settings.meters:
+                # None by default: the circuit has its own, and a second one would shift its levels.
+                pull = {"up": gpio.PUD_UP, "down": gpio.PUD_DOWN}[meter.pull] if meter.pull else gpio.PUD_OFF
+                gpio.setup(meter.pin, gpio.IN, pull_up_down=pull)
+                self._taken.append(meter.pin)
             for pin in self._outputs.values():
                 gpio.setup(pin, gpio.OUT, initial=gpio.LOW)
                 self._taken.append(pin)
@@ -70,14 +72,16 @@ class RPiGPIOBoard:
             raise BoardError(f"RPi.GPIO: the pins can't be set up: {_text(error)}; {INSTALL}") from error
 
     def watch(self) -> None:
-        """Have the library call back for each falling edge, on its thread."""
+        """Have the library call back for each edge with which the light comes, on its thread."""
         time.sleep(max(0.0, self._settled_s - time.monotonic()))
         self._witness.start()
         for index, pin in enumerate(self._inputs):
             try:
                 # Not the library's bouncetime: it drops a flash shorter than itself.
                 self._gpio.add_event_detect(
-                    pin, self._gpio.FALLING, callback=functools.partial(_stamp, self._edges.put, self._witness, index)
+                    pin,
+                    self._gpio.RISING if self._lit_high[index] else self._gpio.FALLING,
+                    callback=functools.partial(_stamp, self._edges.put, self._witness, index),
                 )
             except Exception as error:
                 raise BoardError(
@@ -95,8 +99,9 @@ class RPiGPIOBoard:
         return self._edges.take()
 
     def sees_light(self, meter: int) -> bool:
-        """Whether the collector is low."""
-        return bool(self._gpio.input(self._inputs[meter]) == self._gpio.LOW)
+        """Whether the input has the level that it has while the LED is lit."""
+        lit = self._gpio.HIGH if self._lit_high[meter] else self._gpio.LOW
+        return bool(self._gpio.input(self._inputs[meter]) == lit)
 
     def unwatch(self) -> None:
         """End the edges."""

@@ -3,8 +3,8 @@ A stand-in for the documented RPi.GPIO: as strict as the library, edges from a F
 
 It raises what RPi.GPIO 0.7.1 raises (``py_gpio.c``, ``common.c``) where it is misused. Of the environment:
 
-- ``STANDIN_GPIO_FIFO``: a FIFO; the line ``18`` is a falling edge on pin 18, now, in the numbering that is set.
-  Edges on pins that nobody watches are dropped, as on the header.
+- ``STANDIN_GPIO_FIFO``: a FIFO; the line ``18`` is a falling edge on pin 18, now, in the numbering that is set, and
+  ``18 rising`` a rising one. Edges on pins that nobody watches are dropped, as on the header.
 - ``STANDIN_GPIO_LOG``: a file, to which ``setup 18 IN``, ``setup 12 OUT``, ``output 12 1`` and ``cleanup 18 12 16``
   are appended; a pull that is not off stands behind ``IN``.
 - ``STANDIN_GPIO_FAIL``: ``import``: as off a Pi; ``edges``: as with Linux 6.6 and newer.
@@ -50,10 +50,12 @@ class _Detection:
         self.occurred = False
         self.last_s = 0.0
 
-    def falling(self, channel):
-        """Take a falling edge. The bouncetime is a hold-off after the last one taken, on the wall clock."""
+    def take(self, channel, edge):
+        """Take an edge. The bouncetime is a hold-off after the last one taken, on the wall clock."""
         now_s = time.time()
-        if self.edge == RISING or (self.bouncetime and 0 <= now_s - self.last_s <= self.bouncetime / 1000):
+        if self.edge not in (edge, BOTH):
+            return
+        if self.bouncetime and 0 <= now_s - self.last_s <= self.bouncetime / 1000:
             return
         self.last_s, self.occurred = now_s, True
         for callback in list(self.callbacks):
@@ -78,9 +80,9 @@ class _Reader(threading.Thread):
             if ready:
                 *lines, rest = (rest + os.read(self._fifo, 65536)).split(b"\n")
                 for line in lines:
-                    channel = int(line)
-                    if detection := _watched.get(channel):
-                        detection.falling(channel)
+                    channel, *edge = line.split()
+                    if detection := _watched.get(int(channel)):
+                        detection.take(int(channel), RISING if edge else FALLING)
         os.close(self._fifo)
         os.close(self._stopped)
 
