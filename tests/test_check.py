@@ -1,8 +1,11 @@
 """``--check``: what it tries and says, by the command line; nothing is started, and nothing is left behind."""
 
+import os
+import shutil
 import socket
 import stat
 import time
+from pathlib import Path
 
 import pytest
 from influxd import Influxd
@@ -26,7 +29,7 @@ class Chip:
 line = types.ModuleType("gpiod.line")
 line.Value = enum.Enum("Value", "ACTIVE INACTIVE")
 line.Direction = enum.Enum("Direction", "INPUT OUTPUT")
-line.Edge, line.Bias = enum.Enum("Edge", "BOTH"), enum.Enum("Bias", "DISABLED")
+line.Edge, line.Bias = enum.Enum("Edge", "BOTH"), enum.Enum("Bias", "DISABLED PULL_UP PULL_DOWN")
 line.Clock = enum.Enum("Clock", "MONOTONIC")
 sys.modules["gpiod.line"] = line
 """
@@ -75,6 +78,22 @@ def test_all_is_well(program):
         f"writer file: ok, {program.data_dir}/power.csv",
     ]
     assert files_of(program) == before
+
+
+def test_a_data_dir_in_memory(program):
+    """A DATA_DIR that is gone after a reboot is reported by a check and in the log of a start; both go on."""
+    directory = f"/dev/shm/power-{os.getpid()}"
+    set_more(program, f'DATA_DIR = "{directory}"')
+    done = program.run("--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = "on tmpfs: pulses and register are gone after a reboot"
+    assert f"data: ok, {directory}, but it is {said}" in done.stdout.splitlines()
+    try:
+        program.start()
+        program.end()
+        assert f"{directory}: DATA_DIR is {said}: set one on a disk\n" in Path(directory, "power.log").read_text()
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_what_is_there_stays(program):

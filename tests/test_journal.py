@@ -600,6 +600,43 @@ def test_directory_that_is_no_journal(tmp_path):
     assert_no_journal(tmp_path / "nowhere" / "journal.db", "can't be opened: unable to open database file")
 
 
+def test_a_file_system_without_shared_memory(tmp_path, monkeypatch):
+    """Where SQLite can't make a write-ahead log, as on some disks of the network, that is reported with the disk's."""
+    connect = sqlite3.connect
+    # SQLite's own layer for disks without locks: it has no shared memory either.
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(f"file:{path}?vfs=unix-dotfile", uri=True, **options)
+    )
+    assert_no_journal(
+        tmp_path / "journal.db",
+        r"can't be used: no write-ahead log on \w+: if that is not a local disk, set a DATA_DIR on one",
+    )
+
+
+def test_a_file_system_whose_locks_do_not_work(tmp_path):
+    """A lock that another holds and that nobody answers for, as NFS may leave it, is reported with the disk's kind."""
+    path = tmp_path / "journal.db"
+    Journal(str(path)).close()
+    with (tmp_path / "journal.db-shm").open("wb+") as shared:
+        # The lock of a writer (https://sqlite.org/walformat.html, 2.3), held by another process.
+        holding = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import fcntl, time; fcntl.lockf(0, fcntl.LOCK_EX, 1, 120); print(flush=True); time.sleep(600)",
+            ],
+            stdin=shared,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holding.stdout.readline()
+            assert_no_journal(path, r"can't be used: locking protocol on \w+: if that is not a local disk")
+        finally:
+            holding.kill()
+            holding.wait()
+            holding.stdout.close()
+
+
 def test_empty_file_becomes_a_journal(tmp_path):
     """An empty file, as a crash in the first moment leaves it, becomes a journal."""
     path = tmp_path / "journal.db"

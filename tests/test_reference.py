@@ -116,6 +116,9 @@ def said_by(node, function, errors):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
             found = texts(arg)
+        case ast.Call(func=ast.Name(id="_record") | ast.Attribute(attr="_tell"), args=[level, text, *_]):
+            # What the log says of itself.
+            found, levels = texts(text), frozenset({ast.unparse(level).rpartition(".")[2].lower()})
         case ast.Call(func=ast.Name(id="OSError"), args=[_, reason]):
             # An error of ours that is met where the system's are: the file's name stands first.
             found = [f"{HOLE}: {text}" for text in texts(reason)]

@@ -10,6 +10,7 @@ from powermeter import journal
 from powermeter.boards import open_board
 from powermeter.errors import PowerError, ProcessError, TakenError
 from powermeter.log import try_log
+from powermeter.mounts import not_mounted, volatile
 from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
 from powermeter.trust import trusted
 from powermeter.writers import open_writer
@@ -23,7 +24,7 @@ def check(settings: Settings, running: int | None) -> int:
     one. Nothing is started, and nothing that was not there is left.
     """
     with _data_dir_as_it_was(settings.data_dir):
-        found = [_said("data", lambda: prepare_data_dir(settings.data_dir))]
+        found = [_said("data", lambda: _data(settings.data_dir))]
         if log_file := settings.log_file:
             found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
     found.append(_said("pins", lambda: _pins(settings, running)))
@@ -32,8 +33,10 @@ def check(settings: Settings, running: int | None) -> int:
     return max(found)
 
 
-def prepare_data_dir(path: str) -> str:
-    """*path*, with DATA_DIR made there. Raises :exc:`PowerError` where it can't be used."""
+def prepare_data_dir(path: str) -> None:
+    """Make DATA_DIR at *path*. Raises :exc:`PowerError` where it can't be used."""
+    if missing := not_mounted(os.path.realpath(path)):
+        raise ProcessError(f"{path}: DATA_DIR can't be used: its disk is not mounted at {missing}")
     try:
         for name in ("", *sorted(OWN_FILES)):
             trusted(os.path.join(path, name))
@@ -41,7 +44,6 @@ def prepare_data_dir(path: str) -> str:
         if error.errno == errno.EPERM:  # what else is wrong is said where it matters
             raise ProcessError(f"{path}: DATA_DIR can't be used: {error.strerror}") from error
     journal.prepare_dir(path)
-    return path
 
 
 @contextlib.contextmanager
@@ -66,6 +68,12 @@ def _said(name: str, try_it: Callable[[], str]) -> int:
         print(f"{name}: {error}")
         return 1
     return 0
+
+
+def _data(path: str) -> str:
+    prepare_data_dir(path)
+    kind = volatile(path)
+    return path if kind is None else f"{path}, but it is on {kind}: pulses and register are gone after a reboot"
 
 
 def _pins(settings: Settings, running: int | None) -> str:

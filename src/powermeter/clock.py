@@ -17,11 +17,13 @@ NEAR_NS = 100_000
 #: 2026-01-01: no clock before it is right, this program is younger.
 EARLIEST_S = 1_767_225_600
 
-#: Of <sys/timex.h>: the clock is not synchronised; and the return value that says the same.
-STA_UNSYNC = 0x0040
-TIME_ERROR = 5
-#: struct timex, adjtimex(2): modes, offset, freq, maxerror, esterror, status; with room for the rest of it.
-TIMEX_TO_STATUS = "@Illlli"
+#: The kernel's limit of a clock's error, in us: at boot and after each step the error is at this limit, until an NTP
+#: client says how large it can be (Linux, include/linux/timex.h, NTP_PHASE_LIMIT). A client that leaves the flag
+#: STA_UNSYNC set, so that the kernel does not write to a hardware clock, says it too: chrony without rtcsync does.
+#: timedatectl goes by the same rule.
+WORST_ERROR_US = 16_000_000
+#: struct timex, adjtimex(2): modes, offset, freq, maxerror; with room for the rest of it.
+TIMEX_TO_MAXERROR = "@Illl"
 TIMEX_BYTES = 512
 
 #: "1" in one of these: the kernel has set the time from that hardware clock at boot; and beside it that clock's own
@@ -46,15 +48,14 @@ def ahead_ns() -> int:
 
 
 def synchronised() -> bool | None:
-    """Whether the kernel holds the clock to be synchronised, adjtimex(2); None where it may not be asked."""
+    """Whether the kernel knows a bound of the clock's error, adjtimex(2); None where it may not be asked."""
     import ctypes  # not needed once the clock is believed
 
     timex = ctypes.create_string_buffer(TIMEX_BYTES)
-    returned = ctypes.CDLL(None).adjtimex(timex)
-    if returned < 0:
+    if ctypes.CDLL(None).adjtimex(timex) < 0:
         return None
-    status = struct.unpack_from(TIMEX_TO_STATUS, timex)[-1]
-    return returned != TIME_ERROR and not status & STA_UNSYNC
+    error_us = struct.unpack_from(TIMEX_TO_MAXERROR, timex)[-1]
+    return bool(error_us < WORST_ERROR_US)
 
 
 def set_by_hardware() -> bool:

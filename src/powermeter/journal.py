@@ -27,6 +27,7 @@ from typing import NamedTuple
 from powermeter.clock import boot_id
 from powermeter.errors import DamagedError, JournalError
 from powermeter.meter import NS_PER_S, Constant, Pulse
+from powermeter.mounts import file_system
 
 #: A row a pulse, 28 bytes of the file with its share of the tree.
 #: *constants*: what a meter's pulses are worth from a count on (:class:`Constant`).
@@ -99,11 +100,14 @@ THINNED_AT_ONCE = 5000
 #: More than any count.
 MOST_COUNT = 2**63 - 1
 
-#: SQLite's results for a disk that fails, and for a file that is damaged, or no database any more
+#: SQLite's results for a disk that fails, and for a file that is damaged, or no database any more; for locks that do
+#: not work; and, extended, for files that can't be locked or shared as memory, as on a disk of the network
 #: (https://sqlite.org/rescode.html).
 SQLITE_IOERR = 10
 SQLITE_CORRUPT = 11
+SQLITE_PROTOCOL = 15
 SQLITE_NOTADB = 26
+UNFIT = (SQLITE_PROTOCOL, *(SQLITE_IOERR | kind << 8 for kind in (15, 20, 21)))  # LOCK, SHMLOCK, SHMMAP
 
 #: How long one connection waits for another's commit, in s: a card may take its time.
 BUSY_TIMEOUT_S = 60
@@ -135,6 +139,13 @@ def is_of_the_disk(error: sqlite3.Error) -> bool:
 def _code(error: sqlite3.Error) -> int:
     # Extended codes have the plain one in their lowest byte.
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _unfit(path: str, reason: str) -> JournalError:
+    kind = file_system(os.path.realpath(path)) or "this file system"
+    return JournalError(
+        f"{path}: the journal can't be used: {reason} on {kind}: if that is not a local disk, set a DATA_DIR on one"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +212,8 @@ class Journal:
         except sqlite3.Error as error:
             if is_damage(error):
                 raise DamagedError(f"{path}: the journal is damaged: {error}") from error
+            if getattr(error, "sqlite_errorcode", 0) in UNFIT:
+                raise _unfit(path, str(error)) from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
 
@@ -210,7 +223,9 @@ class Journal:
         if not 0 < version <= SCHEMA_VERSION and (version or tables):
             raise JournalError(f"{self.path}: not a journal of this version of power (version {version}): move it away")
         if version == 0:
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode not in ("wal", "memory"):
+                raise _unfit(self.path, "no write-ahead log")
         if version < SCHEMA_VERSION:
             with _transaction(self._connection):
                 for schema in SCHEMAS[version:]:

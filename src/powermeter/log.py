@@ -28,8 +28,8 @@ RETRY_S = 30.0
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MODE = 0o640
 
-#: Below this a path is a socket's, whether it is there or not: a file made in its place would keep syslog from it.
-DEVICES = "/dev/"
+#: A path in this directory is a socket's, whether it is there or not: a file in its place would keep syslog out.
+DEVICES = "/dev"
 
 #: The format of a line, where nothing else adds the time, and without it.
 TIMED, UNTIMED = "%(asctime)s %(levelname)s %(message)s", "%(levelname)s %(message)s"
@@ -99,14 +99,14 @@ class Log(logging.Handler):
         self._tell(logging.ERROR, f"log: {self.failing}: it is tried again, until then the log is here")
 
     def _retry(self) -> None:
-        text = f"log: {self._path} is written again; in between it was not: {self.failing}"
         with self._lock:
             if self._closed:
                 return
             handler = None
             try:
                 handler = _handler(self._path)
-                handler.emit(_record(logging.INFO, text))  # a full disk can be opened
+                # A full disk can be opened.
+                handler.emit(_record(logging.INFO, f"log: written again; in between it was not: {self.failing}"))
             except (OSError, ValueError):
                 _close(handler)
                 self._start_timer()
@@ -144,7 +144,7 @@ def try_log(path: str, *, keep: bool = True) -> str:
     """*path*, if a log can be written there; what was not there is left only to *keep*. Raises :exc:`ProcessError`."""
     try:
         place = _place(path)
-        if not place.startswith(DEVICES):
+        if not _is_syslogs(path, place):
             try:
                 os.close(os.open(place, FLAGS | os.O_EXCL, MODE))
                 if not keep:
@@ -171,8 +171,8 @@ def _handler(path: str | None) -> logging.Handler:
         handler = _Syslog(place, logging.handlers.SysLogHandler.LOG_DAEMON)
         handler.setFormatter(_Formatter(f"power[{os.getpid()}]: {UNTIMED}"))
         return handler
-    if place.startswith(DEVICES):
-        raise OSError(f"{path} is not there: syslog does not run")
+    if _is_syslogs(path, place):
+        raise OSError(0, "syslog does not run, its socket is missing")
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(_Formatter(TIMED))
     return handler
@@ -183,6 +183,11 @@ def _place(path: str) -> str:
     if mount := not_mounted(place):
         raise OSError(0, f"its disk is not mounted at {mount}")
     return place
+
+
+def _is_syslogs(path: str, place: str) -> bool:
+    # /dev/log is a link under systemd, and leads to nothing while its journal does not run.
+    return DEVICES in (os.path.dirname(path), os.path.dirname(place))
 
 
 def _is_socket(path: str) -> bool:

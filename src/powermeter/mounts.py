@@ -12,6 +12,9 @@ import re
 FSTAB = "/etc/fstab"
 MOUNTED = "/proc/self/mountinfo"
 
+#: File systems that are empty after a reboot.
+IN_MEMORY = ("tmpfs", "ramfs")
+
 
 def not_mounted(path: str) -> str | None:
     """
@@ -34,6 +37,36 @@ def mount_of(path: str) -> str:
     return path
 
 
+def file_system(path: str) -> str:
+    """The type of the file system that *path*, absolute and without links, is on; "" where that is not known."""
+    return _mounted(path)[0]
+
+
+def volatile(path: str) -> str | None:
+    """
+    The type of the file system that *path* is on, if all of it is gone after a reboot; else None.
+
+    So is an overlay whose changes are kept in memory, as raspi-config makes it, or nobody knows where: in a container
+    they last as long as the container.
+    """
+    kind, options = _mounted(os.path.realpath(path))
+    if kind == "overlay":
+        upper = next((_unescaped(o.removeprefix("upperdir=")) for o in options if o.startswith("upperdir=")), "")
+        return None if os.path.isdir(upper) and volatile(upper) is None else kind
+    return kind if kind in IN_MEMORY else None
+
+
+def _mounted(path: str) -> tuple[str, list[str]]:
+    """The type and the options of the file system that *path* is on, by the longest mount point above it."""
+    best, found = "", ("", [""])
+    for row in _rows(MOUNTED):
+        point, of_disk = _unescaped(row[4]), row[row.index("-") + 1 :]
+        # The later one of two at the same place hides the other.
+        if _is_below(path, point.rstrip("/")) and len(point) >= len(best):
+            best, found = point, (of_disk[0], of_disk[2].split(","))
+    return found
+
+
 def has_gone(point: str) -> bool:
     """Whether the mount point *point* is missing or an empty directory, as it is while its disk is away."""
     try:
@@ -49,12 +82,15 @@ def _is_below(path: str, directory: str) -> bool:
 
 def _fields(table: str, index: int) -> list[str]:
     """A field of every line of *table*, with its escapes (getmntent(3)) undone; none where it can't be read."""
+    return [_unescaped(row[index]) for row in _rows(table) if len(row) > index]
+
+
+def _rows(table: str) -> list[list[str]]:
     try:
         with open(table, encoding="utf-8", errors="surrogateescape") as file:
-            rows = [line.split() for line in file if line.strip() and not line.startswith("#")]
+            return [line.split() for line in file if line.strip() and not line.startswith("#")]
     except OSError:
         return []
-    return [_unescaped(row[index]) for row in rows if len(row) > index]
 
 
 def _unescaped(text: str) -> str:

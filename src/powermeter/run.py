@@ -24,6 +24,7 @@ from powermeter.errors import BoardError, PowerError
 from powermeter.log import Log
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import WRITERS_STOP_S, Handed, Monitor
+from powermeter.mounts import volatile
 from powermeter.process import Control, PidFile, notify, watchdog_s
 from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
@@ -93,6 +94,12 @@ def _run(
         # On a terminal a hang-up means that it is gone.
         hangup_stops = not as_daemon and sys.stdin.isatty()
         control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))
+        if simulate is None and (kind := volatile(settings.data_dir)):
+            log.warning(
+                "%s: DATA_DIR is on %s: pulses and register are gone after a reboot: set one on a disk",
+                settings.data_dir,
+                kind,
+            )
         counting = _Counting(settings, simulate, on_crash=control.stop, on_lost=control.call, own_log=own_log)
         stack.enter_context(_no_silent_end(counting.crash))
         stack.enter_context(counting)

@@ -3,7 +3,7 @@ The machine's clock is wrong, or is set while the program counts.
 
 A Pi has no clock chip: it boots with some old time, and is set over the network minutes later. The program
 counts in a guest with a clock of its own, a flash every 3.6 s (1,000 W), with the file and a server of
-InfluxDB's protocol; the kernel's flag of synchronisation (adjtimex) is set and cleared as an NTP client does.
+InfluxDB's protocol; the kernel is told of the synchronisation (adjtimex) as an NTP client does it.
 Whatever the clock does, every power that is shown, filed or derived must be that of the load. Until the clock
 is known to be right, for CLOCK_WAIT s after the boot at most, nothing may be delivered, and the status must say
 that it waits; then every pulse must be there with the time that it had by the right clock. A time that has
@@ -24,7 +24,8 @@ HOUR_S, DAY_S = 3600, 86_400
 
 #: What is done, the job with its arguments, and the time it begins at, None for now.
 CASES = {
-    "starts in 2020, set after 5 minutes": ("starts_in_2020", {"restarts": False}, YEAR_2020_NS),
+    "starts in 2020, set after 5 minutes": ("starts_in_2020", {}, YEAR_2020_NS),
+    "the same, set by chrony without rtcsync": ("starts_in_2020", {"by": "chrony"}, YEAR_2020_NS),
     "the same, the program restarted before it is set": ("starts_in_2020", {"restarts": True}, YEAR_2020_NS),
     "never synchronised: CLOCK_WAIT passes, set later": ("never_synchronised", {}, None),
     "set back an hour": ("is_set_while_running", {"steps_s": [-HOUR_S, HOUR_S]}, None),

@@ -447,11 +447,16 @@ RIGHT_NS = 1_795_478_400 * NS_PER_S
 WATTS, SPACING_NS = 1000, 3_600_000_000
 
 
-def set_synchronised(now):
-    """Have the kernel hold the clock to be synchronised, or not, as an NTP client does."""
+def set_synchronised(by="timesyncd"):
+    """
+    Tell the kernel that the clock is synchronised, as the NTP client *by* does.
+
+    systemd-timesyncd clears the flag and sets the error to 0 (timesyncd-manager.c); chrony without rtcsync, its
+    default, leaves the flag set and says how large the error can be (sys_timex.c).
+    """
+    error_us, status = {"timesyncd": (0, 0), "chrony": (9776, STA_UNSYNC)}[by]
     timex = ctypes.create_string_buffer(512)
-    # With a maxerror of 16 s, as at boot and after a step, the kernel takes the flag back within a second.
-    struct.pack_into("@Illlli", timex, 0, ADJ_STATUS | ADJ_MAXERROR, 0, 0, 0, 0, 0 if now else STA_UNSYNC)
+    struct.pack_into("@Illlli", timex, 0, ADJ_STATUS | ADJ_MAXERROR, 0, 0, error_us, 0, status)
     assert ctypes.CDLL(None, use_errno=True).adjtimex(timex) >= 0, os.strerror(ctypes.get_errno())
 
 
@@ -560,7 +565,7 @@ def ahead():
     return time.time_ns() - time.monotonic_ns()
 
 
-def starts_in_2020(restarts):
+def starts_in_2020(restarts=False, by="timesyncd"):
     """The machine boots with a clock of 2020, and after 5 minutes NTP sets it; the program may be restarted before."""
     stack, watched = watching()
     with stack:
@@ -569,12 +574,12 @@ def starts_in_2020(restarts):
         if restarts:
             watched.restart()
         # A clock that says it is right and is years off is not believed.
-        set_synchronised(now=True)
+        set_synchronised(by)
         assert watched.flash(40)["clock"]["waiting"]
         assert watched.delivered() == [0, 0]
         set_clock(RIGHT_NS + time.monotonic_ns())
         assert watched.flash(1)["clock"]["waiting"], "set, and not synchronised yet"
-        set_synchronised(now=True)
+        set_synchronised(by)
         time.sleep(2)
         status = watched.flash(40)
         assert not status["clock"]["waiting"], status["clock"]
@@ -596,14 +601,14 @@ def never_synchronised():
         watched.settle()
         expected = [at_ns + wrong_ns for at_ns in watched.made]
         set_clock(RIGHT_NS + time.monotonic_ns())
-        set_synchronised(now=True)
+        set_synchronised()
         watched.flash(20)
         return watched.judge(expected + [at_ns + ahead() for at_ns in watched.made[len(expected) :]])
 
 
 def is_set_while_running(steps_s):
     """A clock that was right is set, again and again, by so many s; the flag of synchronisation comes and goes."""
-    set_synchronised(now=True)
+    set_synchronised()
     stack, watched = watching()
     expected = []
     with stack:
@@ -611,7 +616,7 @@ def is_set_while_running(steps_s):
             set_clock(time.time_ns() + step_s * NS_PER_S)
             before = len(watched.made)
             assert not watched.flash(30)["clock"]["waiting"]
-            set_synchronised(now=True)
+            set_synchronised()
             watched.flash(1)
             # The pulses that are not in the journal yet get the time as it is when they come there.
             time.sleep(3)
