@@ -24,6 +24,7 @@ import io
 import json
 import os
 import pwd
+import re
 import shlex
 import shutil
 import stat
@@ -350,10 +351,10 @@ class Private(Step):
                 f"{self.path} is a link or no file: put the settings themselves there, or name them in POWER_SETTINGS"
             )
         if found.st_uid not in self._owners():
-            mend = f"chown {self.name} {shlex.quote(self.path)} && sudo chmod 600 {shlex.quote(self.path)}"
-            owner = _name_of(found.st_uid)
+            path, owner = shlex.quote(self.path), _name_of(found.st_uid)
+            mend = f"chown {shlex.quote(self.name)} {path} && sudo chmod 600 {path}"
             if entry is None:
-                return f"{self.path} belongs to {owner}: sudo chown root {shlex.quote(self.path)}, or --user {owner}"
+                return f"{self.path} belongs to {owner}: sudo chown root {path}, or --user {shlex.quote(owner)}"
             return f"{self.path} belongs to {owner}, the service runs as {self.name}: sudo {mend}"
         return None
 
@@ -799,7 +800,7 @@ class Plan:
             uses.append((os.path.dirname(self.settings), os.X_OK))
         for stop in dict.fromkeys(_as(self.who, lambda: _closed(uses))):
             owner = _owner(stop)
-            other = "" if owner in ("root", self.user) else f", or --user {owner}"
+            other = "" if owner in ("root", self.user) else f", or --user {shlex.quote(owner)}"
             self.problems.append(f"{self.user} can't pass {stop}: sudo chmod o+x {shlex.quote(stop)}{other}")
         if not self.problems:
             for stop in _as(self.who, lambda: _closed_in(self.source)):
@@ -810,7 +811,7 @@ class Plan:
         group = _group(GROUP)
         theirs = [chip for chip in chips if group and os.stat(chip).st_gid == group.gr_gid]
         if group and theirs and group.gr_gid not in self.who.groups:
-            return f"sudo usermod -aG {GROUP} {self.user}"
+            return f"sudo usermod -aG {GROUP} {shlex.quote(self.user)}"
         first = "" if group else f"sudo groupadd --system {GROUP} && "
         if not os.path.isdir("/run/udev"):
             return f"{first}sudo chgrp {GROUP} {' '.join(chips)} && sudo chmod g+rw {' '.join(chips)}, at each boot"
@@ -863,7 +864,7 @@ class Plan:
             if _as(self.who, functools.partial(_closed, [(parent, os.W_OK | os.X_OK)])):
                 self.problems.append(
                     f"{self.user} can't write {path}, which {self.settings} names: "
-                    f"sudo install -d -m 750 -o {self.user} {shlex.quote(path)}"
+                    f"sudo install -d -m 750 -o {shlex.quote(self.user)} {shlex.quote(path)}"
                 )
         return Files(read["data_dir"], log_file, tuple(directories))
 
@@ -938,8 +939,9 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     words = {
         "MARK": MARK,
         "TOP": TOP.replace("%", "%%").replace(" ", "%20"),
-        "USER": user,
-        "GROUP": grp.getgrgid(entry.pw_gid).gr_name if entry else user,
+        "USER": _plain(user, entry and entry.pw_uid),
+        "GROUP": _plain(grp.getgrgid(entry.pw_gid).gr_name, entry.pw_gid) if entry else user,
+        "SHELL_USER": shlex.quote(user),
         "RPIENV": places.rpienv,
         "DEFAULT": places.default,
         "UNIT": places.unit,
@@ -955,6 +957,11 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     return text
+
+
+def _plain(name: str, number: int | None) -> str:
+    """*name*, or its *number* where logrotate or systemd may not read the name as one word: names of a domain."""
+    return name if number is None or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else str(number)
 
 
 def _unit_paths(paths: Iterable[str], mark: str = "") -> str:

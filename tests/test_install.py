@@ -491,6 +491,37 @@ def test_logrotate_takes_the_snippet(machine):
 
 
 @root_alone
+def test_a_user_of_a_domain(machine):
+    """A user and a group whose names have spaces, as those of a domain: service, rotation and unit know them."""
+    if not shutil.which("logrotate", path=PATH) or not shutil.which("systemd-analyze"):
+        without("logrotate or systemd-analyze")
+    m = machine()
+    for table, line in (
+        ("passwd", "HOME\\jo smith:x:70001:70001::/nonexistent:/bin/sh"),
+        ("group", "domain users:x:70001:"),
+    ):
+        with m.on_host(f"/etc/{table}").open("a") as file:
+            file.write(f"{line}\n")
+    user = "HOME\\jo smith"
+    m.installed("--sysv", "--link", "--user", user)
+    with m.on_host("/etc/default/power").open("a") as file:
+        file.write(SIMULATED)
+    assert m.service("start").returncode == 0
+    assert m.owner("/var/lib/power") == f"{user} 750"
+    assert m.run("setpriv", "--reuid=70001", "--clear-groups", "/etc/init.d/power", "status").returncode == 0
+    assert m.service("stop").returncode == 0
+    log = m.on_host("/var/lib/power/power.log")
+    log.write_text("a line\n")
+    os.chown(log, 70001, 70001)
+    done = m.run("logrotate", "--force", "--state", "/run/state", "/etc/logrotate.d/power")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert m.owner("/var/lib/power/power.log") == f"{user} 640"
+    m.installed("--systemd", "--user", user)
+    done = m.run("systemd-analyze", "verify", "/etc/systemd/system/power.service")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@root_alone
 @pytest.mark.parametrize(
     ("group", "udev", "mend"),
     [

@@ -949,10 +949,23 @@ def test_missing_requirements_beside_a_virtual_environment(tmp_path):
     assert done.stderr == f"power: missing: lockfile, python-daemon: call it with {python} {script}\n"
     # That one, where it lacks them itself.
     (python.parent.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
+    packages = python.parent.parent / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
     line[:3] = [str(python), "-E"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    requirements = tmp_path / "top" / "requirements.txt"
-    assert done.stderr == f"power: missing: lockfile, python-daemon: {python} -m pip install -r {requirements}\n"
+    install = f"{python} -m pip install -r {tmp_path}/top/requirements.txt"
+    assert done.stderr == f"power: missing: lockfile, python-daemon: {install}\n"
+    # Its Python is another one now: the system was upgraded.
+    packages.rmdir()
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    venv = python.parent.parent
+    assert done.stderr == (
+        f"power: missing: lockfile, python-daemon: {venv} was made for another Python: "
+        f"python3 -m venv --upgrade --system-site-packages {venv} && {install}\n"
+    )
+    subprocess.run([sys.executable, "-m", "venv", "--upgrade", "--system-site-packages", venv], check=True)
+    done = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=True)
+    assert str(packages) in done.stdout
 
 
 # --- From anywhere

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 
 from powermeter.errors import ForbiddenError, PowerError, ProcessError, SettingsError
@@ -43,6 +44,13 @@ def require(modules: Mapping[str, str]) -> None:
         # Debian's own Python refuses to install. The README's virtual environment has them, or says what it lacks.
         if os.access(python, os.X_OK) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
             raise ProcessError(f"missing: {', '.join(missing)}: call it with {python} {SOURCE}/power.py")
+        if sys.prefix != sys.base_prefix and not os.path.isdir(sysconfig.get_path("purelib")):
+            # A system that was upgraded in place has another Python, and so its virtual environments have no packages.
+            raise ProcessError(
+                f"missing: {', '.join(missing)}: {sys.prefix} was made for another Python: "
+                f"python3 -m venv --upgrade --system-site-packages {sys.prefix} && "
+                f"{sys.executable} -m pip install -r {TOP}/requirements.txt"
+            )
         raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
 
 
