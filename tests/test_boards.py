@@ -609,7 +609,7 @@ print(sorted({names} - set(dir(rpi_gpio._imported()))))
 @pytest.fixture
 def put_gpiod(monkeypatch):
     """
-    Puts a gpiod in place of the machine's whose chips have these labels, by path; or can't be opened, by an error.
+    Puts a gpiod in place of the machine's whose chips have these labels, by path, or can't be used, by an error.
 
     It serves to find the chip, no more: what is done with one is told by a kernel, in tests/kernel.
     """
@@ -619,12 +619,14 @@ def put_gpiod(monkeypatch):
 
         class Chip:
             def __init__(self, path):
-                if isinstance(labels[path], OSError):
-                    raise labels[path]
+                if labels[path] is FORBIDDEN:
+                    raise FORBIDDEN
                 self.path = path
                 opened.append(path)
 
             def get_info(self):
+                if labels[self.path] is GONE:
+                    raise GONE
                 return types.SimpleNamespace(label=labels[self.path])
 
             def close(self):
@@ -651,6 +653,8 @@ def put_no_gpiod(monkeypatch):
 
 
 FORBIDDEN = PermissionError(13, "Permission denied")
+#: Of a chip that goes between its opening and the question for its label.
+GONE = OSError(19, "No such device")
 
 
 class TestGpiod:
@@ -697,8 +701,15 @@ class TestGpiod:
 
     @pytest.mark.parametrize("label", ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"])
     def test_the_headers_chip_is_found_by_its_label(self, no_lamps, put_gpiod, label):
-        """Of several chips the header's is taken, whatever its number; also beside one that may not be opened."""
-        opened = put_gpiod({"/dev/gpiochip0": FORBIDDEN, "/dev/gpiochip1": "brcmvirt-gpio", "/dev/gpiochip4": label})
+        """Of several chips the header's is taken, whatever its number; also beside those that can't be used."""
+        opened = put_gpiod(
+            {
+                "/dev/gpiochip0": FORBIDDEN,
+                "/dev/gpiochip1": "brcmvirt-gpio",
+                "/dev/gpiochip2": GONE,
+                "/dev/gpiochip4": label,
+            }
+        )
         board = GpiodBoard(no_lamps)
         assert opened == ["/dev/gpiochip4"]
         assert board.sees_ends

@@ -184,25 +184,31 @@ def _line(pin: int, settings: Settings) -> int:
 def _chip(gpiod: ModuleType, path: str | None) -> tuple[str, Any]:
     """The chip at *path*, else the one that the header hangs on, by its label: numbers change with the kernel."""
     if path is not None:
-        return path, _opened(gpiod, path)
-    forbidden: BoardError | None = None
+        return path, _opened(gpiod, path)[1]
+    failed: BoardError | None = None
     for found in sorted(glob.glob("/dev/gpiochip*")):
         try:
-            chip = _opened(gpiod, found)
+            label, chip = _opened(gpiod, found)
         except BoardError as error:
-            forbidden = error
+            failed = error
             continue
-        if chip.get_info().label.startswith(LABELS):
+        if label.startswith(LABELS):
             return found, chip
         chip.close()
-    if forbidden:
-        raise forbidden
+    if failed:
+        raise failed
     raise NoBoardError("gpiod: no GPIO chip is labelled pinctrl-bcm... or pinctrl-rp1")
 
 
-def _opened(gpiod: ModuleType, path: str) -> Any:
+def _opened(gpiod: ModuleType, path: str) -> tuple[str, Any]:
+    """The label of the chip at *path*, and the chip."""
     try:
-        return gpiod.Chip(path)
+        chip = gpiod.Chip(path)
+        try:
+            return chip.get_info().label, chip
+        except OSError:  # it has gone this moment, as one at USB may
+            chip.close()
+            raise
     except PermissionError as error:
         raise BoardError(
             f"{path}: no permission: add the user to its group (sudo adduser USER gpio) and log in again"
