@@ -23,6 +23,7 @@ class LineSettings:
     def __init__(self, **options): pass
 class Chip:
     def __init__(self, path): pass
+    def get_info(self): return types.SimpleNamespace(label="pinctrl-bcm2711")
     def get_line_info(self, line): return types.SimpleNamespace(offset=line, used=True, consumer={consumer!r})
     def request_lines(self, *lines, **options): raise OSError(errno.EBUSY, "Device or resource busy")
     def close(self): pass
