@@ -13,7 +13,7 @@ from program import SOURCE, Program
 MAY_IMPORT = {
     "power": {"commands", "errors"},
     "commands": {"check", "errors", "log", "process", "run", "settings", "writers"},
-    "check": {"boards", "errors", "journal", "log", "settings", "trust", "writers"},
+    "check": {"boards", "errors", "journal", "log", "mounts", "settings", "trust", "writers"},
     "run": {
         "boards",
         "boards.simulated",
@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "log",
         "meter",
         "monitor",
+        "mounts",
         "process",
         "recorder",
         "settings",
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
     "keeper": {"clock", "errors", "journal", "meter"},
     "salvage": {"errors", "journal", "meter"},
-    "journal": {"clock", "errors", "meter"},
+    "journal": {"clock", "errors", "meter", "mounts"},
     "clock": set(),
     "boards.gpiod": {"boards", "errors", "lamps", "meter", "settings"},
     "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings"},

@@ -53,7 +53,8 @@ def cause(error: BaseException, timeout_s: float) -> Cause:
         return Cause(error.strerror or f"no answer within {timeout_s:g} s")
     if isinstance(error, ssl.SSLCertVerificationError):
         name = error.verify_code in (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-        return Cause(f"its certificate can't be verified: {error.verify_message}", "name" if name else "certificate")
+        text = f"its certificate can't be verified: {error.verify_message.rstrip('.')}"
+        return Cause(text, "name" if name else "certificate")
     if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
         return Cause("this port does not speak TLS", "no tls")
     if isinstance(error, http.client.BadStatusLine) and TLS_ALERT in str(error):

@@ -264,7 +264,7 @@ class InfluxdbWriter:
 
     def _reason(self, said: str, advice: str) -> str:
         found = one_line(said, *self._secrets)
-        return f"{found}: {ADVICE[advice]}" if advice else found
+        return ": ".join(filter(None, (found.rstrip("."), ADVICE[advice]))) if advice else found
 
 
 def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:

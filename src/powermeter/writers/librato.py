@@ -77,7 +77,7 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
             judged = _judged(resp.status, content, page=page)
             words = self.clean(message(content))
             if advice := ADVICE.get(judged.advice):
-                words = f"{words}: {advice}"
+                words = ": ".join(filter(None, (words.rstrip("."), advice)))
             raise AnsweredError(resp.status, words, retry_after_s(resp), verdict=judged.verdict)
         if page:
             raise MisdirectedError(f"{self.hostname} answered with a web page: check hostname and base_path")
