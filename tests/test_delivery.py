@@ -3,6 +3,7 @@ import json
 import random
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,36 @@ def test_partial_write(request, journal, started, influxd, answering, caplog, un
     assert delivery.refused == 7
     assert len(answering.requests) == 1
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
+
+
+@pytest.mark.parametrize(("names", "most"), [("each", 9), ("none", 40)])
+def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering, until, names, most):
+    """
+    40,000 pulses that a server takes no more are worked off in full batches: soon it has the first that it takes.
+
+    Each batch is answered by a real InfluxDB, which counts them; or as by a server that names none of them.
+    """
+    service = Influxdb(request, answering)
+    influxd.query(f"CREATE RETENTION POLICY short ON {service.database} DURATION 1h REPLICATION 1 DEFAULT")
+    cursor = journal.cursor("it")
+    now_ns = time.time_ns()
+    add(journal, 40_000, start_ns=now_ns - 10**15, spacing_ns=NS_PER_S)
+    add(journal, 1, start_ns=now_ns - 40_001 * NS_PER_S, spacing_ns=NS_PER_S)
+    forward = forward_to(influxd.port)
+
+    def script(asked):
+        oldest_ns = min(int(line.split()[-1]) for line in asked.body.decode().splitlines())
+        if names == "none" and oldest_ns < now_ns - 3600 * NS_PER_S:
+            return http_answer(422, b'{"code":"unprocessable entity","message":"points are older than the retention"}')
+        return forward(asked)
+
+    answering.script = script
+    delivery = started("it", service.open, cursor)
+    until(lambda: delivery.cursor.position.counts == {1: 40_001})
+    ended(delivery)
+    assert delivery.refused == 40_000
+    assert len(service.server.points(database=service.database)) == 1
+    assert len(answering.requests) <= most
 
 
 # --- Failing, and the others
