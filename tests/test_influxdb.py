@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from http_server import BEHAVIOURS, HANG, Answering, forward_to, http_answer, tls_context
 from influxd import Influxd, free_port, influxd_path
+from program import wait_until
 
 from powermeter import settings
 from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError, UnreachableError
@@ -439,6 +440,16 @@ def test_timeout_is_the_whole_request_s(writer_to, answering, pulses, begin):
     took_s = time.monotonic() - begun_s
     ended.set()
     assert 0.3 <= took_s < 5
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 400 X\r\n\r\n{", b"HTTP/1.1 400 X\r\nContent-Length: 900\r\n\r\n{"])
+def test_given_up_is_closed(writer_to, answering, pulses, begin):
+    """A connection given up in the middle of an answer is closed at once, without a length of it too."""
+    answering.script = begin
+    with pytest.raises(UnreachableError) as kept:  # and with it what its frames refer to
+        writer_to(answering, timeout=0.2).deliver(pulses(3), "")
+    wait_until(lambda: not answering.open)
+    assert len(answering.requests) == 1, kept
 
 
 @pytest.mark.parametrize("ssl", [False, True])

@@ -508,13 +508,18 @@ def attacked(directory, attack):
             program.data_dir = public.path / attack.data_dir
             program.set("")
         done = program.run("--simulate", WATTS)
-        if not attack.honest and "WRITERS" not in attack.settings:
+        if not attack.honest and not attack.settings:
             assert_refused(done, name=str(laid), statuses=(1,))
             assert REFUSED in done.stderr, (attack, done)
         else:
             assert done.returncode == 0, (attack, done)
             if attack.honest:
                 wait_until(lambda: public.file.read_text().count("\n") > 1)
+            elif attack.settings.startswith("LOG_FILE"):  # it is said, and counting goes on
+                assert one_line(done.stderr), (attack, done)
+                assert str(laid) in done.stderr, (attack, done)
+                assert REFUSED in done.stderr, (attack, done)
+                wait_until(lambda: program.status()["meters"]["house"]["pulses"])
             else:  # the writer alone is held up
                 log = program.data_dir / "simulated" / "power.log"
                 wait_until(lambda: REFUSED in log.read_text())

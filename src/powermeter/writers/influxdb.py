@@ -108,11 +108,10 @@ class _Session:
             connection.close()
         try:
             connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, self._headers)
-            answer = connection.getresponse()
-            content = answer.read(MOST_READ)
-            if not answer.isclosed():
-                connection.close()  # there is more, or the answer was cut off
-                answer.close()  # one that ends with the connection has taken it over
+            with connection.getresponse() as answer:  # one that ends with the connection has taken it over
+                content = answer.read(MOST_READ)
+                if not answer.isclosed():
+                    connection.close()  # there is more, or the answer was cut off
         except BaseException:
             connection.close()
             raise
