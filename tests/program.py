@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from powermeter import process
 from powermeter.errors import PowerError
 
@@ -17,6 +19,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 #: The most that anything here may take, in s. Only a failing test waits that long.
 PATIENCE_S = 60
+
+#: For a test that gives files to other users, or makes users and mounts.
+root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def wait_until(condition, timeout=PATIENCE_S):

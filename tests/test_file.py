@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from program import root_alone
 
 from powermeter.errors import UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
@@ -246,22 +247,17 @@ def test_full_device(path, pulses):
     writer.close()
 
 
-def test_link_of_another_user(writer, path, pulses, monkeypatch):
+@root_alone
+def test_link_of_another_user(writer, path, pulses):
     """A link that another user has laid is not followed, from the start or after a rotation; by a check neither."""
     victim = path.parent.parent / "victim"
     victim.write_text("")
     place = deliver(writer, pulses(3))
     path.unlink()
     path.symlink_to(victim)
-    ask_lstat = os.lstat
-
-    def lstat(asked):
-        found = ask_lstat(asked)
-        return os.stat_result([*found[:4], 54321, *found[5:]]) if asked == str(path) else found
-
-    monkeypatch.setattr("powermeter.trust.os.lstat", lstat)
+    os.lchown(path, 54321, 54321)
     for use in (writer.check, lambda: deliver(writer, pulses(6)[3:], place)):
-        with pytest.raises(UnreachableError, match="another user's, and is not followed"):
+        with pytest.raises(UnreachableError, match=f"{path} belongs to .*54321, and is not followed"):
             use()
     assert victim.read_text() == ""
 

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from program import PATIENCE_S, Program, kill, wait_until
+from program import PATIENCE_S, Program, kill, root_alone, wait_until
 
 from powermeter import process
 
@@ -32,8 +32,6 @@ LINE_AN_ERROR = re.compile(r"install_init_script: .+")
 
 #: Debian's Python of the version that runs the tests: other users may run it, the tests' own may lie in root's home.
 PYTHON = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/bin")
-
-root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="makes users and mounts: needs root")
 
 
 def _installer():

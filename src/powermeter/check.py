@@ -1,18 +1,17 @@
 """What a start needs, tried: DATA_DIR and the log before one, and for ``--check`` the pins and every writer too."""
 
 import contextlib
-import errno
 import functools
 import os
 from collections.abc import Callable, Iterator
 
 from powermeter import journal
 from powermeter.boards import open_board
-from powermeter.errors import PowerError, ProcessError, TakenError
+from powermeter.errors import PowerError, ProcessError, TakenError, UnsafePathError
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
+from powermeter.safe_path import resolved
 from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
-from powermeter.trust import trusted
 from powermeter.writers import open_writer
 
 
@@ -37,13 +36,14 @@ def prepare_data_dir(path: str) -> None:
     """Make DATA_DIR at *path*. Raises :exc:`PowerError` where it can't be used."""
     if missing := not_mounted(os.path.realpath(path)):
         raise ProcessError(f"{path}: DATA_DIR can't be used: its disk is not mounted at {missing}")
-    try:
-        for name in ("", *sorted(OWN_FILES)):
-            trusted(os.path.join(path, name))
-    except OSError as error:
-        if error.errno == errno.EPERM:  # what else is wrong is said where it matters
-            raise ProcessError(f"{path}: DATA_DIR can't be used: {error.strerror}") from error
     journal.prepare_dir(path)
+    for name in sorted(OWN_FILES):
+        try:
+            resolved(os.path.join(path, name))
+        except UnsafePathError as error:
+            raise ProcessError(f"{path}: DATA_DIR can't be used: {error}") from error
+        except OSError:  # what else is wrong is reported where it matters
+            continue
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ The program prints these as one line; any other exception is a bug and keeps
 its traceback. Each also descends from the built-in a caller would expect.
 """
 
+import errno
+
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,16 @@ class SettingsError(PowerError, ValueError):
     def __init__(self, path: str, mistakes: list[str]) -> None:
         self.mistakes = mistakes
         super().__init__("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+
+
+class UnsafePathError(PowerError, PermissionError):
+    """A path leads over something that others may change, or is a file that others may write."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EPERM, text)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class BoardError(PowerError, RuntimeError):

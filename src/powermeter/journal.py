@@ -25,9 +25,10 @@ from types import TracebackType
 from typing import NamedTuple
 
 from powermeter.clock import boot_id
-from powermeter.errors import DamagedError, JournalError
+from powermeter.errors import DamagedError, JournalError, UnsafePathError
 from powermeter.meter import NS_PER_S, Constant, Pulse
 from powermeter.mounts import file_system
+from powermeter.safe_path import make_directory
 
 #: A row a pulse, 28 bytes of the file with its share of the tree.
 #: *constants*: what a meter's pulses are worth from a count on (:class:`Constant`).
@@ -897,9 +898,11 @@ def _register(constants: list[Constant], count: int) -> float:
 
 
 def prepare_dir(path: str) -> None:
-    """Make the directory *path* for the journal, closed to others. Raises :exc:`JournalError`."""
+    """Make the directory *path* for the journal, in which nobody else may write. Raises :exc:`JournalError`."""
     try:
-        os.makedirs(path, mode=0o750, exist_ok=True)
+        make_directory(path, private=True)
+    except UnsafePathError as error:
+        raise JournalError(f"{path}: DATA_DIR can't be used: {error}") from error
     except OSError as error:
         raise JournalError(f"{path}: DATA_DIR can't be made: {error.strerror}") from error
     if not os.access(path, os.W_OK | os.X_OK):

@@ -19,13 +19,12 @@ from typing import Any
 
 from powermeter.errors import ProcessError
 from powermeter.mounts import not_mounted
-from powermeter.trust import trusted
+from powermeter.safe_path import open_file, resolved
 
 #: How often a log that fails is tried again, in s.
 RETRY_S = 30.0
 
-#: How a log file is opened. A FIFO that nobody reads would be waited for.
-FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: The mode of a log file: its group may read it.
 MODE = 0o640
 
 #: A path in this directory is a socket's, whether it is there or not: a file in its place would keep syslog out.
@@ -146,13 +145,13 @@ def try_log(path: str, *, keep: bool = True) -> str:
         place = _place(path)
         if not _is_syslogs(path, place):
             try:
-                os.close(os.open(place, FLAGS | os.O_EXCL, MODE))
+                os.close(_opened(place, os.O_EXCL))
                 if not keep:
                     os.unlink(place)
             except FileExistsError:
                 # A socket is syslog's, which may come up later.
                 if not _is_socket(place):
-                    os.close(os.open(place, FLAGS, MODE))
+                    os.close(_opened(place))
     except OSError as error:
         raise ProcessError(f"{path}: the log can't be written: {error.strerror}: set another LOG_FILE") from error
     return path
@@ -178,8 +177,12 @@ def _handler(path: str | None) -> logging.Handler:
     return handler
 
 
+def _opened(path: str, flags: int = 0) -> int:
+    return open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags, MODE, shared=True)
+
+
 def _place(path: str) -> str:
-    place = trusted(path)
+    place = resolved(path, shared=True)
     if mount := not_mounted(place):
         raise OSError(0, f"its disk is not mounted at {mount}")
     return place
@@ -226,8 +229,8 @@ class _File(_Raising, logging.handlers.WatchedFileHandler):
     """The library's, but that it follows nobody else's links."""
 
     def _open(self) -> io.TextIOWrapper:
-        path = _place(self.baseFilename)
-        return open(path, "a", encoding=self.encoding, opener=lambda name, _mode: os.open(name, FLAGS, MODE))
+        _place(self.baseFilename)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=lambda name, _mode: _opened(name))
 
 
 class _Formatter(logging.Formatter):

@@ -22,18 +22,21 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 import lockfile
 from lockfile.pidlockfile import PIDLockFile
 
-from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError
-from powermeter.trust import trusted
+from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError, UnsafePathError
+from powermeter.safe_path import open_file, open_to_ask, user_name
 
 #: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
 #: l_type, l_whence, l_start, l_len, l_pid.
 FLOCK = "hhqqi"
+
+#: The process id that the kernel names for a lock that belongs to an open file, not to a process (F_OFD_SETLK).
+NO_PROCESS = -1
 
 #: How long a stop may take, in s: the program gives itself 10.
 STOP_S = 15.0
@@ -44,6 +47,9 @@ ASKED_S = 0.3
 
 #: The largest answer that is read, in bytes.
 MOST_ANSWER = 1_000_000
+
+#: How many may wait to ask it.
+MOST_WAITING = 128
 
 #: What a file system answers that knows no sockets: FAT and exFAT, some of the network.
 NO_SOCKETS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -65,24 +71,48 @@ def holder(path: str) -> int | None:
     Not to be called by the holder: closing the file would drop its lock.
     Raises :exc:`ForbiddenError` where the file can't be read.
     """
+    held = _held(path)
+    return None if held is None else held[0]
+
+
+def _held(path: str) -> tuple[int, int] | None:
+    """The process that holds the pidfile *path*, and the file's owner."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd, owner = open_to_ask(path)
     except FileNotFoundError:
         return None
+    except UnsafePathError as error:
+        raise ProcessError(f"{path}: no pidfile: {error}") from error
     except PermissionError as error:
         raise ForbiddenError(f"{path}: the pidfile can't be read: {error.strerror}") from error
     except OSError as error:
         raise ProcessError(f"{path}: no pidfile: {error.strerror}") from error
     try:
-        return _holder_of(fd)
+        pid = _holder_of(fd)
     finally:
         os.close(fd)
+    if pid == NO_PROCESS:
+        raise ProcessError(
+            f"{path}: another program holds a lock on it, no power: see who has it open: fuser -v {path}"
+        )
+    return None if pid is None else (pid, owner)
 
 
 def _holder_of(fd: int) -> int | None:
-    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    # As for reading: a reader's lock, which anybody who may read the file can hold, is not the running one's.
+    asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked)[: struct.calcsize(FLOCK)])
     return None if kind == fcntl.F_UNLCK else pid
+
+
+def _user_of(pid: int) -> int | None:
+    """The user whom the process *pid* runs as; None where it has ended, or can't be seen."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            # Not the owner of the directory: root has that of a process that leaves no core.
+            return next(int(line.split()[2]) for line in file if line.startswith(b"Uid:"))
+    except (OSError, StopIteration):
+        return None
 
 
 class PidFile(PIDLockFile):  # type: ignore[misc]
@@ -94,16 +124,16 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
     file's program from ever starting again.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = 0o644) -> None:
         super().__init__(path)
+        self._mode = mode
         self._fd: int | None = None
 
     def acquire(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the library's signature
         """Lock the file and write the process id. Raises :exc:`AlreadyRunningError`; never waits."""
         while self._fd is None:
             try:
-                trusted(self.path)
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+                fd = open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)
             except OSError as error:
                 raise ProcessError(
                     f"{self.path}: can't be written: {_why(error)}: name another with --pidfile"
@@ -113,7 +143,7 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
             else:
                 os.close(fd)
         try:
-            os.fchmod(self._fd, 0o644)
+            os.fchmod(self._fd, self._mode)
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
@@ -129,12 +159,15 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             pid = _holder_of(fd)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
+            if error.errno not in (errno.EACCES, errno.EAGAIN) or pid == NO_PROCESS:
                 os.close(fd)
-                raise ProcessError(f"{self.path}: can't be locked: {error.strerror}") from error
+                reason = "another program holds a lock on it" if pid == NO_PROCESS else error.strerror
+                raise ProcessError(f"{self.path}: can't be locked: {reason}") from error
             if pid is not None:
                 os.close(fd)
                 raise AlreadyRunningError(pid) from error
+            # Readers hold locks on a file that a crash left, or that was just let go: another file takes its place.
+            self._remove(fd)
             return False
         # Between the two calls the one before may have ended, and removed it.
         try:
@@ -142,13 +175,17 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
         except FileNotFoundError:
             return False
 
+    def _remove(self, fd: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            # It may have been removed, and be another's now.
+            if os.path.samestat(os.fstat(fd), os.lstat(self.path)):
+                os.unlink(self.path)
+
     def release(self) -> None:
         """Remove the file, then let go of it; may be called twice."""
         if self._fd is not None:
             try:
-                # It may have been removed, and be another's now.
-                if os.path.samestat(os.fstat(self._fd), os.lstat(self.path)):
-                    os.unlink(self.path)
+                self._remove(self._fd)
             except OSError as error:
                 print(f"{self.path}: can't be removed: {error.strerror}", file=sys.stderr)
             os.close(self._fd)
@@ -174,9 +211,10 @@ def stop(path: str) -> int | None:
     Returns its process id; None if nothing ran. Raises :exc:`ForbiddenError`,
     and :exc:`ProcessError` where it is still there after :data:`STOP_S`.
     """
-    pid = holder(path)
-    if pid is None:
+    held = _held(path)
+    if held is None:
         return None
+    pid, owner = held
     if pid == 0:
         raise ProcessError(f"{path}: its holder runs in another container: stop it there")
     try:
@@ -185,8 +223,9 @@ def stop(path: str) -> int | None:
         return pid  # it ended this moment
     try:
         # Asked again with the pidfd in hand: from here on it is this process or none.
-        if holder(path) != pid:
+        if _held(path) != held:
             return pid
+        _judge(path, pid, owner)
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
@@ -199,6 +238,24 @@ def stop(path: str) -> int | None:
     finally:
         os.close(pidfd)
     return pid
+
+
+def _judge(path: str, pid: int, owner: int) -> None:
+    """
+    Raise :exc:`ProcessError` where *pid* is not the pidfile's own process; *owner*: the file's.
+
+    A lock may outlive the process that took it, in another that shares its descriptors (clone(2), CLONE_FILES); the
+    number is then free for anybody's process. So it counts only for one of the file's owner, that listens beside it.
+    """
+    user = _user_of(pid)
+    if user is not None and user != owner:
+        raise ProcessError(
+            f"pid {pid} belongs to {user_name(user)}, and {path} to {user_name(owner)}: nothing is stopped"
+        )
+    # Nothing may listen: it could not make the socket, or its directory has gone.
+    with contextlib.suppress(OSError), _connected(path) as (_, peer):
+        if peer != pid:
+            raise ProcessError(f"pid {pid} holds {path}, but pid {peer} answers for it: nothing is stopped")
 
 
 # --- Asking the running one, over a socket beside its pidfile
@@ -229,22 +286,12 @@ def ask(pidfile: str, question: str) -> str:
     :exc:`ProcessError` where no answer came.
     """
     try:
-        directory, address = _socket_of(pidfile)
-        try:
-            with socket.socket(socket.AF_UNIX) as asking:
-                asking.settimeout(ANSWER_S)
-                try:
-                    asking.connect(address)
-                except FileNotFoundError:
-                    asking.connect(_abstract(pidfile))
-                # Where all may write, anybody may have laid a socket there.
-                pid, _, _ = _peer(asking)
-                if pid != holder(pidfile):
-                    raise ProcessError("another process answers in its place")
-                asking.sendall(question.encode() + b"\n")
-                answer = _whole_answer(asking)
-        finally:
-            os.close(directory)
+        with _connected(pidfile) as (asking, peer):
+            # Where all may write, anybody may have laid a socket there.
+            if peer != holder(pidfile):
+                raise ProcessError("another process answers in its place")
+            asking.sendall(question.encode() + b"\n")
+            answer = _whole_answer(asking)
     except PermissionError as error:
         raise ForbiddenError("only its own user and root may ask how it does") from error
     except OSError as error:
@@ -252,6 +299,37 @@ def ask(pidfile: str, question: str) -> str:
     if not answer:
         raise ProcessError("it does not answer: it closed the connection")
     return "".join(c for c in answer.decode(errors="replace") if c.isprintable() or c == "\n")
+
+
+@contextlib.contextmanager
+def _connected(pidfile: str) -> Iterator[tuple[socket.socket, int]]:
+    """A connection to the socket beside *pidfile*, and the process at its other end."""
+    directory, address = _socket_of(pidfile)
+    end_s = time.monotonic() + ANSWER_S
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(ANSWER_S)
+            while True:
+                try:
+                    asking.connect(address)
+                    break
+                except FileNotFoundError:
+                    address = _next_address(address, pidfile)
+                except BlockingIOError:  # as many ask as may wait
+                    if time.monotonic() > end_s:
+                        raise
+                    time.sleep(0.01)
+            yield asking, _peer(asking)[0]
+    finally:
+        os.close(directory)
+
+
+def _next_address(address: str, pidfile: str) -> str:
+    """Where to ask after nothing was found at *address*. Raises :exc:`FileNotFoundError` where there is no more."""
+    abstract = _abstract(pidfile)
+    if address == abstract:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return abstract
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:
@@ -413,7 +491,7 @@ class Control:
         except OSError:
             listener.close()
             raise
-        listener.listen(8)
+        listener.listen(MOST_WAITING)
         listener.setblocking(False)
         return listener
 

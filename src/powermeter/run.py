@@ -90,7 +90,7 @@ def _run(
 ) -> int:
     with contextlib.ExitStack() as stack:
         # Whoever uses another pidfile would still write to the same journal.
-        stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock")))
+        stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock"), 0o600))
         # On a terminal a hang-up means that it is gone.
         hangup_stops = not as_daemon and sys.stdin.isatty()
         control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from powermeter.errors import SettingsError
+from powermeter.errors import SettingsError, UnsafePathError
+from powermeter.safe_path import read_code
 
 Values = dict[str, Any]
 
@@ -509,7 +510,7 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
     "all". Raises :exc:`SettingsError` with every mistake.
     """
     as_root = os.geteuid() == 0
-    found = _executed(path, as_root=as_root)
+    found = _executed(path)
     with _blamed(path):
         return _checked(path, found, simulated, as_root=as_root)
 
@@ -582,7 +583,7 @@ def data_dir_of(path: str) -> str:
     stands in its settings. Raises :exc:`SettingsError`.
     """
     as_root = os.geteuid() == 0
-    reading = _Reading(_executed(path, as_root=as_root))
+    reading = _Reading(_executed(path))
     with _blamed(path):
         values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
     if reading.mistakes:
@@ -596,23 +597,18 @@ def _placed(path: str, data_dir: str, *, inside: bool) -> str:
     return os.path.normpath(os.path.join(data_dir, os.path.normpath("/" + path).lstrip("/") if inside else path))
 
 
-def _executed(path: str, *, as_root: bool) -> Values:
+def _executed(path: str) -> Values:
     """The public names that the Python file *path* sets."""
     try:
-        # A FIFO would be waited for, and a device may have no end.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            source = b"" if stat.S_ISFIFO(mode) else file.read(MOST_SOURCE + 1)
+        source = read_code(path, MOST_SOURCE + 1)
+    except UnsafePathError as error:
+        raise SettingsError(path, [f"is not run: {error}"]) from None
     except OSError as error:
         raise SettingsError(path, [f"can't be read: {error.strerror}"]) from None
-    if stat.S_ISFIFO(mode):
-        raise SettingsError(path, ["is not a file"])
     if len(source) > MOST_SOURCE:
         raise SettingsError(path, [f"is larger than {MOST_SOURCE:,} bytes"])
     if b"\0" in source:
         raise SettingsError(path, ["holds bytes that are no text: copy the example again"])
-    if as_root and mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsError(path, [f"others may write it, root does not run it: chmod go-w {path}"])
     names: Values = {"__file__": path, "__name__": "settings"}
     try:
         with warnings.catch_warnings():

@@ -199,7 +199,7 @@ STICK_FILES = ("power.csv", "spare.csv")
 def mount_stick(device, kind):
     """Mount the stick as a desktop does: for everyone, and without waiting for it."""
     STICK.mkdir(exist_ok=True)
-    shell("mount", "-t", kind, "-o", "noatime,umask=0", device, str(STICK))
+    shell("mount", "-t", kind, "-o", "noatime", device, str(STICK))
 
 
 def on_stick(name, rows):

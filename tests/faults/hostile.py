@@ -459,7 +459,8 @@ class Public:
         assert self.file.read_text() == "root:x\n"
 
 
-REFUSED = "another user's, and is not followed"
+REFUSED = "and is not followed"
+NOT_PRIVATE = "choose a directory of your own"
 
 
 class Attack(NamedTuple):
@@ -470,6 +471,7 @@ class Attack(NamedTuple):
     settings: str = ""
     pidfile: str = ""
     data_dir: str = ""
+    refused: str = REFUSED
     #: Whether root itself has laid it: then it is followed.
     honest: bool = False
 
@@ -491,7 +493,7 @@ def attacks():
         for data_dir in ("d", "d/data") if below else ():
             yield Attack(kind, "d", data_dir=data_dir)
         for name in () if below else ("journal.db", "journal.db-wal", "power.log", "lock"):
-            yield Attack(kind, f"d/simulated/{name}", data_dir="d")
+            yield Attack(kind, f"d/simulated/{name}", data_dir="d", refused=NOT_PRIVATE)
 
 
 def attacked(directory, attack):
@@ -509,8 +511,8 @@ def attacked(directory, attack):
             program.set("")
         done = program.run("--simulate", WATTS)
         if not attack.honest and not attack.settings:
-            assert_refused(done, name=str(laid), statuses=(1,))
-            assert REFUSED in done.stderr, (attack, done)
+            assert_refused(done, name=str(laid if attack.refused == REFUSED else laid.parent), statuses=(1,))
+            assert attack.refused in done.stderr, (attack, done)
         else:
             assert done.returncode == 0, (attack, done)
             if attack.honest:

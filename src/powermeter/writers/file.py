@@ -28,7 +28,7 @@ from typing import NamedTuple
 from powermeter.errors import LocalError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.mounts import has_gone, mount_of, not_mounted
-from powermeter.trust import trusted
+from powermeter.safe_path import make_directory, open_file, ours, resolved
 from powermeter.writers import Pace, Receipt
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class FileWriter:
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
         try:
-            trusted(self._path)
+            resolved(self._path, shared=True)
         except OSError as error:
             raise LocalError(f"{self._path}: {error.strerror}") from error
         there = os.path.exists(self._path)
@@ -164,7 +164,7 @@ class FileWriter:
             there = None
         if self._fd is None or there is None or not os.path.samestat(there, os.fstat(self._fd)):
             self.close()
-            path = trusted(self._path)
+            path = resolved(self._path, shared=True)
             if there is not None and stat.S_ISBLK(there.st_mode):
                 raise OSError(errno.EINVAL, "is not a file: name another path")
             there_now = mount_of(path)
@@ -176,8 +176,8 @@ class FileWriter:
                 raise OSError(errno.ENODEV, f"its disk is not mounted at {missing}")
             self._mount = there_now
             self._directory = os.path.dirname(path)
-            os.makedirs(self._directory, mode=0o750, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+            make_directory(self._directory, shared=True)
+            self._fd = open_file(path, os.O_RDWR | os.O_CREAT, 0o640, shared=True)
             self._note_device(os.fstat(self._fd).st_dev)
         elif there.st_size >= len(HEADER):
             return self._fd
@@ -229,6 +229,9 @@ class FileWriter:
             if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self._directory)
         ]
 
+        # Nobody else's, where all may make names; on a share its files belong to whom its server says.
+        owners = ours() | ({os.fstat(self._fd).st_uid} if self._fd is not None else set())
+
         def is_ours(name: str) -> bool:
             # power.csv and power.csv.old may both be writers' files: the longer name decides.
             return name.startswith(own) and not any(name.startswith(other) for other in others if len(other) > len(own))
@@ -238,6 +241,7 @@ class FileWriter:
                 (not is_ours(entry.name), -entry.stat().st_mtime_ns, entry.path)
                 for entry in entries
                 if entry.is_file(follow_symlinks=False)
+                and entry.stat().st_uid in owners
                 and entry.name != own
                 and (is_ours(entry.name) or not others)
                 and not entry.name.startswith(JOURNAL_NAME)

@@ -1,0 +1,341 @@
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import struct
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from program import root_alone
+
+from powermeter import safe_path
+from powermeter.errors import UnsafePathError
+from powermeter.safe_path import make_directory, open_file, open_to_ask, read_code, resolved
+
+#: No users of a test machine.
+STRANGER, USER = 54321, 54322
+
+
+@pytest.fixture
+def place():
+    """A directory that every user may walk to."""
+    path = Path(tempfile.mkdtemp(dir="/var/tmp")).resolve()
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def as_user(uid):
+    """This process with the rights of *uid*."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def made(path, *, owner=0, mode=0o755):
+    """The directory *path*, made."""
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, owner, owner)
+    return path
+
+
+def write(path, text="x", **options):
+    """Write *text* as the program would."""
+    fd = open_file(str(path), os.O_WRONLY | os.O_CREAT, **options)
+    os.write(fd, text.encode())
+    os.close(fd)
+
+
+# --- What is followed
+
+
+def test_links_are_resolved(tmp_path):
+    """A path comes back as the kernel would follow it, links in its middle and at its end too."""
+    (tmp_path / "stick" / "deep").mkdir(parents=True)
+    (tmp_path / "data").symlink_to("stick/deep")
+    (tmp_path / "stick" / "deep" / "power.csv").symlink_to("../other.csv")
+    (tmp_path / "far").symlink_to(tmp_path / "data")
+    for path in ("data/power.csv", "far/power.csv", "far/./power.csv", "data/new.csv", "stick/new/deeper.csv"):
+        assert resolved(str(tmp_path / path)) == os.path.realpath(tmp_path / path)
+        assert make_directory(str((tmp_path / path).parent)) == os.path.realpath((tmp_path / path).parent)
+        write(tmp_path / path, path)
+        assert (tmp_path / path).read_text().startswith(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/stderr", "/proc/self/fd/2", "/dev/null", "/"])
+def test_the_kernel_s_links(path):
+    """What /proc links to is the kernel's to follow, and a device is one."""
+    assert os.path.exists(resolved(path)) == os.path.exists(path)
+
+
+def test_own_descriptor():
+    """A descriptor of this process, which the shell may have opened, is written as it is."""
+    reader, writer = os.pipe()
+    write(Path(f"/proc/self/fd/{writer}"), "told")
+    assert os.read(reader, 9) == b"told"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_links_without_an_end(tmp_path):
+    """Links in a circle are an error, as for the kernel."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        resolved(str(tmp_path / "a"))
+
+
+def test_no_link_in_the_place_of_the_file(tmp_path):
+    """With O_NOFOLLOW a link there is refused, and one on the way is not."""
+    (tmp_path / "run").symlink_to("elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    os.close(open_file(str(tmp_path / "run" / "x"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW))
+    (tmp_path / "y").symlink_to("elsewhere/x")
+    with pytest.raises(OSError, match="Too many levels"):
+        open_file(str(tmp_path / "y"), os.O_WRONLY | os.O_NOFOLLOW)
+
+
+@root_alone
+def test_a_link_of_another_user_s(place):
+    """A link of another user's is refused wherever it is, and named; one on the way there too."""
+    made(place / "victim")
+    for name, path in (("link", "link"), ("on-the-way", "on-the-way/power.csv")):
+        (place / name).symlink_to("victim")
+        assert resolved(str(place / path))
+        os.lchown(place / name, STRANGER, STRANGER)
+        for use in (resolved, make_directory):
+            with pytest.raises(UnsafePathError, match=f"{place}/{name} belongs to .*{STRANGER}, and is not followed"):
+                use(str(place / path))
+    assert list((place / "victim").iterdir()) == []
+
+
+# --- Who may write
+
+
+@root_alone
+@pytest.mark.parametrize("kind", ["file", "directory", "socket"])
+def test_in_a_directory_like_tmp(place, kind):
+    """There what another user has laid is refused, whatever it is; what is the program's own is not."""
+    laid = made(place / "public", mode=0o1777) / "x"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(laid))
+    elif kind == "file":
+        laid.touch()
+    else:
+        laid.mkdir()
+    path = str(laid / "power.csv" if kind == "directory" else laid)
+    assert resolved(path) == path
+    os.chown(laid, STRANGER, STRANGER)
+    with pytest.raises(UnsafePathError, match=f"{laid} belongs to"):
+        resolved(path)
+
+
+def test_a_second_name_of_a_file(tmp_path):
+    """Where all may make names, a file may be another one by a second name, and is refused; elsewhere it is not."""
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(0o1777)
+    (tmp_path / "shadow").touch(mode=0o600)
+    (public / "power.log").hardlink_to(tmp_path / "shadow")
+    with pytest.raises(UnsafePathError, match="a file of another name too"):
+        write(public / "power.log")
+    write(tmp_path / "shadow")
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o777, "everyone"), (0o757, "everyone")])
+def test_a_directory_that_others_may_write(tmp_path, mode, who):
+    """Where others may exchange what is there, nothing is written or read, and the line says what to type."""
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(mode)
+    words = f"{public}: {who} may write it: chmod o-w {public}"
+    for use in (resolved, make_directory, write, open_to_ask, lambda path: read_code(path, 9)):
+        with pytest.raises(UnsafePathError) as refused:
+            use(str(public / "x"))
+        assert str(refused.value) == words
+    assert list(public.iterdir()) == []
+
+
+@root_alone
+def test_a_group(place):
+    """A group of others that may write is named; one of the user alone, as Debian makes for each, is none."""
+    shared = made(place / "shared", mode=0o775)
+    assert resolved(str(shared / "x"))
+    os.chown(shared, 0, 65534)
+    with pytest.raises(UnsafePathError, match=f"{shared}: the group nogroup may write it: chmod g-w {shared}"):
+        resolved(str(shared / "x"))
+
+
+@root_alone
+def test_an_access_control_list(place):
+    """Whom an access control list lets write may write, though the mode alone would not tell whom."""
+    listed = made(place / "listed")
+    everyone = 0xFFFFFFFF
+    entries = [(0x01, 7, everyone), (0x02, 7, STRANGER), (0x04, 5, everyone), (0x10, 7, everyone), (0x20, 5, everyone)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(listed, safe_path.ACL, acl)
+    except OSError as error:
+        pytest.skip(f"{place} takes no access control list: {error}")
+    with pytest.raises(UnsafePathError, match=f"{STRANGER} may write it, by its access control list: setfacl -b"):
+        resolved(str(listed / "x"))
+
+
+@root_alone
+def test_root_uses_nothing_of_others(place):
+    """Root neither writes nor runs anything in another's directory, or another's file, and is told whom to become."""
+    home = made(place / "home", owner=STRANGER)
+    (home / "x").touch(mode=0o600)
+    (place / "x").touch(mode=0o600)
+    os.chown(place / "x", STRANGER, STRANGER)
+    for path, culprit in ((home / "x", home), (place / "x", place / "x")):
+        for use in (write, lambda path: read_code(path, 9)):
+            with pytest.raises(
+                UnsafePathError, match=f"{culprit} belongs to .*{STRANGER}, and root uses only .* sudo -u"
+            ):
+                use(str(path))
+    assert (home / "x").read_bytes() == b""
+
+
+@root_alone
+def test_a_user_uses_what_is_root_s_or_his(place):
+    """A user's program writes in his own and in root's directories, and not where a third one may write."""
+    own, other = made(place / "own", owner=USER), made(place / "other", owner=STRANGER, mode=0o777)
+    with as_user(USER):
+        write(own / "x")
+        assert read_code(str(own / "x"), 9) == b"x"
+        with pytest.raises(UnsafePathError, match=f"{other} belongs to .*{STRANGER}, who may change what is there"):
+            write(other / "x")
+    os.chown(own / "x", STRANGER, STRANGER)
+    (own / "x").chmod(0o644)
+    with as_user(USER), pytest.raises(UnsafePathError, match=f"x belongs to .*{STRANGER}, who may change"):
+        read_code(str(own / "x"), 9)
+
+
+@root_alone
+def test_a_stick_for_everyone(place, monkeypatch):
+    """On a file system that makes modes up a user writes for everyone to see; root does not, and no code is run."""
+    monkeypatch.setattr(safe_path, "SHARED", (safe_path.file_system(str(place)),))
+    stick = made(place / "stick", owner=STRANGER, mode=0o777)
+    with as_user(USER):
+        write(stick / "power.csv", shared=True)
+        assert make_directory(str(stick), shared=True) == str(stick)
+        for use in (write, lambda path: read_code(path, 9)):
+            with pytest.raises(UnsafePathError):
+                use(str(stick / "power.csv"))
+    with pytest.raises(UnsafePathError):
+        write(stick / "power.csv", shared=True)
+
+
+def test_a_private_directory(tmp_path):
+    """One in which others may make names is none, though they can change nothing there."""
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public").chmod(0o1777)
+    assert make_directory(str(tmp_path / "public" / "own"), private=True)
+    with pytest.raises(UnsafePathError, match="choose a directory of your own"):
+        make_directory(str(tmp_path / "public"), private=True)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    """Code from a FIFO is refused at once; of a device no more is read than was asked for."""
+    path = tmp_path / "settings.py"
+    if kind == "FIFO":
+        os.mkfifo(path, 0o600)
+        with pytest.raises(OSError, match="is not a file"):
+            read_code(str(path), 9)
+    else:
+        path.symlink_to("/dev/zero")
+        assert read_code(str(path), 9) == bytes(9)
+
+
+@root_alone
+def test_asking_another_s(place):
+    """Who asks may read what is another's in the other's own directory, and learns whose it is; no third one's."""
+    run = made(place / "run", owner=USER)
+    (run / "power.pid").touch(mode=0o644)
+    os.chown(run / "power.pid", USER, USER)
+    fd, owner = open_to_ask(str(run / "power.pid"))
+    os.close(fd)
+    assert owner == USER
+    os.chown(run / "power.pid", STRANGER, STRANGER)
+    with pytest.raises(UnsafePathError, match=f"belongs to .*{STRANGER}, and is not followed"):
+        open_to_ask(str(run / "power.pid"))
+
+
+# --- Between the look and the use
+
+
+def test_exchanged_in_between(tmp_path):
+    """
+    A directory exchanged for a link while it is walked leads nowhere else.
+
+    Here the one who exchanges is the same user, so that the link is followed: what is written is then at its target,
+    whole, and what is returned names that place. What is not is a walk that judged one directory and used another.
+    """
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("b")
+    ended = threading.Event()
+
+    def exchange():
+        spare, name, link = tmp_path / "spare", tmp_path / "a", tmp_path / "link"
+        while not ended.is_set():
+            name.rename(spare)
+            link.rename(name)
+            name.rename(link)
+            spare.rename(name)
+
+    exchanging = threading.Thread(target=exchange)
+    exchanging.start()
+    try:
+        for number in range(3000):
+            with contextlib.suppress(OSError):  # it was exchanged meanwhile
+                fd = open_file(str(tmp_path / "a" / f"{number}"), os.O_WRONLY | os.O_CREAT)
+                assert stat.S_ISREG(os.fstat(fd).st_mode)
+                os.close(fd)
+    finally:
+        ended.set()
+        exchanging.join()
+    assert {path.parent.name for path in tmp_path.rglob("[0-9]*")} <= {"a", "b"}
+
+
+@root_alone
+def test_exchanged_by_another_user(place):
+    """Another user's exchange, of a directory of his for a link to root's own, wins nothing in thousands of tries."""
+    victim = made(place / "victim", mode=0o700)
+    home = made(place / "home", owner=STRANGER)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
+            os.chdir(home)
+            while True:
+                os.mkdir("d")
+                os.rmdir("d")
+                os.symlink(victim, "d")
+                os.unlink("d")
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(3000):
+            with contextlib.suppress(OSError):
+                write(home / "d" / "x")
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert list(victim.iterdir()) == []
