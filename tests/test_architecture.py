@@ -11,7 +11,7 @@ from program import SOURCE, Program
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
-    "power": {"commands", "errors"},
+    "power": {"commands", "errors", "process"},
     "commands": {"check", "errors", "log", "process", "run", "settings", "writers"},
     "check": {"boards", "errors", "journal", "log", "mounts", "safe_path", "settings", "writers"},
     "run": {

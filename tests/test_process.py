@@ -1355,20 +1355,42 @@ def test_default_pidfile_of_root(monkeypatch):
 
 
 def test_default_pidfile_of_a_user(monkeypatch, tmp_path):
-    """A user's pidfile is in $XDG_RUNTIME_DIR, else in DATA_DIR; an unset or empty variable is none."""
-    settings = tmp_path / "settings.py"
+    """A user's pidfile is in $XDG_RUNTIME_DIR where that is the user's own and private, else in DATA_DIR."""
+    settings, runtime = tmp_path / "settings.py", tmp_path / "runtime"
     settings.write_text(f"DATA_DIR = {str(tmp_path / 'data')!r}\nCOMMIT_INTERVAL = 'a mistake'\n")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert default_pidfile("--settings", str(settings)) == "/run/user/1000/power.pid"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    assert default_pidfile("--settings", str(settings)) == str(tmp_path / "data" / "power.pid")
+    runtime.mkdir(0o700)
+    user = os.geteuid() or 1000
+    os.chown(runtime, user, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert default_pidfile("--settings", str(settings)) == str(runtime / "power.pid")
+    in_data_dir = str(tmp_path / "data" / "power.pid")
+    runtime.chmod(0o755)
+    assert default_pidfile("--settings", str(settings)) == in_data_dir
+    for unfit in ("", str(tmp_path / "missing"), "/run"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
+        assert default_pidfile("--settings", str(settings)) == in_data_dir
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("POWER_SETTINGS", str(settings))
     assert default_pidfile() == str(tmp_path / "data" / "power.pid")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     settings.write_text("")
     assert default_pidfile() == str(tmp_path / "home" / ".local" / "state" / "power" / "power.pid")
+
+
+def test_the_service_is_found(program, monkeypatch, capsys, tmp_path):
+    """Where nothing is named and nobody has the default pidfile, --status and --kill are about the service's."""
+    monkeypatch.setattr(commands, "SERVICE_PIDFILE", str(program.pidfile))
+    monkeypatch.setattr(commands, "_pidfile", lambda args: args.pidfile or str(tmp_path / "none.pid"))
+    pid = program.start("--simulate", "3000")
+    assert power.main(["--status"]) == 0
+    assert f"pid {pid}" in capsys.readouterr().out
+    assert power.main(["--status", "--pidfile", str(tmp_path / "none.pid")]) == 3
+    assert power.main(["--kill", "--settings", str(program.settings)]) == 0
+    assert capsys.readouterr().out == "power: not running\n" * 2
+    assert power.main(["--kill"]) == 0
+    assert capsys.readouterr().out == f"power: stopped, pid {pid}\n"
+    assert power.main(["--status"]) == 3
 
 
 def test_named_pidfile(monkeypatch, tmp_path):

@@ -31,6 +31,9 @@ RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
 #: The exit status of a failure; and for systemd of wrong settings, which no second try mends (LSB, "not configured").
 FAILED, NOT_CONFIGURED = 1, 6
 
+#: The pidfile of the service that install_init_script.py installs.
+SERVICE_PIDFILE = "/run/power/power.pid"
+
 #: --simulate: watts, True for a household's day, None for the real pins.
 Simulate = float | bool | None
 
@@ -87,14 +90,34 @@ def _pidfile(args: argparse.Namespace) -> str:
         return str(args.pidfile)
     if os.geteuid() == 0:
         return "/run/power.pid"
-    if os.environ.get("XDG_RUNTIME_DIR"):
-        return os.path.join(os.environ["XDG_RUNTIME_DIR"], "power.pid")
+    if runtime := _runtime_dir():
+        return os.path.join(runtime, "power.pid")
     try:
         return os.path.join(_data_dir(args), "power.pid")
     except SettingsError as error:
         if args.command not in (kill, status):
             raise
         raise ProcessError(f"{error}; or name its pidfile with --pidfile") from error
+
+
+def _runtime_dir() -> str | None:
+    """The user's own directory of a login session, if there is one (XDG Base Directory Specification)."""
+    path = os.environ.get("XDG_RUNTIME_DIR")
+    with contextlib.suppress(OSError):
+        # su keeps the variable of the user before.
+        if path and (found := os.stat(path)).st_uid == os.geteuid() and not found.st_mode & 0o077:
+            return path
+    return None
+
+
+def _pidfile_of_running(args: argparse.Namespace) -> str:
+    """The pidfile of the one that is asked or stopped: where nothing is named and nobody holds ours, the service's."""
+    from powermeter import process
+
+    path = _pidfile(args)
+    if args.pidfile or args.settings or process.holder(path) is not None:
+        return path
+    return path if process.holder(SERVICE_PIDFILE) is None else SERVICE_PIDFILE
 
 
 def _data_dir(args: argparse.Namespace) -> str:
@@ -107,13 +130,14 @@ def _data_dir(args: argparse.Namespace) -> str:
 
 def _has_another_pidfile(args: argparse.Namespace) -> int | None:
     """
-    The process id of who runs on DATA_DIR; None without one, and where a pidfile was named.
+    The process id of who runs on DATA_DIR; None without one, where a pidfile was named, and for root.
 
-    For where nobody holds the pidfile: in a login session it is another than for cron.
+    For where nobody holds the pidfile: in a login session it is another than for cron. Root runs no settings to learn
+    where DATA_DIR is: they may be another user's.
     """
     from powermeter import process
 
-    if args.pidfile:
+    if args.pidfile or os.geteuid() == 0:
         return None
     for lock in ("lock", os.path.join("simulated", "lock")):
         with contextlib.suppress(PowerError):  # of wrong settings nothing is known
@@ -150,7 +174,6 @@ def foreground(args: argparse.Namespace) -> int:
     from powermeter import process, run
 
     settings, pidfile = _prepared(args, args.simulate)
-    process.no_core_dump()
     if sys.stdout.isatty():
         require({"rich": "rich"})
     # As the daemon: a library of pins may make files where it is.
@@ -185,13 +208,17 @@ def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, 
 
 def kill(args: argparse.Namespace) -> int:
     """Stop the running one, if there is one."""
+    _stop(args, _pidfile_of_running(args))
+    return 0
+
+
+def _stop(args: argparse.Namespace, pidfile: str) -> None:
     from powermeter import process
 
-    pid = process.stop(_pidfile(args))
+    pid = process.stop(pidfile)
     if pid is None and (other := _has_another_pidfile(args)) is not None:
         raise ProcessError(f"running, pid {other}; it has another pidfile: name it with --pidfile")
     print("power: not running" if pid is None else f"power: stopped, pid {pid}")
-    return 0
 
 
 def restart(args: argparse.Namespace) -> int:
@@ -212,7 +239,7 @@ def restart(args: argparse.Namespace) -> int:
             why = error if isinstance(error, ProcessError) else "its answer is not understood"
             raise ProcessError(f"pid {pid}: {why}: nothing was stopped; --kill it, then start it") from error
     prepared = _prepared(args, simulate)  # mistakes are found before anything is stopped
-    kill(args)
+    _stop(args, path)
     return _start(args, simulate, *prepared)
 
 
@@ -221,7 +248,7 @@ def status(args: argparse.Namespace) -> int:
     from powermeter import process
 
     try:
-        path = _pidfile(args)
+        path = _pidfile_of_running(args)
         pid = process.holder(path)
     except PowerError as error:
         print(f"power: {error}", file=sys.stderr)

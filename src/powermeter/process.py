@@ -10,6 +10,7 @@ Light to import: ``--status`` and ``--kill`` need no more than this.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -56,6 +57,9 @@ NO_SOCKETS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 #: How often it is tried to make the socket, where that can't be made, in s.
 LISTEN_S = 30.0
+
+#: linux/prctl.h.
+PR_SET_DUMPABLE = 4
 
 #: What the program makes is its user's to write and its group's to read.
 UMASK = 0o027
@@ -349,8 +353,10 @@ def _whole_answer(asking: socket.socket) -> bytes:
 
 
 def no_core_dump() -> None:
-    """Let this process leave no core: a password would stand in it."""
+    """Let this process leave no core, and no other process of its user look into it: a password stands in it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Control:
