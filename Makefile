@@ -6,7 +6,7 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults campaign docs check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults test-hostile campaign docs check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -40,6 +40,11 @@ test-arm:
 test-faults: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python -m pytest tests/faults $(PYTEST_ARGS)
+
+# Attacks by other users of a throwaway machine, in namespaces of their own (some minutes, as root). POWER_TREE names
+# another source tree to attack.
+test-hostile: .venv-test/.made
+	.venv-test/bin/python -m pytest tests/hostile $(PYTEST_ARGS)
 
 # All of it (hours), into docs/reliability.rst.
 campaign: .venv-test/.made servers
@@ -84,6 +89,7 @@ help:
 	@echo "make test-boot    the service on Debian machines that really boot in that guest"
 	@echo "make test-arm     install steps, tests and a minute's run on Debian for Arm, emulated (long; as root)"
 	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
+	@echo "make test-hostile attacks by other users of a throwaway machine, in namespaces of their own (as root)"
 	@echo "make check        style and types (make lint), then the tests"
 	@echo "make docs         the handbook, into docs/_build/html; print docs/_build/print/index.html"
 	@echo "make bench        the measurements of docs/benchmarks.rst"

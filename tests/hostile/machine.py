@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -39,6 +40,10 @@ TOOLS = ("unshare", "nsenter", "setpriv", "prlimit", "mount", "useradd", "update
 #: Who is on it: the one who is attacked, who attacks, and a group that both are in.
 VICTIM, MALLORY, FAMILY = 70001, 70002, 70003
 USERS = {"root": (0, ()), "victim": (VICTIM, (FAMILY,)), "mallory": (MALLORY, (FAMILY,))}
+
+#: What requirements.txt names, and what that needs.
+PACKAGES = ("daemon", "lockfile", "influxdb", "librato", "requests", "urllib3", "idna", "certifi", "charset_normalizer",
+            "dateutil", "msgpack", "pytz", "six.py")  # fmt: skip
 
 #: Where the source is on it, as the handbook has it.
 POWER = "/opt/power"
@@ -115,10 +120,14 @@ def make_template(directory):
     for name in ("install_init_script.py", "settings.py.example", "requirements.txt", "README.rst", ".gitignore"):
         shutil.copy(TREE / name, power)
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", power / "venv"], check=True)
-    # What requirements.txt names: the tests' own, copied, as they may lie where nobody else can read.
+    # The tests' own, copied, as they may lie where nobody else can read.
     packages = next((power / "venv" / "lib").glob("python3*")) / "site-packages"
-    for name in ("daemon", "lockfile"):
-        shutil.copytree(Path(sysconfig.get_path("purelib")) / name, packages / name, ignore=ignored)
+    for name in PACKAGES:
+        found = Path(sysconfig.get_path("purelib")) / name
+        if found.is_dir():
+            shutil.copytree(found, packages / name, ignore=ignored)
+        elif found.exists():
+            shutil.copy(found, packages)
     # Only root could write it, and most of what runs is not root's.
     subprocess.run([PYTHON, "-m", "compileall", "-q", "-s", directory, power / "src", packages], check=True)
 
@@ -163,7 +172,11 @@ class Machine:
     def line(self, *line, user="root", env=None):
         """The command line that runs *line* here as *user*: a name, or the number of one that was made here."""
         uid, groups = USERS[user] if user in USERS else (self.uid(user), ())
-        ids = [f"--reuid={uid}", f"--regid={uid}", f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"]
+        ids = [
+            f"--reuid={uid}",
+            f"--regid={uid}",
+            f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
+        ]
         home = "/root" if user == "root" else f"/home/{user}"
         pairs = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", **(env or {})}
         words = ["env", "-i", *(f"{key}={value}" for key, value in pairs.items())]
@@ -194,6 +207,19 @@ class Machine:
         assert said == "ready\n", (said, code)
         return popen
 
+    def end(self, popen):
+        """End what was begun as *popen*."""
+        os.kill(self.numbers(popen)[0], signal.SIGKILL)
+        popen.communicate()
+        self._begun.remove(popen)
+
+    @staticmethod
+    def numbers(popen):
+        """The process ids of what was begun as *popen*: on the real machine, and here."""
+        child = Path(f"/proc/{popen.pid}/task/{popen.pid}/children").read_text().split()[0]
+        status = Path(f"/proc/{child}/status").read_text()
+        return [int(number) for number in re.search(r"^NSpid:(.*)$", status, re.MULTILINE)[1].split()]
+
     def power(self, *args, user="root", env=None, **options):
         """Run the program."""
         return self.run(VENV, PROGRAM, *args, user=user, env=env, **options)
@@ -217,7 +243,7 @@ class Machine:
         line = self.line("sh", "-c", f'{script}; echo "(the shell)"; PS1= exec sh', user=user)
         pid, terminal = pty.fork()
         if pid == 0:
-            os.execvp(line[0], line)  # noqa: S606 - this is the child of a fork
+            os.execvp(line[0], line)
         shown, end_s = b"", time.monotonic() + patience_s
         try:
             while b"(the shell)" not in shown and time.monotonic() < end_s:
@@ -263,6 +289,10 @@ class Machine:
         """Which code of an attacker's the user *uid* ran."""
         lines = [line.split(" ", 1) for line in self.on_host("/opt/ran").read_text().splitlines()]
         return {label for who, label in lines if int(who) == uid}
+
+    def runs(self, number):
+        """Whether there is a process of this *number* here."""
+        return self.run("test", "-e", f"/proc/{number}").returncode == 0
 
     def status(self, *args, user="root"):
         """What ``--status --json`` tells; None where it can't."""

@@ -42,6 +42,19 @@ def settings(m, text="", *, data_dir=DATA, path=SETTINGS, owner=VICTIM, mode=0o6
     return ["--settings", path]
 
 
+#: Exchanges a directory and a link for one another, again and again, with pauses of the third argument, in s.
+EXCHANGE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+one, other = (path.encode() for path in sys.argv[1:3])
+pause_s = float(sys.argv[3])
+print("ready", flush=True)
+while True:
+    libc.renameat2(-100, one, -100, other, 2)
+    if pause_s: time.sleep(pause_s)
+"""
+
+
 # --- Root, where another user has planted something
 
 
@@ -81,6 +94,25 @@ def test_root_in_the_data_of_another_user_follows_no_link(machine, name):
         m.counts(least=3)
         m.power(*named, "--kill")
     check()
+
+
+#: How often root starts the program while a directory of its data is exchanged.
+STARTS = 80
+
+
+def test_root_in_the_data_of_another_user_loses_no_race(machine):
+    """Nor where the service's user exchanges the directory of the journal for a link after root's look at it."""
+    m = machine
+    check = victims(m)
+    m.made("/var/lib/power", owner=VICTIM, mode=0o750)
+    m.made("/var/lib/power/simulated", owner=VICTIM, mode=0o750)
+    plant(m, "/var/lib/power/link", VICTIMS, VICTIM)
+    named = settings(m, data_dir="/var/lib/power", path="/opt/settings.py", owner=0)
+    m.attack(EXCHANGE, "/var/lib/power/simulated", "/var/lib/power/link", 0.005, user="victim")
+    for number in range(STARTS):
+        m.power(*named, *SIMULATED)
+        check(number)
+        m.power(*named, "--kill")
 
 
 SUDO = """#!/bin/sh
@@ -222,16 +254,7 @@ for number in range(int(tries)):
 """
 
 #: How often a race is tried: more than ten times as often as it took to win it when a path was looked at and then used.
-TRIES = 20_000
-
-EXCHANGE = """
-import ctypes, sys
-libc = ctypes.CDLL(None)
-one, other = (path.encode() for path in sys.argv[1:])
-print("ready", flush=True)
-while True:
-    libc.renameat2(-100, one, -100, other, 2)
-"""
+TRIES = {"the CSV file": 2000, "the pidfile": 40_000}
 
 
 @pytest.mark.parametrize("use", USES)
@@ -244,9 +267,11 @@ def test_a_directory_exchanged_in_time(machine, mode, use):
     # Root's where all may write: another's would not be followed at all.
     m.made("/home/shared/d", owner=0 if mode == 0o777 else MALLORY)
     plant(m, "/home/shared/l", VICTIMS, MALLORY)
-    m.attack(EXCHANGE, "/home/shared/d", "/home/shared/l")
+    m.attack(EXCHANGE, "/home/shared/d", "/home/shared/l", 0)
     code = RACE.replace("USE", USES[use])
-    done = m.run("/opt/power/venv/bin/python", "-c", code, f"{POWER}/src", "/home/shared/d/power.x", TRIES, VICTIMS)
+    done = m.run(
+        "/opt/power/venv/bin/python", "-c", code, f"{POWER}/src", "/home/shared/d/power.x", TRIES[use], VICTIMS
+    )
     check(done.stderr)
     assert done.returncode == 0, done
 
@@ -348,7 +373,7 @@ def test_a_squatted_pidfile_is_not_believed(machine, user):
 
 @pytest.mark.parametrize("mode", [0o755, 0o777], ids=["closed", "open"])
 def test_the_runtime_directory_of_another_user_is_not_used(machine, mode):
-    """XDG_RUNTIME_DIR that su kept of another user decides nothing: what that user's process answers is not believed."""
+    """What answers in the XDG_RUNTIME_DIR of another user, which su kept, is not believed, and nothing is put there."""
     m = machine
     runtime = f"/run/user/{MALLORY}"
     m.made("/run/user")
@@ -369,13 +394,16 @@ def test_the_runtime_directory_of_another_user_is_not_used(machine, mode):
 # --- Journals that are no journals
 
 ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r)"
+ON_INSERT = "CREATE TRIGGER t AFTER INSERT ON pulses BEGIN"
 
 #: What is done to a journal, by name.
 CRAFTED = {
-    "a view without an end": f"DROP TABLE meters; CREATE VIEW meters AS {ENDLESS} SELECT n AS meter, 'm' || n AS name FROM r;",
-    "a slow view": f"DROP TABLE steps; CREATE VIEW steps AS {ENDLESS} SELECT n AS meter, n AS count FROM r WHERE n < 0;",
-    "a trigger": "CREATE TRIGGER t AFTER INSERT ON pulses BEGIN DELETE FROM pulses; END;",
-    "a slow trigger": f"CREATE TRIGGER t AFTER INSERT ON pulses BEGIN INSERT INTO steps {ENDLESS} SELECT n, n FROM r; END;",
+    "a view without an end": f"""DROP TABLE meters;
+        CREATE VIEW meters AS {ENDLESS} SELECT n AS meter, 'm' || n AS name FROM r;""",
+    "a slow view": f"""DROP TABLE steps;
+        CREATE VIEW steps AS {ENDLESS} SELECT n AS meter, n AS count FROM r WHERE n < 0;""",
+    "a trigger": f"{ON_INSERT} DELETE FROM pulses; END;",
+    "a slow trigger": f"{ON_INSERT} INSERT INTO steps {ENDLESS} SELECT n, n FROM r; END;",
 }
 
 #: Runs what its arguments say, stops it after a while with SIGTERM, and tells what became of it.
@@ -393,7 +421,8 @@ took_s = time.monotonic() - begun_s
 popen.wait()
 said = popen.stdout.read().decode(errors="replace")
 peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"running": running, "took_s": took_s, "peak_kib": peak_kib, "said": said, "status": popen.returncode}))
+found = {"running": running, "took_s": took_s, "peak_kib": peak_kib, "said": said, "status": popen.returncode}
+print(json.dumps(found))
 """
 
 

@@ -224,7 +224,7 @@ def test_a_malformed_answer_is_no_traceback(machine):
     ids=["sleeps", "leaves a process", "leaves a session", "says without an end", "complains without an end"],
 )
 def test_an_answer_without_an_end(machine, code):
-    """A process of the service's user that never ends its answer neither holds the installer up nor fills the memory."""
+    """A process of the service's user that never ends its answer neither holds the installer up nor fills memory."""
     m = machine
     m.write(SETTINGS, HONEST)
     m.installed("--sysv", "--link")
