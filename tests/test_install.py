@@ -179,7 +179,7 @@ SIMULATED = 'POWER_OPTS="--simulate 20000"\n'
 @root_alone
 @pytest.mark.parametrize("kind", ["--sysv", "--systemd"])
 def test_an_install_can_be_repeated_and_taken_back(machine, kind):
-    """The second install changes nothing and says so; an uninstall leaves settings and data, and nothing else."""
+    """The second install changes nothing; an uninstall leaves settings, data and the user who owns them."""
     m = machine()
     before = m.files()
     first = m.installed(kind, "--link")
@@ -208,14 +208,24 @@ def test_an_install_can_be_repeated_and_taken_back(machine, kind):
     changed -= {
         f"etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid") for end in "-"
     }
+    of_users = {"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/power.installed"}
+    of_users |= {"etc/subuid", "etc/subgid"} & changed
     assert {name for name in changed if not re.fullmatch(r"etc/rc\d\.d|etc/systemd/system/.*wants", name)} == {
         "opt/power/settings.py",  # closed to others still
         "var/lib/power",
         "var/lib/power/journal.db",
+        *of_users,
     }
-    assert m.owner("/var/lib/power") == "root 750"
-    assert m.owner("/opt/power/settings.py") == "root 600"
-    assert m.installed("--uninstall").splitlines()[-1] == "nothing is installed"
+    # Never given to root, who might run or follow it.
+    assert m.owner("/var/lib/power") == "power 750"
+    assert m.owner("/opt/power/settings.py") == "power 600"
+    again = m.installed("--uninstall").splitlines()
+    assert "done: keep the user power, who owns /var/lib/power and /opt/power/settings.py" in "\n".join(again)
+    assert again[-1] == "nothing is installed"
+    shutil.rmtree(m.on_host("/var/lib/power"))
+    m.on_host("/opt/power/settings.py").unlink()
+    assert "done: remove the user power" in m.installed("--uninstall")
+    assert not m.on_host("/etc/power.installed").exists()
 
 
 @root_alone
@@ -418,7 +428,7 @@ def test_systemd_reads_what_is_there_after_a_step_that_failed(machine):
         m.on_host(f"/usr/local/bin/{name}").chmod(0o755)
     done = m.run(PYTHON, f"{m.top}/{NAME}", "--systemd", "--link", env={"PATH": f"/usr/local/bin:{PATH}"})
     assert done.returncode == 1
-    assert "enable power.service failed with status 9: not today; everything is as it was before" in done.stderr
+    assert "enable power.service failed with status 9: not today; everything is as it was before\n" in done.stderr
     asked = m.on_host("/run/asked").read_text().splitlines()
     assert asked == ["daemon-reload there", "--quiet enable power.service there", "daemon-reload "]
 
@@ -752,13 +762,15 @@ class Service(Program):
             rpienv=str(self.rpienv),
             default=str(self.default),
             unit=str(directory / "no.service"),
+            command=str(directory / "command"),
             state=str(self.state),
             run=str(run),
         )
         files = installer.Files(str(self.state), "", ())
         self.script = directory / "power"
-        self.script.write_text(installer.rendered("power.init", places, user=self.user, files=files))
-        self.script.chmod(0o755)
+        for path, name in ((self.script, "power.init"), (directory / "command", "power.command")):
+            path.write_text(installer.rendered(name, places, user=self.user, files=files))
+            path.chmod(0o755)
 
     def options(self, opts):
         """Write what /etc/default/power would say."""
@@ -798,14 +810,15 @@ def test_the_script_is_good_shell():
         text = installer.rendered(name, places, user="power", files=files, reads=["/opt/power"])
         assert not re.search(r"@[A-Z_]+@", text), name
         assert installer.MARK in text
-    script = installer.rendered("power.init", places, user="power", files=files)
-    for shell in ("dash", "sh"):
-        done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-    if shutil.which("shellcheck"):
-        line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
-        done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
-        assert done.stdout == ""
+    for name in ("power.init", "power.command"):
+        script = installer.rendered(name, places, user="power", files=files)
+        for shell in ("dash", "sh"):
+            done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+        if shutil.which("shellcheck"):
+            line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
+            done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
+            assert done.stdout == ""
 
 
 def test_start_and_stop_have_lsbs_statuses(service):
