@@ -847,7 +847,7 @@ def understood(answer: bytes) -> dict[str, Any]:
     if not known:
         raise InstallError("the program's answer about the settings is not understood: look at the file")
     for path in paths:
-        if len(os.fsencode(path)) >= MAX_PATH or not path.isprintable() or set(path) & set(NOT_IN_PATHS):
+        if not path.isprintable() or set(path) & set(NOT_IN_PATHS) or len(path.encode()) >= MAX_PATH:
             raise InstallError(
                 f"the settings name {path[:200]!r}: quotation marks, braces, backslashes and control characters can't "
                 "be written into the files of the service: choose another path"

@@ -8,6 +8,7 @@ script runs the real program with its simulated meter, as any user.
 """
 
 import importlib.util
+import json
 import os
 import pwd
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -499,6 +501,21 @@ def test_logrotate_takes_the_snippet(machine):
 
 
 @root_alone
+def test_a_log_with_the_letters_of_a_pattern(machine):
+    """A LOG_FILE that logrotate could take for a pattern is that file, and not the others that match."""
+    if not shutil.which("logrotate", path=PATH):
+        without("logrotate")
+    m = machine(settings="LOG_FILE = '/var/lib/power/[ab]*?.log'")
+    m.installed("--sysv", "--link")
+    for name in ("[ab]*?.log", "bc1.log"):
+        m.on_host("/var/lib/power").joinpath(name).write_text("a line\n")
+        shutil.chown(m.on_host("/var/lib/power") / name, int(m.run("id", "-u", "power").stdout))
+    done = m.run("logrotate", "--force", "--state", "/run/state", "/etc/logrotate.d/power")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in m.on_host("/var/lib/power").iterdir()} == {"[ab]*?.log", "[ab]*?.log.1", "bc1.log"}
+
+
+@root_alone
 def test_a_user_of_a_domain(machine):
     """A user and a group whose names have spaces, as those of a domain: service, rotation and unit know them."""
     if not shutil.which("logrotate", path=PATH) or not shutil.which("systemd-analyze"):
@@ -697,6 +714,85 @@ def test_an_unknown_init_is_one_line(place):
         1,
         "install_init_script: this machine's init is neither systemd nor sysvinit: choose with --systemd or --sysv\n",
     )
+
+
+ANSWER = {"data_dir": "/var/lib/power", "log_file": None, "files": ["/srv/my csv/p.csv"], "away": {}}
+
+
+def test_the_program_s_answer_is_understood():
+    """Its answer about the settings comes back as it was."""
+    assert installer.understood(json.dumps(ANSWER).encode()) == ANSWER
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"[" * 60000,
+        b'{"data_dir": "/d"}',
+        json.dumps({**ANSWER, "data_dir": None}).encode(),
+        json.dumps({**ANSWER, "data_dir": "d"}).encode(),
+        json.dumps({**ANSWER, "files": {"/a": "/b"}}).encode(),
+        json.dumps({**ANSWER, "files": [["/a"]]}).encode(),
+        json.dumps({**ANSWER, "files": ["/a"] * 65}).encode(),
+        json.dumps({**ANSWER, "away": ["/a"]}).encode(),
+        json.dumps({**ANSWER, "away": {"/a": 1}}).encode(),
+    ],
+)
+def test_an_answer_that_is_none(answer):
+    """What is no answer of the program's is refused in one line."""
+    with pytest.raises(installer.InstallError, match="is not understood: look at the file"):
+        installer.understood(answer)
+
+
+@pytest.mark.parametrize("letter", [*"\"'`\\{}\n\r\t\x1b\0\x9b\u2028\ud800", "/a" * 2048])
+@pytest.mark.parametrize("name", ["data_dir", "log_file", "files", "away"])
+def test_paths_that_the_files_of_root_can_not_hold(name, letter):
+    """A path that could end a line, a quotation or a block in a file that root obeys is refused, and shown plainly."""
+    path = f"/srv/{letter}x"
+    said = {**ANSWER, name: {"files": [path], "away": {path: "/srv"}}.get(name, path)}
+    with pytest.raises(installer.InstallError) as refused:
+        installer.understood(json.dumps(said).encode())
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", sorted(os.listdir(TOP / "init")))
+def test_no_line_can_be_written_into_a_file_of_root_s(name):
+    """A place of the source or the settings that holds a line feed, as its owner may choose, is written nowhere."""
+    files = installer.Files("/srv/x\nExecStartPre=+/bin/sh", "/srv/x\n/etc/shadow {", ("/srv/x\n[Service]",))
+    with pytest.raises(installer.InstallError, match="has control characters, and can't be written"):
+        installer.rendered(name, installer.Places(), user="power", files=files)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(600)", "does not end within 0.5 s"),
+        ("import os, time; os.fork() or time.sleep(600)", "does not end within 0.5 s"),
+        ("import os, time; os.fork() or (os.setsid(), time.sleep(5))", "does not end within 0.5 s"),
+        ("print('x' * 10**6)", "prints without an end"),
+        ("import sys\nwhile True: sys.stderr.write('x')", "prints without an end"),
+    ],
+    ids=["hangs", "its child hangs", "its child leaves the session", "floods", "floods with errors"],
+)
+def test_a_child_that_hangs_or_floods(code, said):
+    """Whatever the service user's program does, the installer goes on in its time and in little memory."""
+    begun_s = time.monotonic()
+    with pytest.raises(installer.InstallError, match=said):
+        installer._output([sys.executable, "-c", code], 0.5)
+    assert time.monotonic() - begun_s < PATIENCE_S
+
+
+def test_a_child_has_no_terminal():
+    """It has a session of its own, without a terminal, and what it is given as its input."""
+    code = (
+        "import os, sys\nprint(os.getsid(0) == os.getpid(), any(map(os.isatty, range(3))), sys.stdin.read())\n"
+        "try: open('/dev/tty')\nexcept OSError as error: print(error.strerror)"
+    )
+    done = installer._output([sys.executable, "-c", code], PATIENCE_S, given=b"given")
+    assert done.stdout == b"True False given\nNo such device or address\n"
 
 
 def test_no_option_names_another_root():
