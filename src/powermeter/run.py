@@ -112,7 +112,7 @@ def _run(
         try:
             stack.enter_context(counting)
         except StoppedError as error:
-            log.info("%s: that goes on at the next start", error)
+            log.info("%s", error)
             return 0
         ready()
         notify("READY=1")
