@@ -635,6 +635,7 @@ def test_a_copy_is_whole_while_pulses_come(tmp_path):
             )
             counts = _counts(tmp_path / "copy.db")
             assert counts == list(range(1, len(counts) + 1))
+            assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
             assert known[-1] <= counts[-1] <= program.status()["meters"]["house"]["pulses"]
             before = counts[-1]
     # The copy is a journal to go on with.

@@ -593,11 +593,11 @@ def test_another_user_needs_a_stopped_service(machine):
     assert m.service("start").returncode == 0
     done = m.install("--sysv", "--user", "pi")
     assert done.stderr == "install_init_script: power runs as power: sudo service power stop, then again\n"
-    assert m.owner("/var/lib/power/simulated/journal.db") == "power 640"
+    assert m.owner("/var/lib/power/simulated/journal.db") == "power 600"
     assert "sudo service power restart" in m.installed("--sysv")
     assert m.service("stop").returncode == 0
     m.installed("--sysv", "--user", "pi")
-    assert m.owner("/var/lib/power/simulated/journal.db") == "pi 640"
+    assert m.owner("/var/lib/power/simulated/journal.db") == "pi 600"
     assert m.service("start").returncode == 0
 
 

@@ -45,6 +45,11 @@ from powermeter.writers import librato, open_writer
 
 TITLE = "Hostile input"
 
+#: A view that has rows without an end, each longer than the one before.
+ENDLESS = (
+    "AS WITH RECURSIVE r(meter, name) AS (SELECT 1, 'x' UNION ALL SELECT meter + 1, name || 'x' FROM r) SELECT * FROM r"
+)
+
 SETTINGS_FILES, BY_COMMAND_LINE = 10_000, 300
 CHANGED_ANSWERS = 2000
 PIDFILES = 1000
@@ -664,6 +669,16 @@ def journals(part, rig):
     with contextlib.closing(sqlite3.connect(other)) as connection, connection:
         connection.execute("CREATE TABLE pulses (house TEXT)")
         connection.execute("INSERT INTO pulses VALUES ('mine')")
+
+    def ours_and(*statements):
+        """A journal, changed by *statements*."""
+        crafted = rig.directory / "crafted.db"
+        crafted.write_bytes(ours)
+        with contextlib.closing(sqlite3.connect(crafted, isolation_level=None)) as connection:
+            for statement in (*statements, "PRAGMA journal_mode = DELETE"):
+                connection.execute(statement)
+        return crafted.read_bytes()
+
     choose = rig.random
     kinds = {
         "random bytes": lambda: choose.randbytes(
@@ -671,6 +686,9 @@ def journals(part, rig):
         ),  # one byte is an empty file to SQLite
         "text": lambda: b"no journal\n" * 1000,
         "another SQLite file": other.read_bytes,
+        "a view without an end": lambda: ours_and("DROP TABLE meters", f"CREATE VIEW meters {ENDLESS}"),
+        "a trigger": lambda: ours_and("CREATE TRIGGER t AFTER INSERT ON pulses BEGIN DELETE FROM pulses; END"),
+        "a text of 100 MB": lambda: ours_and("UPDATE writers SET place = CAST(zeroblob(100000000) AS TEXT)"),
         "a journal of a later version": lambda: ours[:60] + (10**6).to_bytes(4, "big") + ours[64:],
         "a header alone": lambda: ours[:100],
         # Of which Python's sqlite3 can't even make its error: a UnicodeDecodeError.
