@@ -746,7 +746,7 @@ def test_a_journal_is_closed_to_others(tmp_path):
 
 
 def test_a_copy_that_was_made_to_be_stored(tmp_path):
-    """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with; with the log again."""
+    """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
         journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
