@@ -61,6 +61,9 @@ NOBODY = 65534
 WATTS = "20000"
 PASSWORD, TOKEN = "p4ssw0rd-hunter2", "t0ken-hunter3"
 
+#: So many session tickets of TLS, before an answer, are as good as no end of them.
+TICKETS = 5000
+
 #: How many may be tried at once; most of them wait.
 AT_ONCE = 8
 
@@ -215,10 +218,12 @@ def answers(part, rig):
             took_s, outcome = delivered(writer, pulses(20), (kind, name))
             return took_s, outcome, server.sent
 
-    def over_tls(name):
+    def over_tls(name, tickets=2):
         options = {"ssl": True, "verify_ssl": cert[0]}
+        context = tls_context(*cert)
+        context.num_tickets = tickets
         with (
-            Hostile(ANSWERS[name], tls_context(*cert)) as server,
+            Hostile(ANSWERS[name], context) as server,
             writer_to("influxdb", server.port, **options) as writer,
         ):
             return *delivered(writer, pulses(20), ("TLS", name)), server.sent
@@ -236,6 +241,7 @@ def answers(part, rig):
         jobs = [
             *(pool.submit(named, kind, name) for kind in ("influxdb", "librato") for name in ANSWERS),
             *(pool.submit(over_tls, name) for name in ANSWERS),
+            pool.submit(over_tls, "nothing", TICKETS),
             pool.submit(no_tls, "influxdb", ssl=True),
             pool.submit(no_tls, "librato", protocol="https"),
         ]

@@ -12,7 +12,6 @@ import base64
 import http.client
 import json
 import re
-import select
 import ssl as tls
 import sys
 import urllib.parse
@@ -103,8 +102,7 @@ class _Session:
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
         """Send one request and return its answer, whatever that is."""
         connection = self._connection
-        # What can be read before anything was asked is the end: a server or router closed it meanwhile.
-        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+        if connection.has_ended():
             connection.close()
         try:
             connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, self._headers)
