@@ -1,6 +1,11 @@
 """The settings: the example, every kind of mistake with its message, and no secret in anything said."""
 
+import copy
+import dataclasses
+import json
 import os
+import pickle
+import pprint
 import pwd
 import runpy
 import shutil
@@ -156,6 +161,8 @@ def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, giv
     promised = {
         key: value for key, value in (PROMISED["WRITERS"][name] | given).items() if key not in ("type", "enabled")
     }
+    if "token" in given:
+        promised["token"] = settings.Secret(given["token"])
     if name == "file":
         promised["path"] = os.path.join(settings.default_data_dir(as_root=os.geteuid() == 0), "power.csv")
     assert found == settings.WriterSettings("mine", name, promised)
@@ -197,8 +204,10 @@ WRITERS = {{
     assert (found.commit_interval_s, found.clock_wait_s, found.keep_days) == (0.5, 0, 30)
     assert [w.name for w in found.writers] == ["one", "two", "csv", "lib"]
     one, two, csv, lib = (w.options for w in found.writers)
-    assert (one["host"], one["token"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", "t", True, f"{tmp_path}/ca.pem")
-    assert (two["username"], two["password"], two["tags"], two["verify_ssl"]) == ("u", "p", {"home": "yes"}, False)
+    assert (one["host"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", True, f"{tmp_path}/ca.pem")
+    assert (two["username"], two["tags"], two["verify_ssl"]) == ("u", {"home": "yes"}, False)
+    secrets = (one["token"], two["password"], lib["token"])
+    assert secrets == (settings.Secret("t"), settings.Secret("p"), settings.Secret(SECRET))
     assert csv["path"] == os.path.expanduser("~/a.csv")
     assert (lib["tags"], lib["period"], lib["source"]) == ({"home": "yes"}, 300, "attic")
     assert found.warnings == ()
@@ -716,6 +725,40 @@ def test_no_secret_on_the_terminal(tmp_path, place):
     done = program.run("--check")
     assert SECRET not in done.stdout + done.stderr
     assert done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        repr,
+        str,
+        lambda found: f"{found} {found!r}",
+        lambda found: f"{found.writers[0].options['password']:>20}",
+        lambda found: json.dumps(dataclasses.asdict(found), default=str),
+        lambda found: pickle.dumps(found, 0).decode(),
+        lambda found: repr(pickle.loads(pickle.dumps(found))),
+        lambda found: "".join(map(str, dataclasses.astuple(found))),
+        lambda found: "%s %r" % (found.writers[0].options["password"], vars),  # noqa: UP031
+        pprint.pformat,
+    ],
+)
+def test_a_secret_that_was_read_is_shown_as_stars(read, show):
+    """However the settings that were read are shown, the password is not; its text is given where it is asked for."""
+    found = read(writer(INFLUXDB))
+    assert "***" in show(found)
+    assert SECRET not in show(found)
+    assert found.writers[0].options["password"].reveal() == SECRET
+
+
+def test_secrets_are_compared(read):
+    """A password that was changed makes other settings, an equal one does not; a copy is the same."""
+    one, same, other = (read(writer(INFLUXDB.replace(SECRET, text))) for text in ("a", "a", "b"))
+    assert one == same != other
+    assert copy.deepcopy(one) == copy.copy(one) == one
+    assert len({settings.Secret("a"), settings.Secret("a"), settings.Secret("b")}) == 2
+    assert settings.Secret("a") != "a"
+    assert not isinstance(settings.Secret("a"), str)
+    assert [bool(settings.Secret(text)) for text in ("a", "")] == [True, False]
 
 
 # --- Who may read and write the file

@@ -22,6 +22,49 @@ from powermeter.safe_path import read_code
 Values = dict[str, Any]
 
 
+class Secret:
+    """
+    A password or token, shown as ``***`` wherever it is printed, formatted, logged or pickled.
+
+    >>> secret = Secret("hunter2")
+    >>> f"{secret} {secret!r} {[secret]}", secret.reveal()
+    ('*** *** [***]', 'hunter2')
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for a header that is sent."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> tuple[type["Secret"], tuple[str]]:
+        return Secret, ("***",)
+
+
 @dataclass(frozen=True, slots=True)
 class MeterSettings:
     """One entry of METERS."""
@@ -39,7 +82,7 @@ class MeterSettings:
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """One enabled entry of WRITERS; *options* holds its type's keys, all set."""
+    """One enabled entry of WRITERS; *options* holds its type's keys, all set, a secret one as a :class:`Secret`."""
 
     name: str
     type: str
@@ -78,7 +121,7 @@ Check = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of the schema. A *secret* value is not shown in a mistake."""
+    """One key of the schema. A *secret* value is not shown in a mistake, and becomes a :class:`Secret`."""
 
     default: Any
     check: Check
@@ -461,7 +504,8 @@ class _Reading:
                 self.mistake(place, "nothing", self._allowed(key))
                 continue
             try:
-                values[name] = key.check(value)
+                checked = key.check(value)
+                values[name] = Secret(checked) if key.secret and checked is not None else checked
             except ValueError as error:
                 self.mistake(place, show(value, secret=key.secret), str(error))
         return values

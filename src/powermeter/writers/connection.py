@@ -8,6 +8,7 @@ Both apply to the bytes on the wire. With TLS these are its records, and a
 server can send any number of records that carry nothing of an answer.
 """
 
+import base64
 import contextlib
 import http.client
 import io
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from powermeter import __version__
+from powermeter.settings import Secret
 
 #: As much of an answer's body as is read, in bytes: only the beginning of an error's is shown. Twice that is the most
 #: that an answer may have on the wire before its body is read so far: headers, the marks of chunks and the records of
@@ -278,6 +280,11 @@ class Connection(http.client.HTTPConnection):
             return super().getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise (self._unsent or error) from None
+
+
+def basic(user: str, password: Secret) -> Secret:
+    """The header Authorization of Basic authentication (RFC 7617)."""
+    return Secret("Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode())
 
 
 def retry_after_s(answer: http.client.HTTPResponse) -> float:
