@@ -88,13 +88,17 @@ def checked(tmp_path, text):
 
 @pytest.mark.parametrize(("page", "number"), [(page, n) for page in PAGES for n in range(len(texts(page, "python")))])
 def test_settings(page, number, tmp_path, own_ca):
-    """Each example of settings can be read, has no mistake, and is warned of for nothing."""
+    """Each example of settings has no mistake; the only warning is of a password sent unencrypted, as the pages say."""
     path = tmp_path / "settings.py"
     path.write_text(texts(page, "python")[number].replace("/etc/ssl", str(own_ca)))
     path.chmod(0o600)
     read = settings.read(str(path))
-    assert not read.warnings
+    sends = '"password"' in path.read_text() or '"token"' in path.read_text()
     switched_off = '"enabled": False' in path.read_text()
+    warned = sends and not switched_off and '"ssl": True' not in path.read_text()
+    assert len(read.warnings) == warned, read.warnings
+    assert all("unencrypted" in warning for warning in read.warnings)
+    assert (page, number) != ("influxdb", 0) or on_page(page, read.warnings[0])
     assert [writer.type for writer in read.writers][0:1] == ["file"]
     assert len(read.writers) == (1 if switched_off else 2)
 

@@ -783,6 +783,69 @@ def test_a_password_that_others_may_read_is_warned_of(read, tmp_path, text, mode
     assert read(text, mode=mode).warnings == ((line,) if warned else ())
 
 
+UNENCRYPTED = "unencrypted, so anyone on the network can read it: set "
+UNVERIFIED = 'because its certificate is not checked: set "verify_ssl" to True or to the file of its CA'
+LOGIN = '"type": "influxdb", "username": "me", "password": "p"'
+
+
+@pytest.mark.parametrize(
+    ("entry", "warned"),
+    [
+        (f'{LOGIN}, "host": "nas.home"', f'the password is sent to nas.home {UNENCRYPTED}"ssl": True'),
+        (
+            f'{LOGIN}, "host": "nas.home", "verify_ssl": False',
+            f'the password is sent to nas.home {UNENCRYPTED}"ssl": True',
+        ),
+        (f'{LOGIN}, "host": "192.168.1.5"', f'the password is sent to 192.168.1.5 {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "[fe80::1%eth0]"', f'the password is sent to fe80::1%eth0 {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "localhost.example.org"', f'localhost.example.org {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "127.0.0.1.example.org"', f'127.0.0.1.example.org {UNENCRYPTED}"ssl": True'),
+        ('"type": "influxdb", "host": "h", "token": "t"', f'the token is sent to h {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "h", "ssl": True, "verify_ssl": False', f"is sent to whoever answers as h, {UNVERIFIED}"),
+        (f'{LOGIN}, "host": "h", "ssl": True', None),
+        (f'{LOGIN}, "host": "localhost"', None),
+        (f'{LOGIN}, "host": "LocalHost."', None),
+        (f'{LOGIN}, "host": "influx.localhost"', None),
+        (f'{LOGIN}, "host": "127.1.2.3", "ssl": True, "verify_ssl": False', None),
+        (f'{LOGIN}, "host": "[::1]"', None),
+        (f'{LOGIN}, "host": "h", "enabled": False', None),
+        ('"type": "influxdb", "host": "h", "username": "me"', None),
+        ('"type": "influxdb", "host": "h", "ssl": True, "verify_ssl": False', None),
+        (f'{LIBRATO}, "protocol": "http"', f'the token is sent to 10.0.0.5 {UNENCRYPTED}"protocol": "https"'),
+        (LIBRATO, None),
+        (f'{LIBRATO.replace("10.0.0.5", "127.0.0.1")}, "protocol": "http"', None),
+        ('"type": "file"', None),
+    ],
+)
+def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, warned):
+    """There is a warning of a password or token that others can read, or that whoever answers is sent."""
+    found = read(writer(entry)).warnings
+    assert len(found) == (warned is not None), found
+    if warned:
+        assert found[0].startswith(f'{tmp_path}/settings.py: WRITERS["w"]: the ')
+        assert found[0].endswith(warned)
+
+
+def test_a_secret_of_a_type_of_one_s_own(read, monkeypatch):
+    """Of another type of writer it is not known how it sends its secret, which is one all the same."""
+    key = settings.Key(None, settings.optional(settings.absolute_path), secret=True)
+    monkeypatch.setitem(settings.WRITER_TYPES, "file", {**settings.WRITER_TYPES["file"], "token": key})
+    found = read(writer(f'"type": "file", "token": "/{SECRET}"'))
+    assert found.warnings == ()
+    assert found.writers[0].options["token"] == settings.Secret(f"/{SECRET}")
+
+
+def test_a_check_warns_of_a_secret_that_others_can_get_at(tmp_path):
+    """--check says it on stderr, and so does a start; both go on."""
+    program = Program(tmp_path, writer(f'{LOGIN}, "host": "192.0.2.1", "timeout": 0.1'))
+    program.settings.chmod(0o600)
+    for options in (["--check"], ["--simulate", "1000"]):
+        with program:
+            done = program.run(*options)
+            assert f'WRITERS["w"]: the password is sent to 192.0.2.1 {UNENCRYPTED}"ssl": True\n' in done.stderr
+    assert done.returncode == 0
+
+
 def test_the_host_that_librato_left_is_warned_of(read):
     """Librato's own host no longer answers: an enabled writer to it is warned of, by name."""
     (warning,) = read(writer('"type": "librato", "user": "me", "token": "t"')).warnings

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from powermeter.errors import SettingsError, UnsafePathError
 from powermeter.safe_path import read_code
@@ -813,4 +813,54 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
         for writer in writers
         if writer.type == "librato" and writer.options["hostname"] == LIBRATO_HOST
     ]
+    ways = [(writer.name, way) for writer in writers if (way := _way_out(writer)) and not is_loopback(way.host)]
+    said += [
+        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to {way.host} unencrypted, so anyone on the network '
+        f"can read it: set {way.encrypt}"
+        for name, way in ways
+        if not way.encrypted
+    ]
+    said += [
+        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to whoever answers as {way.host}, because its '
+        'certificate is not checked: set "verify_ssl" to True or to the file of its CA'
+        for name, way in ways
+        if way.encrypted and not way.verified
+    ]
     return said
+
+
+class _WayOut(NamedTuple):
+    """How the *secret* of that name is sent, and which setting would encrypt it."""
+
+    secret: str
+    host: str
+    encrypted: bool
+    verified: bool
+    encrypt: str
+
+
+def _way_out(writer: WriterSettings) -> _WayOut | None:
+    """How the password or token of *writer* is sent; None if it has none, or is of a type that is not known here."""
+    options = writer.options
+    secret = next((name for name, key in WRITER_TYPES[writer.type].items() if key.secret and options[name]), None)
+    if secret is None:
+        return None
+    if writer.type == "librato":
+        host = options["hostname"].partition(":")[0]
+        return _WayOut(secret, host, options["protocol"] == "https", True, '"protocol": "https"')
+    if writer.type == "influxdb":
+        return _WayOut(secret, options["host"], options["ssl"], options["verify_ssl"] is not False, '"ssl": True')
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine itself, by its name (RFC 6761, 6.3) or address."""
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -104,6 +104,7 @@ def one_line(text: str, blotter: Blotter) -> str:
     r"""
     The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
 
+    >>> from powermeter.settings import Secret
     >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
     'unknown token ***'
     >>> one_line("a database of a", Blotter("me", Secret("a")))
