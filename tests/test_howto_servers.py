@@ -25,6 +25,7 @@ from program import Program, wait_until
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
 from powermeter import settings
+from powermeter.errors import AnsweredError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Receipt
 
@@ -290,6 +291,19 @@ def test_tls(over_tls, own_ca, tmp_path):
     # It has no database yet: what matters is that it answers, over TLS.
     assert on_page("influxdb", said), said
     assert "404" in said
+
+
+def test_tls_is_kept(over_tls, own_ca, writer_of, pulses):
+    """One connection, and so one handshake, is enough for all requests to a real server."""
+    there = {"host": "localhost", "port": over_tls.port, "ssl": True, "verify_ssl": str(own_ca / "ca.pem")}
+    writer = writer_of("influxdb", **there)
+    kept = set()
+    for first in (1, 101, 201):
+        with pytest.raises(AnsweredError, match="database not found"):
+            writer.deliver(pulses(100, first=first), "")
+        kept.add(writer._session._connection.sock)
+    assert len(kept) == 1
+    assert None not in kept
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another name", "no TLS", "TLS"])
