@@ -41,7 +41,7 @@ ACL_USER, ACL_GROUP, ACL_MASK, ACL_WRITE = 0x02, 0x08, 0x10, 0x02
 
 def open_file(path: str, flags: int, mode: int = 0o640, *, shared: bool = False) -> int:
     """
-    Open *path* for the program to write, as :func:`os.open` does.
+    Open *path* for the program to write, as ``os.open()`` does.
 
     Links are followed, with O_NOFOLLOW among the *flags* none in the place of the file itself. *shared* also allows a
     file on a stick or a share that is mounted for everyone (:data:`SHARED`), unless root asks.
