@@ -9,7 +9,8 @@ does what is not done already, --uninstall takes it back, last step first. All
 checks come before the first change; a step that fails takes back those before it.
 
 No file of the virtual environment or of src runs as root here: they belong to
-whoever may write them. What is asked of them is asked as the service's user.
+whoever may write them. What is asked of them is asked as the service's user, in
+a session of its own, and the answer is taken for hostile.
 """
 
 # ruff: noqa: D102 - what the methods of a step are for is said once, in Step
@@ -25,16 +26,20 @@ import json
 import os
 import pwd
 import re
+import select
 import shlex
 import shutil
+import signal
 import stat
 import struct
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 TOP = os.path.dirname(os.path.realpath(__file__))
 
@@ -52,6 +57,28 @@ NOT_INSTALLED = 5
 
 #: The user ids of people (Debian Policy 9.2.2).
 PEOPLE = range(1000, 60000)
+
+#: How long the service's user may take to answer, and a command of the system's to do its work, in s.
+ANSWER_S, COMMAND_S = 60.0, 120.0
+
+#: The most that is read of what they print, in bytes.
+MAX_OUTPUT = 65536
+
+#: The most lines of an error that are shown, and the letters of each.
+MAX_LINES, MAX_LINE = 100, 1000
+
+#: The longest path (linux/limits.h), and as many as settings may name here.
+MAX_PATH, MAX_PATHS = 4096, 64
+
+#: As many directories as are entered, one in another.
+MAX_DEPTH = 64
+
+#: What no path may hold that is written into the files of others, beside what can't be printed: quotation marks and
+#: what escapes them, and for logrotate what begins its block.
+NOT_IN_PATHS = "\"'`\\{}"
+
+#: What logrotate takes for a pattern (glob(7)).
+PATTERN = re.compile(r"[*?\[\]]")
 
 UDEV_RULE = f'SUBSYSTEM=="gpio", KERNEL=="gpiochip*", GROUP="{GROUP}", MODE="0660"'
 
@@ -74,6 +101,7 @@ class Places:
 
     rpienv: str = "/usr/local/rpienv"
     init_script: str = "/etc/init.d/power"
+    command: str = "/usr/local/bin/power"
     unit: str = "/etc/systemd/system/power.service"
     default: str = "/etc/default/power"
     logrotate: str = "/etc/logrotate.d/power"
@@ -92,6 +120,11 @@ class Person:
     gid: int
     groups: tuple[int, ...]
     exists: bool = True
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print *text* as one line that does nothing to a terminal, whoever chose its words."""
+    print("".join(letter if letter.isprintable() else "?" for letter in text[:MAX_LINE]), file=file)
 
 
 # --- The steps
@@ -162,8 +195,19 @@ class Link(Step):
     def is_done(self) -> bool:
         return os.path.realpath(self.path) == os.path.realpath(self.target)
 
+    def _as_owner(self, work: Callable[[], None]) -> None:
+        """Do *work* as the owner of the directory, who decides where it leads: the environment may be a person's."""
+        directory = os.path.dirname(self.path)
+        owner = _owner(directory)
+        if owner == "root" or os.geteuid() != 0:
+            work()
+        elif _entry(owner) is None:
+            raise InstallError(f"{directory} belongs to {owner}, who is no user here: sudo chown root {directory}")
+        else:
+            _as(person(owner), work)
+
     def do(self) -> None:
-        os.symlink(self.target, self.path)
+        self._as_owner(lambda: os.symlink(self.target, self.path))
         self.record.add(f"link {self.path}")
 
     def undo(self, *, dry: bool = False) -> str | None:
@@ -171,7 +215,7 @@ class Link(Step):
             return None
         if not dry:
             if os.path.islink(self.path):
-                os.unlink(self.path)
+                self._as_owner(lambda: os.unlink(self.path))
             self.record.remove(f"link {self.path}")
         return f"remove {self.path}"
 
@@ -211,8 +255,8 @@ class User(Step):
     """
     The system user *name*, with *home*.
 
-    Once it is gone its number may become another's: *left*, the paths that
-    stay after an uninstall, are given to root then.
+    Once it is gone its number may become another's, and what was its own is never given to root, who might run it. So
+    the user stays as long as one of the paths *left* is its own.
     """
 
     def __init__(self, name: str, home: str, left: Iterable[str], record: Record) -> None:
@@ -236,13 +280,14 @@ class User(Step):
     def undo(self, *, dry: bool = False) -> str | None:
         if f"user {self.name}" not in self.record.lines():
             return None
+        entry = _entry(self.name)
+        if entry and (own := [p for p in self.left if os.path.lexists(p) and os.lstat(p).st_uid == entry.pw_uid]):
+            return f"keep the user {self.name}, who owns {' and '.join(own)}: once they are gone --uninstall removes it"
         if not dry:
-            if entry := _entry(self.name):
-                for path in [path for path in _all_in(self.left) if os.lstat(path).st_uid == entry.pw_uid]:
-                    os.chown(path, 0, 0, follow_symlinks=False)
+            if entry:
                 _run("userdel", self.name)
             self.record.remove(f"user {self.name}")
-        return f"remove the user {self.name}; data and settings are root's then"
+        return f"remove the user {self.name}"
 
 
 class Member(Step):
@@ -273,8 +318,7 @@ class Directory(Step):
 
     def __init__(self, path: str, name: str) -> None:
         self.path, self.name = path, name
-        self._mode: int | None = None
-        self._before: list[tuple[str, int, int]] = []
+        self._was_there = False
 
     def __str__(self) -> str:
         return f"make the directory {self.path} (mode 750, with what is in it {self.name}'s)"
@@ -285,11 +329,9 @@ class Directory(Step):
     def _foreign(self) -> list[str]:
         """What is not the user's: of a service that ran as another one, or by hand as root."""
         entry = _entry(self.name)
-        if entry is None:
-            return [self.path]
-        # A file with a second name may be one of /etc: it is left as it is.
-        found = [(path, os.lstat(path)) for path in _all_in([self.path])]
-        return [p for p, s in found if s.st_uid != entry.pw_uid and not (stat.S_ISREG(s.st_mode) and s.st_nlink > 1)]
+        return (
+            [self.path] if entry is None else [path for path, fd in _tree(self.path) if _is_foreign(fd, entry.pw_uid)]
+        )
 
     def problem(self) -> str | None:
         if os.path.lexists(self.path) and (os.path.islink(self.path) or not os.path.isdir(self.path)):
@@ -298,23 +340,19 @@ class Directory(Step):
 
     def do(self) -> None:
         entry = pwd.getpwnam(self.name)
-        if os.path.isdir(self.path):
-            self._mode = stat.S_IMODE(os.stat(self.path).st_mode)
+        self._was_there = os.path.isdir(self.path)
         os.makedirs(self.path, exist_ok=True)
-        os.chmod(self.path, 0o750)  # noqa: S103 - the group may read the log
-        for path in self._foreign():
-            found = os.lstat(path)
-            self._before.append((path, found.st_uid, found.st_gid))
-            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+        for path, fd in _tree(self.path):
+            if path == self.path:
+                os.fchmod(fd, 0o750)
+            if _is_foreign(fd, entry.pw_uid):
+                os.fchown(fd, entry.pw_uid, entry.pw_gid)
 
     def undo(self, *, dry: bool = False) -> str | None:
         if not os.path.isdir(self.path):
             return None
-        for path, uid, gid in self._before:  # taken back by the install that failed
-            os.chown(path, uid, gid, follow_symlinks=False)
-        if self._mode is not None:
-            os.chmod(self.path, self._mode)
-            return f"keep {self.path}: it was there before"
+        if self._was_there:  # taken back by the install that failed
+            return f"keep {self.path}: it is {self.name}'s now"
         try:
             if os.listdir(self.path):
                 return f"keep {self.path}: the data"
@@ -330,7 +368,6 @@ class Private(Step):
 
     def __init__(self, path: str, name: str, record: Record) -> None:
         self.path, self.name, self.record = path, name, record
-        self._before: os.stat_result | None = None
 
     def __str__(self) -> str:
         return f"give {self.path} to {self.name}, closed to others (mode 600)"
@@ -364,16 +401,12 @@ class Private(Step):
             found = os.fstat(fd)
             if found.st_uid not in self._owners():
                 raise InstallError(f"{self.path} was changed while this ran: run it again")
-            self._before = found
-            os.fchmod(fd, 0o600)
+            # Last, so that a failure leaves the file as it was. It is never given back: the user may have written it.
             os.fchown(fd, entry.pw_uid, entry.pw_gid)
+            os.fchmod(fd, 0o600)
 
     def undo(self, *, dry: bool = False) -> str | None:  # noqa: ARG002
-        if self._before is not None:  # taken back by the install that failed
-            with _own_file(self.path) as fd:
-                os.fchown(fd, self._before.st_uid, self._before.st_gid)
-                os.fchmod(fd, stat.S_IMODE(self._before.st_mode))
-        return f"keep {self.path}: the settings" if os.path.exists(self.path) else None
+        return None
 
 
 class File(Step):
@@ -476,12 +509,28 @@ def _own_file(path: str) -> Iterator[int]:
     """
     The file *path*, open.
 
-    Its directory may be somebody's who would have root open another: no link is followed, no second name taken.
+    Its directory may be somebody's who would have root open another: no link is followed but root's own on the way,
+    no second name taken.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    parts = [name for name in reversed(path.split("/")) if name]
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        for _ in range(MAX_DEPTH):
+            name = parts.pop()
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            flags = (
+                os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_PATH | os.O_DIRECTORY if parts else os.O_RDONLY | os.O_NONBLOCK)
+            )
+            if parts and stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
+                target = os.readlink(name, dir_fd=fd)
+                parts += [name for name in reversed(target.split("/")) if name]
+                name, flags = "/" if target.startswith("/") else ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            before, fd = fd, os.open(name, flags, dir_fd=fd)
+            os.close(before)
+            if not parts:
+                break
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        if parts or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise InstallError(f"{path} is a link or no file: put the settings themselves there")
         yield fd
     finally:
@@ -489,13 +538,63 @@ def _own_file(path: str) -> Iterator[int]:
 
 
 def _run(*line: str) -> None:
-    try:
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise InstallError(f"{line[0]} is missing: install the Debian package that has it") from error
+    done = _output(line, COMMAND_S)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
+        said = _last(done.stderr.strip() or done.stdout)
         raise CommandError(f"{shlex.join(line)} failed with status {done.returncode}: {said}", done.returncode)
+
+
+def _output(
+    line: Iterable[str], seconds: float, *, given: bytes = b"", **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """
+    The exit status and what the command *line* prints; it has *given* as its input, a session of its own and *seconds*.
+
+    Raises :exc:`InstallError` where it is missing, takes longer or prints more than MAX_OUTPUT bytes.
+    """
+    line = list(line)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(given)
+        stdin.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                line, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
+            )
+        except FileNotFoundError as error:
+            raise InstallError(f"{line[0]} is missing: install the Debian package that has it") from error
+        with process:
+            try:
+                stdout, stderr = _read_all([process.stdout.fileno(), process.stderr.fileno()], seconds)  # type: ignore[union-attr]
+                return subprocess.CompletedProcess(line, process.wait(seconds), stdout, stderr)
+            except (TimeoutError, subprocess.TimeoutExpired):
+                raise InstallError(f"{shlex.join(line)} does not end within {seconds:g} s") from None
+            except OverflowError:
+                raise InstallError(f"{shlex.join(line)} prints without an end") from None
+            finally:
+                # Its own session is its process group too; what has left it holds nothing of ours.
+                with contextlib.suppress(ProcessLookupError):
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_all(fds: Iterable[int], seconds: float) -> list[bytes]:
+    """What comes from each of *fds* until its end. Raises :exc:`TimeoutError` and :exc:`OverflowError`."""
+    read = dict.fromkeys(fds, b"")
+    ended: set[int] = set()
+    end_s = time.monotonic() + seconds
+    while len(ended) < len(read):
+        left_s = end_s - time.monotonic()
+        ready, _, _ = select.select([fd for fd in read if fd not in ended], [], [], max(left_s, 0))
+        if not ready:
+            raise TimeoutError
+        for fd in ready:
+            part = os.read(fd, MAX_OUTPUT)
+            read[fd] += part
+            if not part:
+                ended.add(fd)
+            if len(read[fd]) > MAX_OUTPUT:
+                raise OverflowError
+    return list(read.values())
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:
@@ -519,13 +618,41 @@ def _name_of(uid: int) -> str:
         return str(uid)
 
 
-def _all_in(paths: Iterable[str]) -> Iterable[str]:
-    """The *paths* that are there and all that is in them; links are not followed."""
-    for path in paths:
-        if os.path.lexists(path):
-            yield path
-        for directory, directories, files in os.walk(path):
-            yield from (os.path.join(directory, name) for name in [*directories, *files])
+def _tree(path: str, above: int | None = None) -> Iterator[tuple[str, int]]:
+    """
+    The directory *path*, in the open directory *above*, and the files and directories in it, each open as a descriptor.
+
+    Whoever may write in there may exchange a name at any time: what counts is what was opened. No link is followed, and
+    no other file system entered. Raises :exc:`InstallError` for directories without an end.
+    """
+    if path.count("/") > MAX_DEPTH:
+        raise InstallError(f"{path[:200]}... goes too deep: remove what nobody needs there")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path if above is None else os.path.basename(path), flags | os.O_DIRECTORY, dir_fd=above)
+    try:
+        yield path, fd
+        device = os.fstat(fd).st_dev
+        for name in os.listdir(fd):
+            there = os.path.join(path, name)
+            with contextlib.suppress(FileNotFoundError):  # its owner took it away just now
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
+                    yield from _tree(there, fd)
+                elif stat.S_ISREG(found.st_mode):
+                    file = os.open(name, flags, dir_fd=fd)
+                    try:
+                        yield there, file
+                    finally:
+                        os.close(file)
+    finally:
+        os.close(fd)
+
+
+def _is_foreign(fd: int, uid: int) -> bool:
+    """Whether the directory or file *fd* is another's than *uid*'s; a file with a second name may be one of /etc."""
+    found = os.fstat(fd)
+    one_name = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return found.st_uid != uid and (stat.S_ISDIR(found.st_mode) or one_name)
 
 
 def _is_under(path: str, directory: str) -> bool:
@@ -543,10 +670,13 @@ def running_as(places: Places) -> int | None:
     except OSError:
         return None
     try:
-        asked = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        asked = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
         kind, _, _, _, pid = struct.unpack("hhqqi", asked[: struct.calcsize("hhqqi")])
-        return None if kind == fcntl.F_UNLCK else os.stat(f"/proc/{pid}").st_uid
-    except OSError:
+        if kind == fcntl.F_UNLCK:
+            return None
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[2]) for line in file if line.startswith("Uid:"))
+    except (OSError, StopIteration):
         return None
     finally:
         os.close(fd)
@@ -602,6 +732,7 @@ def _as(who: Person, work: Callable[[], Any]) -> Any:
     if child == 0:
         status = 1
         try:
+            os.setsid()
             if os.geteuid() == 0:
                 os.setgroups(who.groups)
                 os.setresgid(who.gid, who.gid, who.gid)
@@ -611,12 +742,15 @@ def _as(who: Person, work: Callable[[], Any]) -> Any:
         finally:
             os._exit(status)
     os.close(writing)
-    with open(reading, "rb") as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    if not said:
-        raise InstallError(f"a process as {who.name} could not be started, or ended early")
-    return json.loads(said)
+    try:
+        (said,) = _read_all([reading], ANSWER_S)
+        return json.loads(said)
+    except (TimeoutError, OverflowError, ValueError):
+        raise InstallError(f"a process as {who.name} could not be started, or was stopped") from None
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)  # it has not been waited for: the number is still its own
+        os.waitpid(child, 0)
 
 
 def _closed(paths: Iterable[tuple[str, int]]) -> list[str]:
@@ -659,9 +793,9 @@ def _python(who: Person, places: Places, *line: str, given: bytes = b"") -> subp
     # No __pycache__ either: nothing is changed.
     # fmt: off
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": places.state, "STATE_DIRECTORY": places.state,
-           "PYTHONDONTWRITEBYTECODE": "1"}
+           "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
     # fmt: on
-    return subprocess.run(line, input=given, capture_output=True, cwd="/", env=env, check=False, **others)  # type: ignore[call-overload,no-any-return] # noqa: S603
+    return _output(line, ANSWER_S, given=given, cwd="/", env=env, **others)
 
 
 #: Run by the virtual environment's Python as the service's user: where the settings let the program write. Their text
@@ -694,6 +828,31 @@ class Files:
     data_dir: str
     log_file: str
     directories: tuple[str, ...]
+
+
+def understood(answer: bytes) -> dict[str, Any]:
+    """
+    What READ_SETTINGS answered, its paths taken for hostile: they go into root's files.
+
+    Raises :exc:`InstallError` for what is none of its answers, and for paths that those files can't hold.
+    """
+    try:
+        read = json.loads(answer.decode())
+        paths = [read["data_dir"], *([] if read["log_file"] is None else [read["log_file"]]), *read["files"]]
+        known = isinstance(read["files"], list) and isinstance(read["away"], dict) and len(paths) <= MAX_PATHS
+        paths += [*read["away"].keys(), *read["away"].values()]
+        known = known and all(isinstance(path, str) and os.path.isabs(path) for path in paths)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        known = False
+    if not known:
+        raise InstallError("the program's answer about the settings is not understood: look at the file")
+    for path in paths:
+        if not path.isprintable() or set(path) & set(NOT_IN_PATHS) or len(path.encode()) >= MAX_PATH:
+            raise InstallError(
+                f"the settings name {path[:200]!r}: quotation marks, braces, backslashes and control characters can't "
+                "be written into the files of the service: choose another path"
+            )
+    return {name: read[name] for name in ("data_dir", "log_file", "files", "away")}
 
 
 # --- The plan
@@ -843,7 +1002,11 @@ class Plan:
             # A bug's traceback is no list of mistakes.
             self.problems += [f"{program}: {_last(asked.stderr)}"] if "Traceback" in said else said.splitlines()
             return None
-        return self._check_writing(json.loads(asked.stdout))
+        try:
+            return self._check_writing(understood(asked.stdout))
+        except InstallError as error:
+            self.problems.append(f"{self.settings}: {error}")
+            return None
 
     def _check_writing(self, read: dict[str, Any]) -> Files:
         log_file = read["log_file"]
@@ -875,16 +1038,18 @@ class Plan:
         # Other users are asked for: what groups they are in is not ours to change.
         if self.user == DEFAULT_USER:
             steps += [Group(GROUP, record), User(self.user, places.state, left, record), Member(self.user, GROUP)]
-        steps.append(Directory(places.state, self.user))
-        if self.settings:
-            steps.append(Private(self.settings, self.user, record))
         steps.append(File(places.default, self._render("power.default"), yours=True))
         steps.append(File(places.logrotate, self._render("power.logrotate")))
+        steps.append(File(places.command, self._render("power.command"), 0o755))
         script = File(places.init_script, self._render("power.init"), 0o755)
         steps += [script, _rc_links()] if self.kind == "sysv" or shutil.which("update-rc.d") else [script]
         if self.kind == "systemd":
             unit = File(places.unit, self._render("power.service"))
             steps += [unit, _reload_systemd(unit), _enable(places)]
+        # Last: what was given to the user is not taken back where a later step fails.
+        steps.append(Directory(places.state, self.user))
+        if self.settings:
+            steps.append(Private(self.settings, self.user, record))
         return steps
 
     def _render(self, name: str) -> str:
@@ -938,25 +1103,28 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     mounts = [places.state, files.data_dir, *(os.path.dirname(path) for path in read)]
     words = {
         "MARK": MARK,
-        "TOP": TOP.replace("%", "%%").replace(" ", "%20"),
+        "TOP": urllib.parse.quote(TOP).replace("%", "%%"),
         "USER": _plain(user, entry and entry.pw_uid),
         "GROUP": _plain(grp.getgrgid(entry.pw_gid).gr_name, entry.pw_gid) if entry else user,
         "SHELL_USER": shlex.quote(user),
         "RPIENV": places.rpienv,
         "DEFAULT": places.default,
+        "COMMAND": places.command,
         "UNIT": places.unit,
         "STATE": places.state,
         "RUN": places.run,
-        "LOG": files.log_file,
+        "LOG": PATTERN.sub(r"\\\g<0>", files.log_file),
         "WRITABLE": _unit_paths((path for path in files.directories if path != places.state), mark="-"),
         "MOUNTS": _unit_paths(mounts),
         "PROTECT_HOME": "read-only" if homes else "yes",
     }
     with open(os.path.join(TOP, "init", name), encoding="utf-8") as file:
         text = file.read()
-    for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
-    return text
+    for value in words.values():
+        # A path may come from another user, who would write lines of his own into a file that root obeys.
+        if not value.isprintable():
+            raise InstallError(f"{value[:200]!r} has control characters, and can't be written into a file: rename it")
+    return re.sub("@([A-Z_]+)@", lambda word: words[word[1]], text)
 
 
 def _plain(name: str, number: int | None) -> str:
@@ -1002,7 +1170,7 @@ def install(args: argparse.Namespace, places: Places) -> None:
     if plan.problems:
         raise InstallError("\n".join(plan.problems))
     for note in plan.notes:
-        print(f"not checked: {note}")
+        say(f"not checked: {note}")
     done: list[Step] = []
     # Asked before the first is done: a daemon-reload is due where the unit was another.
     due = [step for step in plan.steps if not step.is_done()]
@@ -1012,37 +1180,42 @@ def install(args: argparse.Namespace, places: Places) -> None:
             if step in due:
                 done.append(step)
                 step.do()
-            print(f"{'done' if step in due else 'already so'}: {text}")
+            say(f"{'done' if step in due else 'already so'}: {text}")
     except (InstallError, OSError) as error:
-        _take_back(done)
-        raise InstallError(f"{error}; everything is as it was before") from error
+        kept = _take_back(done)
+        rest = "; ".join(["everything else is as it was before", *kept]) if kept else "everything is as it was before"
+        raise InstallError(f"{error}; {rest}") from error
     verb = "start" if running_as(places) is None else "restart"
-    print(f"power runs as {plan.user}, from the next boot on; at once: sudo service power {verb}")
+    say(f"power runs as {plan.user}, from the next boot on; at once: sudo service power {verb}")
 
 
-def _take_back(done: list[Step]) -> None:
+def _take_back(done: list[Step]) -> list[str]:
+    """Undo the steps *done*; what stays as it is now, in words."""
+    kept = []
     for step in reversed(done):
         # What can't be taken back must not hide why.
         with contextlib.suppress(InstallError, OSError):
-            step.undo()
+            line = step.undo()
+            kept += [line] if line and line.startswith("keep") else []
     # systemd may have read what is gone again.
     if any(isinstance(step, Command) and "daemon-reload" in step.line for step in done):
         with contextlib.suppress(InstallError, OSError):
             _run("systemctl", "daemon-reload")
+    return kept
 
 
 def dry_run(args: argparse.Namespace, places: Places) -> None:
     """Print what an install would do."""
     plan = Plan(args, places)
     for problem in plan.problems:
-        print(f"to be mended first: {problem}")
+        say(f"to be mended first: {problem}")
     for note in plan.notes:
-        print(f"not checked: {note}")
+        say(f"not checked: {note}")
     for step in plan.steps:
         with contextlib.suppress(OSError):
-            print(f"{'already so' if step.is_done() else 'would'}: {step}")
+            say(f"{'already so' if step.is_done() else 'would'}: {step}")
             continue
-        print(f"would, if it is not so: {step}")
+        say(f"would, if it is not so: {step}")
 
 
 def uninstall(places: Places, *, dry: bool) -> None:
@@ -1061,6 +1234,7 @@ def uninstall(places: Places, *, dry: bool) -> None:
         Directory(places.state, ""),
         File(places.default, default, yours=True),
         File(places.logrotate, ""),
+        File(places.command, ""),
         File(places.init_script, ""),
         _rc_links(),
         unit,
@@ -1077,9 +1251,9 @@ def uninstall(places: Places, *, dry: bool) -> None:
     if had_unit and _systemd_runs() and not dry:
         _run("systemctl", "daemon-reload")
     for line in said:
-        print(f"{'would' if dry else 'done'}: {line}")
+        say(f"{'would' if dry else 'done'}: {line}")
     if all(line.startswith("keep") for line in said):
-        print("nothing is installed")
+        say("nothing is installed")
 
 
 def _stop(places: Places, *, dry: bool) -> str | None:
@@ -1134,8 +1308,8 @@ def main(argv: list[str] | None = None, places: Places | None = None) -> int:
         else:
             install(args, places)
     except (InstallError, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"install_init_script: {line}", file=sys.stderr)
+        for line in str(error).splitlines()[:MAX_LINES]:
+            say(f"install_init_script: {line}", file=sys.stderr)
         return 1
     return 0
 

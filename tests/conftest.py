@@ -11,7 +11,7 @@ from influxd import Influxd, influxd_path
 from librato_server import LibratoServer
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
+from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
 from powermeter.writers import open_writer
 
 # No deadline: a busy machine is no defect. No database: the tree may belong to another user.
@@ -94,6 +94,12 @@ def pulses():
     return make
 
 
+def with_secrets(kind, options):
+    """The *options* of a writer as the settings give them: passwords and tokens can't be seen."""
+    secret = {name for name, key in WRITER_TYPES[kind].items() if key.secret}
+    return {name: Secret(value) if name in secret and value is not None else value for name, value in options.items()}
+
+
 @pytest.fixture
 def writer_of():
     """Opens a writer of a type, with the defaults of the settings for what is not given; closes it after the test."""
@@ -101,7 +107,7 @@ def writer_of():
 
     def open_one(kind, **options):
         defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
-        opened.append(open_writer(WriterSettings(kind, kind, {**defaults, **options})))
+        opened.append(open_writer(WriterSettings(kind, kind, {**defaults, **with_secrets(kind, options)})))
         return opened[-1]
 
     yield open_one

@@ -1,15 +1,21 @@
 """Reaching a server: its addresses, what it is called, how a failure reads."""
 
+import contextlib
 import re
 import socket
+import ssl
+import struct
+import threading
+import time
 
 import pytest
 from http_server import Answering, http_answer, tls_context
 from influxd import free_port
+from program import wait_until
 from test_influxdb import certificate
 
 from powermeter import __version__, settings
-from powermeter.errors import UnreachableError
+from powermeter.errors import AnsweredError, UnreachableError
 from powermeter.writers import Receipt
 
 __all__ = ["certificate"]  # a fixture
@@ -137,3 +143,148 @@ def test_both_writers_say_what_they_are(writer_of, answering, pulses):
         answering.script = http_answer(200)
     found = [request.headers["user-agent"] for request in answering.requests]
     assert set(found) == {f"power/{__version__}"}
+
+
+# --- TLS: what its records cost is within the bounds of a request
+
+
+@pytest.fixture
+def over_tls(writer_of, certificate, monkeypatch):
+    """A writer of a type over TLS to a port here, whose certificate it trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", certificate[0])  # Librato's has no file of its own
+
+    def make(port, kind="influxdb", **options):
+        influxdb = {"host": "127.0.0.1", "port": port, "ssl": True, "timeout": 20}
+        librato = {"user": "me", "token": "T0p-secret", "hostname": f"127.0.0.1:{port}"}
+        return writer_of(kind, **{"influxdb": influxdb, "librato": librato}[kind], **options)
+
+    return make
+
+
+@contextlib.contextmanager
+def sending(pieces):
+    """A port of loopback that sends *pieces* to whoever comes, whatever that says."""
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            for piece in pieces:
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+#: A whole record of TLS with one message: HelloRequest, which a client passes over (RFC 5246, 7.4.1.1).
+HELLO_REQUEST = b"\x16\x03\x03\0\4\0\0\0\0"
+
+
+def test_a_handshake_without_an_end(writer_of, pulses):
+    """A server that sends messages of no use faster than they can be read does not hold a writer for ever."""
+    begun_s = time.monotonic()
+
+    def pieces():
+        while time.monotonic() < begun_s + 10:
+            yield HELLO_REQUEST * 20_000
+
+    with sending(pieces()) as port:
+        writer = writer_of("influxdb", host="127.0.0.1", port=port, ssl=True, timeout=1)
+        with pytest.raises(UnreachableError, match="an answer of more than 131,072 bytes"):
+            writer.deliver(pulses(3), "")
+        took_s = time.monotonic() - begun_s
+    assert took_s < 5
+
+
+@pytest.mark.parametrize("piece", [b"\0", HELLO_REQUEST])
+def test_a_slow_handshake(writer_of, pulses, piece):
+    """Bytes of one record, or records, now and then do not keep a writer waiting."""
+    ended = threading.Event()
+
+    def pieces():
+        yield b"\x16\x03\x03\x40\0" if piece == b"\0" else b""
+        while not ended.wait(0.02):
+            yield piece
+
+    with sending(pieces()) as port:
+        writer = writer_of("influxdb", host="127.0.0.1", port=port, ssl=True, timeout=0.3)
+        begun_s = time.monotonic()
+        try:
+            with pytest.raises(UnreachableError, match=r"no answer within 0\.3 s"):
+                writer.deliver(pulses(3), "")
+        finally:
+            ended.set()
+        assert 0.3 <= time.monotonic() - begun_s < 5
+
+
+@pytest.mark.parametrize("kind", ["influxdb", "librato"])
+def test_session_tickets_without_an_end(over_tls, certificate, pulses, kind):
+    """Records that carry nothing of the answer count as bytes of it."""
+    context = tls_context(*certificate)
+    context.num_tickets = 5000
+    with Answering(http_answer(200, b"{}"), context) as server:
+        writer = over_tls(server.port, kind)
+        for _ in range(2):
+            with pytest.raises(UnreachableError, match="an answer of more than 131,072 bytes"):
+                writer.deliver(pulses(3), "")
+        assert server.connections == 2
+
+
+def test_the_bound_is_that_of_each_answer(over_tls, certificate, pulses):
+    """On a kept connection each answer may have as much as the first."""
+    with Answering(http_answer(200, b"{}" + b" " * 60_000), tls_context(*certificate)) as server:
+        writer = over_tls(server.port)
+        for _ in range(5):
+            assert writer.deliver(pulses(3), "") == Receipt(3)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_connection_with_tls_is_kept(over_tls, certificate, pulses, version):
+    """A second request needs no second handshake, in spite of the tickets that come after the first."""
+    context = tls_context(*certificate)
+    context.maximum_version = version
+    with Answering(http_answer(204), context) as server:
+        writer = over_tls(server.port)
+        for _ in range(3):
+            assert writer.deliver(pulses(500), "") == Receipt(500)
+        assert server.connections == 1
+
+
+def test_what_was_not_asked_for_is_not_taken_for_the_answer(over_tls, certificate, pulses):
+    """Two answers to one request, received at once below TLS: the second is not that to the next request."""
+
+    def twice(_request):
+        for value in (1, 0):
+            for connection in server.open:
+                with contextlib.suppress(OSError):  # the one that TLS took over
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+            yield from [http_answer(204), http_answer(400)] * value
+
+    with Answering(twice, tls_context(*certificate)) as server:
+        writer = over_tls(server.port)
+        assert writer.deliver(pulses(3), "") == Receipt(3)
+        wait_until(writer._session._connection.has_ended)
+        assert writer.deliver(pulses(3), "") == Receipt(3)
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_error_that_ends_with_the_connection(over_tls, certificate, pulses, reset):
+    """An error of no known length ends where the connection does, closed without a word of TLS, or reset."""
+
+    def error(_request):
+        yield b'HTTP/1.1 400 Bad Request\r\n\r\n{"error":"a bad point"}'
+        time.sleep(0.1)  # until it was read: a reset may overtake it
+        for connection in server.open if reset else ():
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise ConnectionAbortedError
+
+    with (
+        Answering(error, tls_context(*certificate)) as server,
+        pytest.raises(AnsweredError, match="answered 400: a bad point"),
+    ):
+        over_tls(server.port).deliver(pulses(3), "")

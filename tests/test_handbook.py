@@ -57,6 +57,7 @@ ON_THE_PI = (
     "ssh ",
     "sudo adduser ",
     "sudo apt ",
+    "sudo power ",
     "sudo nano ",
     "sudo python3 install_init_script.py --link",
     "sudo python3 install_init_script.py --uninstall",
@@ -94,6 +95,11 @@ status) $power --status ;;
 reload) kill -HUP "$(cat "$HOME/.local/state/power/power.pid")" ;;
 *) exit 2 ;;
 esac
+"""
+
+#: The command that an install makes.
+POWER = """#!/bin/sh
+exec "$HOME/power/venv/bin/python" "$HOME/power/src/power.py" "$@"
 """
 
 #: A virtual environment is made once; where another one is asked for it is that one again.
@@ -256,7 +262,7 @@ class Home:
         (self._shell / "pwd").write_text(f"{self.path}\n")
         (self._shell / "env").write_text("")
         (self._shell / "bin").mkdir()
-        for name, script in (("python3", PYTHON), ("service", SERVICE), ("sudo", SUDO)):
+        for name, script in (("python3", PYTHON), ("service", SERVICE), ("sudo", SUDO), ("power", POWER)):
             (self._shell / "bin" / name).write_text(script)
             (self._shell / "bin" / name).chmod(0o755)
         # Of the machine's own pins, where it has some, nothing is seen.
@@ -601,6 +607,7 @@ def test_a_new_card_goes_on(homes):
         status, seen = old.run(f"cat ~/{name} > /dev/null")
         assert status == 0, f"scp could not fetch it: {seen}"
         shutil.copy2(old.path / name, new.path / name)
+    (new.path / ".local/state/power").mkdir(parents=True)  # as the install makes it
     new.own()
     new.do(page, commands(new_half))
     wait_until(lambda: len(_counts(new.path / ".local/state/power/journal.db")) > len(counted))
@@ -628,6 +635,7 @@ def test_a_copy_is_whole_while_pulses_come(tmp_path):
             )
             counts = _counts(tmp_path / "copy.db")
             assert counts == list(range(1, len(counts) + 1))
+            assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
             assert known[-1] <= counts[-1] <= program.status()["meters"]["house"]["pulses"]
             before = counts[-1]
     # The copy is a journal to go on with.

@@ -25,6 +25,7 @@ from program import Program, wait_until
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
 from powermeter import settings
+from powermeter.errors import AnsweredError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.writers import Receipt
 
@@ -88,13 +89,17 @@ def checked(tmp_path, text):
 
 @pytest.mark.parametrize(("page", "number"), [(page, n) for page in PAGES for n in range(len(texts(page, "python")))])
 def test_settings(page, number, tmp_path, own_ca):
-    """Each example of settings can be read, has no mistake, and is warned of for nothing."""
+    """Each example of settings has no mistake; the only warning is of a password sent unencrypted, as the pages say."""
     path = tmp_path / "settings.py"
     path.write_text(texts(page, "python")[number].replace("/etc/ssl", str(own_ca)))
     path.chmod(0o600)
     read = settings.read(str(path))
-    assert not read.warnings
+    sends = '"password"' in path.read_text() or '"token"' in path.read_text()
     switched_off = '"enabled": False' in path.read_text()
+    warned = sends and not switched_off and '"ssl": True' not in path.read_text()
+    assert len(read.warnings) == warned, read.warnings
+    assert all("unencrypted" in warning for warning in read.warnings)
+    assert (page, number) != ("influxdb", 0) or on_page(page, read.warnings[0])
     assert [writer.type for writer in read.writers][0:1] == ["file"]
     assert len(read.writers) == (1 if switched_off else 2)
 
@@ -286,6 +291,19 @@ def test_tls(over_tls, own_ca, tmp_path):
     # It has no database yet: what matters is that it answers, over TLS.
     assert on_page("influxdb", said), said
     assert "404" in said
+
+
+def test_tls_is_kept(over_tls, own_ca, writer_of, pulses):
+    """One connection, and so one handshake, is enough for all requests to a real server."""
+    there = {"host": "localhost", "port": over_tls.port, "ssl": True, "verify_ssl": str(own_ca / "ca.pem")}
+    writer = writer_of("influxdb", **there)
+    kept = set()
+    for first in (1, 101, 201):
+        with pytest.raises(AnsweredError, match="database not found"):
+            writer.deliver(pulses(100, first=first), "")
+        kept.add(writer._session._connection.sock)
+    assert len(kept) == 1
+    assert None not in kept
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another name", "no TLS", "TLS"])

@@ -8,6 +8,7 @@ script runs the real program with its simulated meter, as any user.
 """
 
 import importlib.util
+import json
 import os
 import pwd
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -179,7 +181,7 @@ SIMULATED = 'POWER_OPTS="--simulate 20000"\n'
 @root_alone
 @pytest.mark.parametrize("kind", ["--sysv", "--systemd"])
 def test_an_install_can_be_repeated_and_taken_back(machine, kind):
-    """The second install changes nothing and says so; an uninstall leaves settings and data, and nothing else."""
+    """The second install changes nothing; an uninstall leaves settings, data and the user who owns them."""
     m = machine()
     before = m.files()
     first = m.installed(kind, "--link")
@@ -208,14 +210,24 @@ def test_an_install_can_be_repeated_and_taken_back(machine, kind):
     changed -= {
         f"etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid") for end in "-"
     }
+    of_users = {"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/power.installed"}
+    of_users |= {"etc/subuid", "etc/subgid"} & changed
     assert {name for name in changed if not re.fullmatch(r"etc/rc\d\.d|etc/systemd/system/.*wants", name)} == {
         "opt/power/settings.py",  # closed to others still
         "var/lib/power",
         "var/lib/power/journal.db",
+        *of_users,
     }
-    assert m.owner("/var/lib/power") == "root 750"
-    assert m.owner("/opt/power/settings.py") == "root 600"
-    assert m.installed("--uninstall").splitlines()[-1] == "nothing is installed"
+    # Never given to root, who might run or follow it.
+    assert m.owner("/var/lib/power") == "power 750"
+    assert m.owner("/opt/power/settings.py") == "power 600"
+    again = m.installed("--uninstall").splitlines()
+    assert "done: keep the user power, who owns /var/lib/power and /opt/power/settings.py" in "\n".join(again)
+    assert again[-1] == "nothing is installed"
+    shutil.rmtree(m.on_host("/var/lib/power"))
+    m.on_host("/opt/power/settings.py").unlink()
+    assert "done: remove the user power" in m.installed("--uninstall")
+    assert not m.on_host("/etc/power.installed").exists()
 
 
 @root_alone
@@ -418,7 +430,7 @@ def test_systemd_reads_what_is_there_after_a_step_that_failed(machine):
         m.on_host(f"/usr/local/bin/{name}").chmod(0o755)
     done = m.run(PYTHON, f"{m.top}/{NAME}", "--systemd", "--link", env={"PATH": f"/usr/local/bin:{PATH}"})
     assert done.returncode == 1
-    assert "enable power.service failed with status 9: not today; everything is as it was before" in done.stderr
+    assert "enable power.service failed with status 9: not today; everything is as it was before\n" in done.stderr
     asked = m.on_host("/run/asked").read_text().splitlines()
     assert asked == ["daemon-reload there", "--quiet enable power.service there", "daemon-reload "]
 
@@ -486,6 +498,21 @@ def test_logrotate_takes_the_snippet(machine):
     assert (done.returncode, done.stderr) == (0, "")
     assert m.on_host("/var/lib/power/power.log.1").read_text() == "a line\n"
     assert m.owner("/var/lib/power/power.log") == "power 640"
+
+
+@root_alone
+def test_a_log_with_the_letters_of_a_pattern(machine):
+    """A LOG_FILE that logrotate could take for a pattern is that file, and not the others that match."""
+    if not shutil.which("logrotate", path=PATH):
+        without("logrotate")
+    m = machine(settings="LOG_FILE = '/var/lib/power/[ab]*?.log'")
+    m.installed("--sysv", "--link")
+    for name in ("[ab]*?.log", "bc1.log"):
+        m.on_host("/var/lib/power").joinpath(name).write_text("a line\n")
+        shutil.chown(m.on_host("/var/lib/power") / name, int(m.run("id", "-u", "power").stdout))
+    done = m.run("logrotate", "--force", "--state", "/run/state", "/etc/logrotate.d/power")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in m.on_host("/var/lib/power").iterdir()} == {"[ab]*?.log", "[ab]*?.log.1", "bc1.log"}
 
 
 @root_alone
@@ -566,11 +593,11 @@ def test_another_user_needs_a_stopped_service(machine):
     assert m.service("start").returncode == 0
     done = m.install("--sysv", "--user", "pi")
     assert done.stderr == "install_init_script: power runs as power: sudo service power stop, then again\n"
-    assert m.owner("/var/lib/power/simulated/journal.db") == "power 640"
+    assert m.owner("/var/lib/power/simulated/journal.db") == "power 600"
     assert "sudo service power restart" in m.installed("--sysv")
     assert m.service("stop").returncode == 0
     m.installed("--sysv", "--user", "pi")
-    assert m.owner("/var/lib/power/simulated/journal.db") == "pi 640"
+    assert m.owner("/var/lib/power/simulated/journal.db") == "pi 600"
     assert m.service("start").returncode == 0
 
 
@@ -689,6 +716,85 @@ def test_an_unknown_init_is_one_line(place):
     )
 
 
+ANSWER = {"data_dir": "/var/lib/power", "log_file": None, "files": ["/srv/my csv/p.csv"], "away": {}}
+
+
+def test_the_program_s_answer_is_understood():
+    """Its answer about the settings comes back as it was."""
+    assert installer.understood(json.dumps(ANSWER).encode()) == ANSWER
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"[" * 60000,
+        b'{"data_dir": "/d"}',
+        json.dumps({**ANSWER, "data_dir": None}).encode(),
+        json.dumps({**ANSWER, "data_dir": "d"}).encode(),
+        json.dumps({**ANSWER, "files": {"/a": "/b"}}).encode(),
+        json.dumps({**ANSWER, "files": [["/a"]]}).encode(),
+        json.dumps({**ANSWER, "files": ["/a"] * 65}).encode(),
+        json.dumps({**ANSWER, "away": ["/a"]}).encode(),
+        json.dumps({**ANSWER, "away": {"/a": 1}}).encode(),
+    ],
+)
+def test_an_answer_that_is_none(answer):
+    """What is no answer of the program's is refused in one line."""
+    with pytest.raises(installer.InstallError, match="is not understood: look at the file"):
+        installer.understood(answer)
+
+
+@pytest.mark.parametrize("letter", [*"\"'`\\{}\n\r\t\x1b\0\x9b\u2028\ud800", "/a" * 2048])
+@pytest.mark.parametrize("name", ["data_dir", "log_file", "files", "away"])
+def test_paths_that_the_files_of_root_can_not_hold(name, letter):
+    """A path that could end a line, a quotation or a block in a file that root obeys is refused, and shown plainly."""
+    path = f"/srv/{letter}x"
+    said = {**ANSWER, name: {"files": [path], "away": {path: "/srv"}}.get(name, path)}
+    with pytest.raises(installer.InstallError) as refused:
+        installer.understood(json.dumps(said).encode())
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", sorted(os.listdir(TOP / "init")))
+def test_no_line_can_be_written_into_a_file_of_root_s(name):
+    """A place of the source or the settings that holds a line feed, as its owner may choose, is written nowhere."""
+    files = installer.Files("/srv/x\nExecStartPre=+/bin/sh", "/srv/x\n/etc/shadow {", ("/srv/x\n[Service]",))
+    with pytest.raises(installer.InstallError, match="has control characters, and can't be written"):
+        installer.rendered(name, installer.Places(), user="power", files=files)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(600)", "does not end within 0.5 s"),
+        ("import os, time; os.fork() or time.sleep(600)", "does not end within 0.5 s"),
+        ("import os, time; os.fork() or (os.setsid(), time.sleep(5))", "does not end within 0.5 s"),
+        ("print('x' * 10**6)", "prints without an end"),
+        ("import sys\nwhile True: sys.stderr.write('x')", "prints without an end"),
+    ],
+    ids=["hangs", "its child hangs", "its child leaves the session", "floods", "floods with errors"],
+)
+def test_a_child_that_hangs_or_floods(code, said):
+    """Whatever the service user's program does, the installer goes on in its time and in little memory."""
+    begun_s = time.monotonic()
+    with pytest.raises(installer.InstallError, match=said):
+        installer._output([sys.executable, "-c", code], 0.5)
+    assert time.monotonic() - begun_s < PATIENCE_S
+
+
+def test_a_child_has_no_terminal():
+    """It has a session of its own, without a terminal, and what it is given as its input."""
+    code = (
+        "import os, sys\nprint(os.getsid(0) == os.getpid(), any(map(os.isatty, range(3))), sys.stdin.read())\n"
+        "try: open('/dev/tty')\nexcept OSError as error: print(error.strerror)"
+    )
+    done = installer._output([sys.executable, "-c", code], PATIENCE_S, given=b"given")
+    assert done.stdout == b"True False given\nNo such device or address\n"
+
+
 def test_no_option_names_another_root():
     """Where things go is no option: a file elsewhere than init looks for it starts nothing."""
     options = {word for action in installer.parser()._actions for word in action.option_strings}
@@ -752,13 +858,15 @@ class Service(Program):
             rpienv=str(self.rpienv),
             default=str(self.default),
             unit=str(directory / "no.service"),
+            command=str(directory / "command"),
             state=str(self.state),
             run=str(run),
         )
         files = installer.Files(str(self.state), "", ())
         self.script = directory / "power"
-        self.script.write_text(installer.rendered("power.init", places, user=self.user, files=files))
-        self.script.chmod(0o755)
+        for path, name in ((self.script, "power.init"), (directory / "command", "power.command")):
+            path.write_text(installer.rendered(name, places, user=self.user, files=files))
+            path.chmod(0o755)
 
     def options(self, opts):
         """Write what /etc/default/power would say."""
@@ -798,14 +906,15 @@ def test_the_script_is_good_shell():
         text = installer.rendered(name, places, user="power", files=files, reads=["/opt/power"])
         assert not re.search(r"@[A-Z_]+@", text), name
         assert installer.MARK in text
-    script = installer.rendered("power.init", places, user="power", files=files)
-    for shell in ("dash", "sh"):
-        done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-    if shutil.which("shellcheck"):
-        line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
-        done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
-        assert done.stdout == ""
+    for name in ("power.init", "power.command"):
+        script = installer.rendered(name, places, user="power", files=files)
+        for shell in ("dash", "sh"):
+            done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+        if shutil.which("shellcheck"):
+            line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
+            done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
+            assert done.stdout == ""
 
 
 def test_start_and_stop_have_lsbs_statuses(service):

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from program import PATIENCE_S, SOURCE
+from program import PATIENCE_S, SOURCE, root_alone
 
 from powermeter import journal as journal_module
-from powermeter.errors import DamagedError, JournalError
-from powermeter.journal import Journal, Row, prepare_dir
+from powermeter.errors import DamagedError, JournalError, StoppedError
+from powermeter.journal import SCHEMA, Journal, Row, make_private, prepare_dir
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
 #: 2026-11-23T07:13:20Z, as ns.
@@ -594,10 +594,234 @@ def test_database_that_is_no_journal(tmp_path, version):
     assert path.read_bytes() == before
 
 
+#: A view that has rows without an end, each longer than the one before.
+ENDLESS = """AS WITH RECURSIVE rows(meter, name) AS (SELECT 1, 'x' UNION ALL SELECT meter + 1, name || 'x' FROM rows)
+             SELECT * FROM rows"""
+#: What makes something else of a journal.
+CHANGES = {
+    "a view without an end": ["DROP TABLE meters", f"CREATE VIEW meters {ENDLESS}"],
+    "another view": ["CREATE VIEW other AS SELECT * FROM pulses"],
+    "a trigger": ["CREATE TRIGGER other AFTER INSERT ON pulses BEGIN DELETE FROM pulses; END"],
+    "another table": ["CREATE TABLE other (something)"],
+    "an index": ["CREATE INDEX other ON pulses (time_ns)"],
+    "another column": ["ALTER TABLE writers ADD COLUMN other AS (hex(zeroblob(1000000)))"],
+    "a table less": ["DROP TABLE steps"],
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_journal_with_another_schema(tmp_path, version, change):
+    """A journal whose schema is not exactly that of its version is refused and left as it is; nothing of it is run."""
+    path = tmp_path / "journal.db"
+    Journal(str(path)).close()
+    older = ["DROP TABLE unsettled", "DROP TABLE thinned", "PRAGMA user_version = 1"] if version == 1 else []
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in older + CHANGES[change]:
+            connection.execute(statement)
+    before = path.read_bytes()
+    code = f"""
+import resource, sys; sys.path.insert(0, {str(SOURCE)!r})
+from powermeter.errors import JournalError
+from powermeter.journal import Journal, delivered_pulses
+resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))
+print(delivered_pulses({str(path)!r}, "file"))
+try:
+    Journal({str(path)!r})
+except JournalError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    refused = f"{path}: not a journal of power: its tables are not those of version {version}: move it away"
+    assert done.stdout == f"[]\n{refused}\n", done
+    assert path.read_bytes() == before
+
+
+def test_a_journal_of_the_first_version(tmp_path):
+    """It is brought up to date; white space in its schema makes no difference."""
+    path = tmp_path / "journal.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA.replace(" ", "  "))
+        connection.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        with Journal(str(path)) as journal:
+            assert journal.meter("house", 1000).count == 0
+            assert journal._connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE writers SET place = CAST(zeroblob(100000) AS TEXT)", "string or blob too big"),
+        ("UPDATE pulses SET interval_ns = zeroblob(100000)", "string or blob too big"),
+        (
+            "WITH r AS (SELECT 2 n UNION ALL SELECT n + 1 FROM r LIMIT 20000) INSERT INTO meters SELECT n, n FROM r",
+            "meters has more than 10,000 rows",
+        ),
+    ],
+)
+def test_what_is_too_large_is_damage(tmp_path, change, said):
+    """Texts and rows longer than any of ours, and more rows than there can be, are damage and are not read whole."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        journal.cursor("file").close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change)
+    assert_no_journal(path, f"the journal is damaged: {said}")
+
+
+def test_no_connection_trusts_the_file(tmp_path):
+    """The connections of journal, cursor and reader run no function of a schema, check pages, and map no memory."""
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        parts = [journal, journal.cursor("file"), journal.reader()]
+        for part in parts:
+            names = ("trusted_schema", "cell_size_check", "mmap_size")
+            found = [part._connection.execute(f"PRAGMA {name}").fetchone() for name in names]
+            assert found == [(0,), (1,), (0,)]
+            assert part._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == journal_module.MAX_LENGTH
+        for part in parts[1:]:
+            part.close()
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+def test_a_stop_ends_the_opening(tmp_path, monkeypatch, suspect):
+    """What reads long while a journal is opened ends when the program is to stop, and leaves nothing open."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        key = journal.meter("house", 1000).key
+        journal.append(rows_of(key, range(START_NS, START_NS - 20_000, -1)))
+    asked = []
+    with pytest.raises(StoppedError, match="a stop came before the journal was open") as raised:
+        Journal(str(path), suspect=suspect, stopped=lambda: asked.append(1) or len(asked) == 3)
+    assert len(asked) == 3
+    assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    del raised
+    # Once it is open nobody is asked: appending has no share in it.
+    asked.clear()
+    with Journal(str(path), stopped=lambda: asked.append(1) and False) as journal:
+        assert asked
+        asked.clear()
+        journal.append(rows_of(key, range(START_NS, START_NS + 20_000), first=20_001))
+    assert not asked
+
+
+# --- Closed to others
+
+
+def modes(path):
+    """The modes of a journal and of the files beside it."""
+    return {
+        name.name.removeprefix(path.name): name.stat().st_mode & 0o777 for name in path.parent.glob(f"{path.name}*")
+    }
+
+
+@pytest.fixture
+def open_umask():
+    """A umask that takes nothing away."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_journal_is_closed_to_others(tmp_path):
+    """All its files have mode 600: when they are made, and those with another mode when they are opened."""
+    path = tmp_path / "journal.db"
+    private = {"": 0o600, "-wal": 0o600, "-shm": 0o600}
+    with Journal(str(path)) as journal:
+        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        assert modes(path) == private
+        # As a crash leaves them, and an older version has made them.
+        copy = tmp_path / "copy" / "journal.db"
+        copy.parent.mkdir()
+        for suffix in private:
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+            os.chmod(f"{copy}{suffix}", 0o644)
+        path.unlink()
+        journal.write_again()
+        assert modes(path)[""] == 0o600
+    with Journal(str(copy)):
+        assert modes(copy) == private
+
+
+def test_a_copy_that_was_made_to_be_stored(tmp_path):
+    """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA journal_mode = DELETE; ANALYZE")
+    with Journal(str(path)) as journal:
+        assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert journal.meter("house", 1000).count == 1
+
+
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_journal_behind_a_link_is_closed_to_others(tmp_path, there):
+    """The files are those that the link leads to."""
+    path, target = tmp_path / "journal.db", tmp_path / "disk" / "kept.db"
+    target.parent.mkdir()
+    path.symlink_to(target)
+    if there:
+        with contextlib.closing(sqlite3.connect(target)) as connection:
+            connection.executescript(SCHEMA + "; PRAGMA user_version = 1; PRAGMA journal_mode = WAL")
+        assert modes(target) == {"": 0o644}
+    with Journal(str(path)) as journal:
+        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        assert modes(target) == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
+
+
+def test_closing_a_journal_to_others_keeps_its_locks(tmp_path):
+    """In the midst of a transaction of this process, no other can begin one after the files' modes were set."""
+    path = tmp_path / "journal.db"
+    begin = (
+        f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
+    )
+    with Journal(str(path)) as journal, journal_module._transaction(journal._connection):
+        os.chmod(f"{path}-shm", 0o640)
+        make_private(str(path))
+        assert modes(path)["-shm"] == 0o600
+        done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr
+
+
+@root_alone
+def test_the_group_can_not_lock_a_journal(tmp_path):
+    """Another user of the group opens none of its files, and so holds no lock that commits would wait for."""
+    directory = tmp_path / "data"
+    prepare_dir(str(directory))
+    before = os.umask(0o027)
+    try:
+        with Journal(str(directory / "journal.db")) as journal:
+            journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+            there = os.open(directory, os.O_PATH)
+            code = f"""
+import os
+os.setgroups([]); os.setgid({os.getegid()}); os.setuid(65534)
+for name in sorted(os.listdir("/proc/self/fd/{there}/")):
+    try:
+        print(name, os.open(name, os.O_RDONLY, dir_fd={there}))
+    except PermissionError:
+        print(name, "closed")
+"""
+            done = subprocess.run(
+                [sys.executable, "-c", code], pass_fds=[there], capture_output=True, text=True, check=False
+            )
+            os.close(there)
+    finally:
+        os.umask(before)
+    assert done.stdout == "journal.db closed\njournal.db-shm closed\njournal.db-wal closed\n", done
+
+
+# --- Other things in its place
+
+
 def test_directory_that_is_no_journal(tmp_path):
     """A directory in place of the journal is refused, and so is a journal in no directory."""
     assert_no_journal(tmp_path, "can't be opened: unable to open database file")
-    assert_no_journal(tmp_path / "nowhere" / "journal.db", "can't be opened: unable to open database file")
+    assert_no_journal(tmp_path / "nowhere" / "journal.db", "can't be opened: No such file or directory")
 
 
 def test_a_file_system_without_shared_memory(tmp_path, monkeypatch):

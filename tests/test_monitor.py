@@ -346,7 +346,8 @@ PERIOD_S = 2
 
 def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
     """A period whose last edge waits untaken when it is over goes to Librato once that is counted: once, and whole."""
-    needed = {"user": librato_server.user, "token": librato_server.token, "hostname": librato_server.hostname}
+    token = settings.Secret(librato_server.token)
+    needed = {"user": librato_server.user, "token": token, "hostname": librato_server.hostname}
     defaults = {name: key.default for name, key in settings.WRITER_TYPES["librato"].items()}
     options = {**defaults, **needed, "protocol": "http", "period": PERIOD_S}
     librato = settings.WriterSettings("librato", "librato", options)

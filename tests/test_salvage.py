@@ -8,14 +8,16 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
+import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from program import Program, wait_until
+from program import PATIENCE_S, Program, wait_until
 
 from powermeter import salvage
-from powermeter.errors import DamagedError, JournalError
+from powermeter.errors import DamagedError, JournalError, StoppedError
 from powermeter.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 
@@ -327,6 +329,116 @@ def test_a_crash_while_a_new_one_takes_its_place(damaged, monkeypatch):
     with salvage.open_journal(str(damaged), METERS) as journal:
         assert registers(journal) == WHOLE
     assert aside(damaged).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"time_ns INTEGER", b"time_ns INTEGFR"), (b"TABLE pulses", b"TABLE pulsez")]
+)
+def test_a_schema_with_flipped_bytes(damaged, before, after):
+    """A schema that differs in single bytes is damage, and not believed: all else is read by a new one."""
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:4096].replace(before, after) + content[4096:])
+    assert damaged.read_bytes() != content
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+        assert len(waiting(journal)) == 2 * WAITING
+    aside(damaged)
+
+
+def test_a_text_without_an_end(damaged):
+    """A place that is longer than any is lost, and costs nothing else."""
+    with contextlib.closing(sqlite3.connect(damaged)) as connection, connection:
+        connection.execute("UPDATE writers SET place = CAST(zeroblob(50000000) AS TEXT)")
+    with salvage.open_journal(str(damaged), METERS) as journal:
+        assert registers(journal) == WHOLE
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            assert cursor.position.place == ""
+            assert len(cursor.read(10_000)) == 2 * WAITING
+
+
+@pytest.mark.parametrize("first_page", [True, False])
+def test_a_stop_ends_the_saving_and_the_next_start_goes_on(damaged, monkeypatch, first_page):
+    """Told to stop again and again, it ends each time, goes on where it was, and loses nothing."""
+    monkeypatch.setattr(salvage, "NOTED_PAGES", 8)
+    monkeypatch.setattr(salvage, "COPIED", 100_000)
+    content = bytearray(damaged.read_bytes())
+    at = 0 if first_page else len(content) // 4096 // 2 * 4096
+    content[at : at + 4096] = bytes(4096)
+    damaged.write_bytes(content)
+    steps, stops = [], 0
+    while True:
+        end = len(steps) + 10
+        try:
+            opened = salvage.open_journal(
+                str(damaged),
+                METERS,
+                suspect=not first_page,
+                progress=lambda: steps.append(1),
+                stopped=lambda end=end: len(steps) >= end,
+            )
+            break
+        except StoppedError:
+            stops += 1
+        assert stops < 100
+    with opened as journal:
+        assert registers(journal) == WHOLE
+        assert len(waiting(journal)) == 2 * WAITING
+    assert stops > 5
+    # Twice through its pages, and once to copy it; a stopped one does its last step again.
+    assert len(steps) <= 2 * (len(content) // 4096 // 8 + 1) + len(content) // 100_000 + 2 * stops
+    assert sorted(path.name for path in damaged.parent.iterdir() if "damaged" not in path.name) == ["journal.db"]
+
+
+def test_a_program_that_saves_a_journal_stops_at_once(tmp_path):
+    """SIGTERM while a large damaged journal is read ends a start within a second or so, and the next one goes on."""
+    with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
+        path = program.data_dir / "simulated" / "journal.db"
+        path.parent.mkdir(parents=True)
+        with Journal(str(path)) as journal:
+            journal._connection.execute("PRAGMA synchronous = OFF")
+            key = journal.meter("house", 1000).key
+            journal.cursor("file").close()
+            for first in range(1, 800_000, 100_000):
+                journal.append([Row(key, n, START_NS + n * NS_PER_S, NS_PER_S) for n in range(first, first + 100_000)])
+        content = path.read_bytes()
+        path.write_bytes(bytes(4096) + content[4096:])
+        making = path.with_name("journal.db.making")
+        with program.err.open("wb") as err:
+            popen = subprocess.Popen(program.line("--nodaemon", "--simulate", "3000"), env=program.env, stderr=err)
+        try:
+            wait_until(lambda: making.exists() or popen.poll() is not None)
+            began_s = time.monotonic()
+            popen.terminate()
+            assert popen.wait(PATIENCE_S) == 0, program.err.read_text()
+            assert time.monotonic() - began_s < 1.5
+        finally:
+            popen.kill()
+            popen.wait()
+        assert "a stop came before the journal was open" in program.err.read_text()
+        assert making.exists()
+        program.start("--simulate", "3000")
+        assert program.status()["meters"]["house"]["register_kwh"] >= 800
+        assert program.run("--kill").returncode == 0
+
+
+def test_what_saving_makes_is_closed_to_others(damaged):
+    """The new journal, what it is made from and what is set aside have mode 600, while it is made too."""
+    damaged.write_bytes(bytes(4096) + damaged.read_bytes()[4096:])
+    Path(f"{damaged}-wal").touch()
+    damaged.chmod(0o644)
+    seen = {}
+
+    def look():
+        seen.update({path.name: path.stat().st_mode & 0o777 for path in damaged.parent.iterdir()})
+
+    before = os.umask(0)
+    try:
+        salvage.open_journal(str(damaged), METERS, progress=look).close()
+    finally:
+        os.umask(before)
+    look()
+    assert {"journal.db.making", "journal.db.copy", "journal.db", aside(damaged).name} <= seen.keys()
+    assert set(seen.values()) == {0o600}, seen
 
 
 def test_another_programs_database_is_no_damage(tmp_path):

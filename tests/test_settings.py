@@ -1,6 +1,11 @@
 """The settings: the example, every kind of mistake with its message, and no secret in anything said."""
 
+import copy
+import dataclasses
+import json
 import os
+import pickle
+import pprint
 import pwd
 import runpy
 import shutil
@@ -156,6 +161,8 @@ def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, giv
     promised = {
         key: value for key, value in (PROMISED["WRITERS"][name] | given).items() if key not in ("type", "enabled")
     }
+    if "token" in given:
+        promised["token"] = settings.Secret(given["token"])
     if name == "file":
         promised["path"] = os.path.join(settings.default_data_dir(as_root=os.geteuid() == 0), "power.csv")
     assert found == settings.WriterSettings("mine", name, promised)
@@ -197,8 +204,10 @@ WRITERS = {{
     assert (found.commit_interval_s, found.clock_wait_s, found.keep_days) == (0.5, 0, 30)
     assert [w.name for w in found.writers] == ["one", "two", "csv", "lib"]
     one, two, csv, lib = (w.options for w in found.writers)
-    assert (one["host"], one["token"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", "t", True, f"{tmp_path}/ca.pem")
-    assert (two["username"], two["password"], two["tags"], two["verify_ssl"]) == ("u", "p", {"home": "yes"}, False)
+    assert (one["host"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", True, f"{tmp_path}/ca.pem")
+    assert (two["username"], two["tags"], two["verify_ssl"]) == ("u", {"home": "yes"}, False)
+    secrets = (one["token"], two["password"], lib["token"])
+    assert secrets == (settings.Secret("t"), settings.Secret("p"), settings.Secret(SECRET))
     assert csv["path"] == os.path.expanduser("~/a.csv")
     assert (lib["tags"], lib["period"], lib["source"]) == ({"home": "yes"}, 300, "attic")
     assert found.warnings == ()
@@ -718,6 +727,40 @@ def test_no_secret_on_the_terminal(tmp_path, place):
     assert done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "show",
+    [
+        repr,
+        str,
+        lambda found: f"{found} {found!r}",
+        lambda found: f"{found.writers[0].options['password']:>20}",
+        lambda found: json.dumps(dataclasses.asdict(found), default=str),
+        lambda found: pickle.dumps(found, 0).decode(),
+        lambda found: repr(pickle.loads(pickle.dumps(found))),
+        lambda found: "".join(map(str, dataclasses.astuple(found))),
+        lambda found: "%s %r" % (found.writers[0].options["password"], vars),  # noqa: UP031
+        pprint.pformat,
+    ],
+)
+def test_a_secret_that_was_read_is_shown_as_stars(read, show):
+    """However the settings that were read are shown, the password is not; its text is given where it is asked for."""
+    found = read(writer(INFLUXDB))
+    assert "***" in show(found)
+    assert SECRET not in show(found)
+    assert found.writers[0].options["password"].reveal() == SECRET
+
+
+def test_secrets_are_compared(read):
+    """A password that was changed makes other settings, an equal one does not; a copy is the same."""
+    one, same, other = (read(writer(INFLUXDB.replace(SECRET, text))) for text in ("a", "a", "b"))
+    assert one == same != other
+    assert copy.deepcopy(one) == copy.copy(one) == one
+    assert len({settings.Secret("a"), settings.Secret("a"), settings.Secret("b")}) == 2
+    assert settings.Secret("a") != "a"
+    assert not isinstance(settings.Secret("a"), str)
+    assert [bool(settings.Secret(text)) for text in ("a", "")] == [True, False]
+
+
 # --- Who may read and write the file
 
 
@@ -738,6 +781,69 @@ def test_a_password_that_others_may_read_is_warned_of(read, tmp_path, text, mode
     path = tmp_path / "settings.py"
     line = f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}"
     assert read(text, mode=mode).warnings == ((line,) if warned else ())
+
+
+UNENCRYPTED = "unencrypted, so anyone on the network can read it: set "
+UNVERIFIED = 'because its certificate is not checked: set "verify_ssl" to True or to the file of its CA'
+LOGIN = '"type": "influxdb", "username": "me", "password": "p"'
+
+
+@pytest.mark.parametrize(
+    ("entry", "warned"),
+    [
+        (f'{LOGIN}, "host": "nas.home"', f'the password is sent to nas.home {UNENCRYPTED}"ssl": True'),
+        (
+            f'{LOGIN}, "host": "nas.home", "verify_ssl": False',
+            f'the password is sent to nas.home {UNENCRYPTED}"ssl": True',
+        ),
+        (f'{LOGIN}, "host": "192.168.1.5"', f'the password is sent to 192.168.1.5 {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "[fe80::1%eth0]"', f'the password is sent to fe80::1%eth0 {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "localhost.example.org"', f'localhost.example.org {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "127.0.0.1.example.org"', f'127.0.0.1.example.org {UNENCRYPTED}"ssl": True'),
+        ('"type": "influxdb", "host": "h", "token": "t"', f'the token is sent to h {UNENCRYPTED}"ssl": True'),
+        (f'{LOGIN}, "host": "h", "ssl": True, "verify_ssl": False', f"is sent to whoever answers as h, {UNVERIFIED}"),
+        (f'{LOGIN}, "host": "h", "ssl": True', None),
+        (f'{LOGIN}, "host": "localhost"', None),
+        (f'{LOGIN}, "host": "LocalHost."', None),
+        (f'{LOGIN}, "host": "influx.localhost"', None),
+        (f'{LOGIN}, "host": "127.1.2.3", "ssl": True, "verify_ssl": False', None),
+        (f'{LOGIN}, "host": "[::1]"', None),
+        (f'{LOGIN}, "host": "h", "enabled": False', None),
+        ('"type": "influxdb", "host": "h", "username": "me"', None),
+        ('"type": "influxdb", "host": "h", "ssl": True, "verify_ssl": False', None),
+        (f'{LIBRATO}, "protocol": "http"', f'the token is sent to 10.0.0.5 {UNENCRYPTED}"protocol": "https"'),
+        (LIBRATO, None),
+        (f'{LIBRATO.replace("10.0.0.5", "127.0.0.1")}, "protocol": "http"', None),
+        ('"type": "file"', None),
+    ],
+)
+def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, warned):
+    """There is a warning of a password or token that others can read, or that whoever answers is sent."""
+    found = read(writer(entry)).warnings
+    assert len(found) == (warned is not None), found
+    if warned:
+        assert found[0].startswith(f'{tmp_path}/settings.py: WRITERS["w"]: the ')
+        assert found[0].endswith(warned)
+
+
+def test_a_secret_of_a_type_of_one_s_own(read, monkeypatch):
+    """Of another type of writer it is not known how it sends its secret, which is one all the same."""
+    key = settings.Key(None, settings.optional(settings.absolute_path), secret=True)
+    monkeypatch.setitem(settings.WRITER_TYPES, "file", {**settings.WRITER_TYPES["file"], "token": key})
+    found = read(writer(f'"type": "file", "token": "/{SECRET}"'))
+    assert found.warnings == ()
+    assert found.writers[0].options["token"] == settings.Secret(f"/{SECRET}")
+
+
+def test_a_check_warns_of_a_secret_that_others_can_get_at(tmp_path):
+    """--check says it on stderr, and so does a start; both go on."""
+    program = Program(tmp_path, writer(f'{LOGIN}, "host": "192.0.2.1", "timeout": 0.1'))
+    program.settings.chmod(0o600)
+    for options in (["--check"], ["--simulate", "1000"]):
+        with program:
+            done = program.run(*options)
+            assert f'WRITERS["w"]: the password is sent to 192.0.2.1 {UNENCRYPTED}"ssl": True\n' in done.stderr
+    assert done.returncode == 0
 
 
 def test_the_host_that_librato_left_is_warned_of(read):

@@ -60,6 +60,10 @@ class DamagedError(JournalError):
     """The journal's file is damaged: what can be read of it can be saved."""
 
 
+class StoppedError(JournalError):
+    """The program was told to stop while it opened the journal."""
+
+
 class ProcessError(PowerError, RuntimeError):
     """Starting, stopping or asking the running program failed."""
 

@@ -13,19 +13,21 @@ crash sets back delivers again what it delivered, which every writer bears.
 """
 
 import contextlib
+import functools
 import heapq
 import itertools
 import os
 import sqlite3
+import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple
 
 from powermeter.clock import boot_id
-from powermeter.errors import DamagedError, JournalError, UnsafePathError
+from powermeter.errors import DamagedError, JournalError, StoppedError, UnsafePathError
 from powermeter.meter import NS_PER_S, Constant, Pulse
 from powermeter.mounts import file_system
 from powermeter.safe_path import make_directory
@@ -101,12 +103,27 @@ THINNED_AT_ONCE = 5000
 #: More than any count.
 MOST_COUNT = 2**63 - 1
 
-#: SQLite's results for a disk that fails, and for a file that is damaged, or no database any more; for locks that do
-#: not work; and, extended, for files that can't be locked or shared as memory, as on a disk of the network
-#: (https://sqlite.org/rescode.html).
+#: What SQLite adds to the name of a database for the files beside it.
+BESIDE = ("-wal", "-shm", "-journal")
+
+#: No text, blob or row of a journal is longer, in bytes: the longest of ours is a writer's place, which has a path.
+MAX_LENGTH = 65_536
+
+#: No small table has more rows, except steps, which is never read into memory as a whole. A schema has fewer entries.
+MAX_ROWS = 10_000
+MAX_SCHEMA_ENTRIES = 100
+
+#: While a journal is opened or saved, whether to stop is asked after this many steps of SQLite's machine: some ms.
+STEPS = 20_000
+
+#: SQLite's results for a call that was interrupted; for a disk that fails, and for a file that is damaged, or no
+#: database any more; for locks that do not work; for a text, blob or row longer than MAX_LENGTH; and, extended, for
+#: files that can't be locked or shared as memory, as on a disk of the network (https://sqlite.org/rescode.html).
+SQLITE_INTERRUPT = 9
 SQLITE_IOERR = 10
 SQLITE_CORRUPT = 11
 SQLITE_PROTOCOL = 15
+SQLITE_TOOBIG = 18
 SQLITE_NOTADB = 26
 UNFIT = (SQLITE_PROTOCOL, *(SQLITE_IOERR | kind << 8 for kind in (15, 20, 21)))  # LOCK, SHMLOCK, SHMMAP
 
@@ -116,6 +133,10 @@ BUSY_TIMEOUT_S = 60
 #: The page cache of a connection, in KiB. Appending and reading in order touch few
 #: pages; SQLite's own 2 MiB would be held once a connection.
 CACHE_KIB = 256
+
+
+#: Whether the program was told to stop, so that opening a journal must end.
+Stopped = Callable[[], bool]
 
 
 class Row(NamedTuple):
@@ -129,7 +150,17 @@ class Row(NamedTuple):
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether *error* says that the file itself is damaged."""
-    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB)
+    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG)
+
+
+def is_interrupt(error: sqlite3.Error) -> bool:
+    """Whether *error* says that a progress handler ended the call."""
+    return _code(error) == SQLITE_INTERRUPT
+
+
+def stopped_error(path: str) -> StoppedError:
+    """The error for a stop while the journal at *path* is opened or saved."""
+    return StoppedError(f"{path}: a stop came before the journal was open: the next start goes on there")
 
 
 def is_of_the_disk(error: sqlite3.Error) -> bool:
@@ -158,10 +189,84 @@ class MeterRecord:
     constant: Constant
 
 
-def _connect(path: str) -> sqlite3.Connection:
+# --- A file that may be anybody's: closed to others, and not believed
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open *path* as :func:`os.open` does; a file that is made is closed to all but its user. Usable as an opener."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def make_private(path: str) -> None:
+    """
+    Make the database *path* where it is missing, and close it, and the files beside it, to all but its user.
+
+    SQLite gives the files beside it the mode that it has. Whoever can read them can lock them, and hold up every
+    commit. A file that exists is never opened here: closing it would drop the locks that a connection of this process
+    has on it. Raises :exc:`JournalError` where it can't be made.
+    """
+    real = os.path.realpath(path)  # SQLite puts its files beside what a link leads to
+    try:
+        os.close(open_private(real, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise JournalError(f"{path}: the journal can't be opened: {error.strerror}") from error
+    for name in (real, *(real + suffix for suffix in BESIDE)):
+        # Some file systems have no modes; what is wrong apart from that, SQLite reports.
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(found := os.lstat(name).st_mode) and stat.S_IMODE(found) != 0o600:
+                os.chmod(name, 0o600)
+
+
+def harden(connection: sqlite3.Connection, max_length: int = MAX_LENGTH) -> None:
+    """Let *connection* trust nothing in its file, which anybody may have made. To be called before anything is read."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
+    # No function with side effects is called from a schema, each page is checked when it is read, and a disk that fails
+    # is an error: with mapped memory it would end the program.
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+#: What a database consists of: type, name, table and SQL of each entry of its schema, in order.
+Schema = list[tuple[bytes, ...]]
+
+
+def schema_of(connection: sqlite3.Connection) -> Schema:
+    """The schema of the database; nothing of it is executed. Raises :exc:`sqlite3.Error`."""
+    rows = connection.execute(
+        # As blobs: damage can have made anything of a text.
+        # What ANALYZE makes is SQLite's own.
+        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema"
+        " WHERE NOT (type = 'table' AND name IN ('sqlite_stat1', 'sqlite_stat4')) LIMIT ?",
+        (MAX_SCHEMA_ENTRIES,),
+    ).fetchall()
+    return sorted(
+        (kind or b"", name or b"", of or b"", b" ".join((sql or b"").split())) for kind, name, of, sql in rows
+    )
+
+
+@functools.cache
+def schema_of_version(version: int, more: str = "") -> Schema:
+    """The schema of a journal of *version*, with what the statements in *more* add."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("".join(SCHEMAS[:version]) + more)
+        return schema_of(connection)
+
+
+def _has_flipped(found: Schema, ours: Schema) -> bool:
+    """Whether *found* can be *ours* with bytes that flipped: these leave every length as it is."""
+    lengths = [sorted([*map(len, entry)] for entry in schema) for schema in (found, ours)]
+    return lengths[0] == lengths[1]
+
+
+def _connect(path: str, stopped: Stopped | None = None) -> sqlite3.Connection:
     # Handed from the thread that opens to the one that uses it, never used by two at once.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
+        if stopped:
+            connection.set_progress_handler(stopped, STEPS)
+        harden(connection)
         # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -191,26 +296,34 @@ class Journal:
     The journal in the file *path*, made where there is none.
 
     A context manager; :meth:`close` may be called twice. *suspect*: damage was
-    met in it, so all of it is looked over, which takes as long as reading it.
-    Raises :exc:`DamagedError` where the file is damaged, and
-    :exc:`JournalError` where it can't be opened or is another's.
+    met in it, so all of it is looked over, which takes as long as reading it;
+    *stopped* is asked meanwhile whether to end that.
+    Raises :exc:`DamagedError` where the file is damaged, :exc:`StoppedError`
+    when *stopped* says so, and :exc:`JournalError` where it can't be opened or
+    is another's.
     """
 
-    def __init__(self, path: str, *, suspect: bool = False) -> None:
+    def __init__(self, path: str, *, suspect: bool = False, stopped: Stopped | None = None) -> None:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
+        if path != ":memory:":
+            make_private(path)
         try:
-            self._connection = _connect(path)
+            self._connection = _connect(path, stopped)
             try:
                 self._prepare()
                 self._look_over(whole=suspect)
+                # From here on it takes no time: it is opened, and all calls are short.
+                self._connection.set_progress_handler(None, 0)
             except BaseException:
                 self._connection.close()
                 raise
         except UnicodeDecodeError as error:  # a name of a table that is no text
             raise DamagedError(f"{path}: the journal is damaged: {error}") from error
         except sqlite3.Error as error:
+            if is_interrupt(error):
+                raise stopped_error(path) from error
             if is_damage(error):
                 raise DamagedError(f"{path}: the journal is damaged: {error}") from error
             if getattr(error, "sqlite_errorcode", 0) in UNFIT:
@@ -220,13 +333,20 @@ class Journal:
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not 0 < version <= SCHEMA_VERSION and (version or tables):
+        found = schema_of(self._connection)
+        if not 0 < version <= SCHEMA_VERSION and (version or found):
             raise JournalError(f"{self.path}: not a journal of this version of power (version {version}): move it away")
-        if version == 0:
-            mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode not in ("wal", "memory"):
-                raise _unfit(self.path, "no write-ahead log")
+        if found != (ours := schema_of_version(version)):
+            if _has_flipped(found, ours):
+                damage = "bytes of its schema have changed"
+                raise DamagedError(f"{self.path}: the journal is damaged: {damage}")
+            raise JournalError(
+                f"{self.path}: not a journal of power: its tables are not those of version {version}: move it away"
+            )
+        # Kept in the file: a copy that was made to be stored may have another.
+        mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode not in ("wal", "memory"):
+            raise _unfit(self.path, "no write-ahead log")
         if version < SCHEMA_VERSION:
             with _transaction(self._connection):
                 for schema in SCHEMAS[version:]:
@@ -237,10 +357,16 @@ class Journal:
     def _look_over(self, *, whole: bool) -> None:
         """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
         for table, types in LOOKED_OVER.items():
-            for row in self._connection.execute(f"SELECT * FROM {table}").fetchall():  # noqa: S608 - our own names
-                if not all(map(isinstance, row, types)) or (table == "constants" and row[2] <= 0):
-                    found = f"a row of {table} is {row!r}"
-                    raise DamagedError(f"{self.path}: the journal is damaged: {found}")
+            rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own names
+            with contextlib.closing(rows):
+                for number, row in enumerate(rows, 1):
+                    found = ""
+                    if not all(map(isinstance, row, types)) or (table == "constants" and row[2] <= 0):
+                        found = f"a row of {table} is {row!r:.200}"
+                    elif number > MAX_ROWS and table != "steps":
+                        found = f"{table} has more than {MAX_ROWS:,} rows"
+                    if found:
+                        raise DamagedError(f"{self.path}: the journal is damaged: {found}")
         for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
             for order in ("ASC", "DESC"):
                 self._connection.execute(
@@ -494,6 +620,7 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         try:
+            make_private(making)
             with contextlib.closing(sqlite3.connect(making)) as copy:
                 self._connection.backup(copy)
             # Not before it is whole and, as SQLite sees to, on the disk.
@@ -856,6 +983,8 @@ def delivered_pulses(path: str, writer: str) -> list[Pulse]:
         return found
     try:
         with contextlib.closing(_read_only(path)) as connection:
+            if schema_of(connection) != schema_of_version(SCHEMA_VERSION):
+                return []
             reached = dict(connection.execute("SELECT meter, count FROM cursors WHERE writer = ?", (writer,)))
             for meter, name in connection.execute("SELECT meter, name FROM meters").fetchall():
                 rows = connection.execute(
@@ -868,7 +997,7 @@ def delivered_pulses(path: str, writer: str) -> list[Pulse]:
                 # One without its predecessor may stand for others that were thinned.
                 if rows and constants and rows[0][0] - 1 in (rows[-1][0], constants[0].from_count):
                     found += _pulses(name, rows[0][0] - 1, rows[:1], constants)
-    except sqlite3.Error:  # whatever is wrong with it, a start tells
+    except (sqlite3.Error, UnicodeDecodeError):  # whatever is wrong with it, a start tells
         return []
     return found
 
@@ -881,6 +1010,7 @@ def _read_only(path: str) -> sqlite3.Connection:
     closed = not os.path.exists(path + "-wal") or not os.path.getsize(path + "-wal")
     connection = sqlite3.connect(f"file:{quote(path)}?{'immutable=1' if closed else 'mode=ro'}", uri=True)
     try:
+        harden(connection)
         connection.execute(VIEW)
     except sqlite3.Error:
         connection.close()

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -75,7 +76,8 @@ class Monitor:
     have stayed on their pins. The *last* one only writes what was handed over.
     *simulate* is passed on to :meth:`status`, and *since_s*, the monotonic time
     in s of the program's start, for its uptime.
-    *on_progress* is called while a damaged journal is read.
+    *on_progress* is called while a damaged journal is read; *stopping* is asked
+    whether the program was told to stop, so that this ends.
     From any thread, *on_crash* is called when a bug ended a thread;
     :attr:`crashed` is set then; and *on_lost* when another monitor has to take
     over, as the journal must be opened anew; :attr:`lost` is set then.
@@ -95,8 +97,10 @@ class Monitor:
         last: bool = False,
         watchdog: Watchdog | None = None,
         on_progress: Callable[[], None] = lambda: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._on_progress = on_progress
+        self._stopping = stopping
         self.crashed = False
         self._settings = settings
         self._board = board
@@ -235,7 +239,22 @@ class Monitor:
             {meter.name: meter.impulses_per_kwh for meter in self._settings.meters},
             suspect=suspect,
             progress=self._on_progress,
+            stopped=self._stops(),
         )
+
+    def _stops(self) -> Callable[[], bool]:
+        """What tells whether opening the journal must end: at once at a start; later pulses may wait for it."""
+        patience_s = KEEPER_STOP_S if self._before.meters or self._before.unwritten else 0.0
+        end_s = math.inf
+
+        def stops() -> bool:
+            nonlocal end_s
+            if not self._stopping():
+                return False
+            end_s = min(end_s, time.monotonic() + patience_s)
+            return time.monotonic() >= end_s
+
+        return stops
 
     def _known(self, settings: MeterSettings, unwritten: Sequence[Row]) -> MeterRecord:
         """The meter in the journal; where that is another one now it begins there behind what was written."""

@@ -20,7 +20,7 @@ from types import TracebackType
 from powermeter import status
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
-from powermeter.errors import BoardError, PowerError
+from powermeter.errors import BoardError, PowerError, StoppedError
 from powermeter.log import Log
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import WRITERS_STOP_S, Handed, Monitor
@@ -100,9 +100,20 @@ def _run(
                 settings.data_dir,
                 kind,
             )
-        counting = _Counting(settings, simulate, on_crash=control.stop, on_lost=control.call, own_log=own_log)
+        counting = _Counting(
+            settings,
+            simulate,
+            on_crash=control.stop,
+            on_lost=control.call,
+            stopping=lambda: control.stopping,
+            own_log=own_log,
+        )
         stack.enter_context(_no_silent_end(counting.crash))
-        stack.enter_context(counting)
+        try:
+            stack.enter_context(counting)
+        except StoppedError as error:
+            log.info("%s", error)
+            return 0
         ready()
         notify("READY=1")
         serving: tuple[float | None, Callable[[], bool] | None] = (None, None)
@@ -224,6 +235,7 @@ class _Counting:
         *,
         on_crash: Callable[[], None],
         on_lost: Callable[[], None],
+        stopping: Callable[[], bool] = lambda: False,
         own_log: Log | None = None,
     ) -> None:
         self.settings = settings
@@ -231,7 +243,7 @@ class _Counting:
         #: Whether a bug has ended a thread.
         self.crashed = False
         self._simulate = simulate
-        self._on_crash, self._on_lost = on_crash, on_lost
+        self._on_crash, self._on_lost, self._stopping = on_crash, on_lost, stopping
         self._since_s = time.monotonic()
         self._extended_s = -math.inf
         every_s = watchdog_s()
@@ -280,6 +292,7 @@ class _Counting:
             last=last,
             watchdog=self._watchdog or None,
             on_progress=self._extend,
+            stopping=self._stopping,
         ).__enter__()
         if self._log is not None:
             self._log.on_state = monitor.show_condition

@@ -41,7 +41,7 @@ ACL_USER, ACL_GROUP, ACL_MASK, ACL_WRITE = 0x02, 0x08, 0x10, 0x02
 
 def open_file(path: str, flags: int, mode: int = 0o640, *, shared: bool = False) -> int:
     """
-    Open *path* for the program to write, as :func:`os.open` does.
+    Open *path* for the program to write, as ``os.open()`` does.
 
     Links are followed, with O_NOFOLLOW among the *flags* none in the place of the file itself. *shared* also allows a
     file on a stick or a share that is mounted for everyone (:data:`SHARED`), unless root asks.
@@ -78,10 +78,10 @@ def read_code(path: str, most: int) -> bytes:
     """
     The first *most* bytes of the file *path*, which is to be run.
 
-    Nobody but this user and root may write it, or a directory on the way; for root, root alone. Raises
-    :exc:`UnsafePathError`.
+    Nobody but this user and root may write it; for root, nobody but root may write a directory on the way either, which
+    for others may be in another's home, as the program itself may. Raises :exc:`UnsafePathError`.
     """
-    with _walk(path) as (walk, name), open(walk.open(name, os.O_RDONLY), "rb") as file:
+    with _walk(path, foreign=os.geteuid() != 0) as (walk, name), open(walk.open(name, os.O_RDONLY), "rb") as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a file")
         return file.read(most)
@@ -94,7 +94,7 @@ def open_to_ask(path: str) -> tuple[int, int]:
     But not one who put it where all may make names, as in /tmp, or in another's directory. Raises
     :exc:`UnsafePathError`.
     """
-    with _walk(path, asking=True) as (walk, name):
+    with _walk(path, foreign=True, asking=True) as (walk, name):
         fd = walk.open(name, os.O_RDONLY)
         return fd, os.fstat(fd).st_uid
 
@@ -125,14 +125,21 @@ class _MissingError(FileNotFoundError):
 
 @contextlib.contextmanager
 def _walk(
-    path: str, *, shared: bool = False, asking: bool = False, make: int | None = None, last_link: bool = True
+    path: str,
+    *,
+    shared: bool = False,
+    foreign: bool = False,
+    asking: bool = False,
+    make: int | None = None,
+    last_link: bool = True,
 ) -> Iterator["tuple[_Walk, str]"]:
     """
     Walk to the directory of *path*; with *make*, a mode, to *path* itself. Gives the last name too.
 
-    *last_link*: whether a link there is followed.
+    *foreign*: whether the directories may be another user's; *asking*: whether the links there and the file may be that
+    user's too; *last_link*: whether a link in the place of the file is followed.
     """
-    walk = _Walk(shared=shared, asking=asking)
+    walk = _Walk(shared=shared, foreign=foreign, asking=asking)
     try:
         yield walk, walk.go(path, make, last_link=last_link)
     finally:
@@ -142,8 +149,9 @@ def _walk(
 class _Walk:
     """Where a walk is: an open directory."""
 
-    def __init__(self, *, shared: bool, asking: bool) -> None:
+    def __init__(self, *, shared: bool, foreign: bool, asking: bool) -> None:
         self._shared = shared and os.geteuid() != 0
+        self._foreign = foreign
         self._asking = asking
         self._is_own_descriptor = False
         self.fd, self.path = -1, "/"
@@ -215,8 +223,7 @@ class _Walk:
         found = os.fstat(fd)
         self.is_open = False
         try:
-            # Whose a directory is matters not to one who asks: it is whose program answers.
-            _judge_writers(found, fd, path, any_owner=self._asking)
+            _judge_writers(found, fd, path, any_owner=self._foreign)
         except UnsafePathError:
             self.is_open = found.st_mode & stat.S_ISVTX != 0 and found.st_uid in ours()
             if not self.is_open and not self._is_shared():

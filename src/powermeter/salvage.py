@@ -10,6 +10,7 @@ start goes on from there.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -21,8 +22,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from powermeter.errors import DamagedError, JournalError
-from powermeter.journal import Journal
+from powermeter.errors import DamagedError, JournalError, StoppedError
+from powermeter.journal import (
+    MAX_LENGTH,
+    MAX_ROWS,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    STEPS,
+    Journal,
+    Stopped,
+    harden,
+    is_interrupt,
+    open_private,
+    schema_of,
+    schema_of_version,
+    stopped_error,
+)
 from powermeter.meter import Constant
 
 log = logging.getLogger(__name__)
@@ -57,48 +72,92 @@ MOST_PULSES = 10**12
 #: After so many pages it is noted how far it is: some 8 MB.
 NOTED_PAGES = 2048
 
+#: So many bytes are copied at a time: even a slow card does that within a second.
+COPIED = 1 << 20
+
 #: A row of the pulses: meter, count, time and interval.
 Saved = tuple[int, int, int, int | None]
+
+#: How far the saving is, as JSON; the longest has all that was found except the pulses.
+NOTES = "CREATE TABLE salvage (key TEXT PRIMARY KEY, value TEXT)"
+MAX_NOTE = 64 * 1024 * 1024
 
 #: Called now and then while something takes long, and goes on.
 Progress = Callable[[], None]
 
 
 def open_journal(
-    path: str, meters: Mapping[str, float], *, suspect: bool = False, progress: Progress = lambda: None
+    path: str,
+    meters: Mapping[str, float],
+    *,
+    suspect: bool = False,
+    progress: Progress = lambda: None,
+    stopped: Stopped = lambda: False,
 ) -> Journal:
     """
     The journal in the file *path*; if it is damaged, a new one there with what can be read of it.
 
     *meters*: the impulses per kWh of the settings' meters, by name, for the
     case that these can't be read. *progress* is called while a damaged one is
-    read. Raises :exc:`JournalError`.
+    read, and *stopped* is asked whether to end; the next call then goes on
+    where it was. Raises :exc:`JournalError`, and :exc:`StoppedError` when
+    *stopped* says so.
     """
     try:
         _finish(path)
     except OSError as error:
         raise JournalError(f"{path}: the new one can't be put in its place: {error}") from error
     try:
-        return Journal(path, suspect=suspect)
+        return Journal(path, suspect=suspect, stopped=stopped)
     except DamagedError as error:
+        going = _Going(path, progress, stopped)
         try:
-            _replace(path, meters, error, progress)
+            _replace(path, meters, error, going)
+        except StoppedError:
+            raise
         except (OSError, sqlite3.Error) as failed:
+            going.raise_if_interrupted(failed)
             raise JournalError(f"{error}; a new one can't be made: {failed}: move it away") from failed
-    return Journal(path)
+    return Journal(path, stopped=stopped)
 
 
-def _replace(path: str, meters: Mapping[str, float], error: DamagedError, progress: Progress) -> None:
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """Whether the saving of the journal *path* may go on, and whom to tell that it does."""
+
+    path: str
+    progress: Progress
+    stopped: Stopped
+
+    def on(self) -> None:
+        """Raise :exc:`StoppedError` where it must end."""
+        if self.stopped():
+            raise stopped_error(self.path)
+
+    def raise_if_interrupted(self, error: Exception) -> None:
+        """Raise :exc:`StoppedError` where *error* comes from a stop."""
+        if isinstance(error, sqlite3.Error) and is_interrupt(error):
+            raise stopped_error(self.path) from error
+
+    def connect(self, path: str, *, uri: bool = False, max_length: int = MAX_LENGTH) -> sqlite3.Connection:
+        """A connection that trusts nothing in its file, and whose calls a stop interrupts."""
+        connection = sqlite3.connect(path, isolation_level=None, uri=uri)
+        connection.set_progress_handler(self.stopped, STEPS)
+        harden(connection, max_length)
+        return connection
+
+
+def _replace(path: str, meters: Mapping[str, float], error: DamagedError, going: _Going) -> None:
     making = path + ".making"
-    if not _is_begun(making, path):
+    if not _is_begun(making, path, going):
         for name in (making, making + "-journal", making + "-wal", making + "-shm", path + COPY):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         Journal(making).close()
-    with contextlib.closing(sqlite3.connect(making, isolation_level=None)) as new:
-        notes = _Notes(new, path, progress)
+    with contextlib.closing(going.connect(making, max_length=MAX_NOTE)) as new:
+        notes = _Notes(new, path, going)
         if (found := notes.found()) is None:
-            with _readable(path, notes) as old:
+            with _readable(path, going) as old:
                 found = _Found.of(old, path, meters, notes)
             notes.found_is(found)
         said = found.write(new, path, notes)
@@ -128,29 +187,33 @@ def _identity(path: str) -> str:
     return json.dumps(states)
 
 
-def _is_begun(making: str, path: str) -> bool:
+def _is_begun(making: str, path: str, going: _Going) -> bool:
     """Whether the file *making* is a new journal that was begun from what is at *path* now."""
     if not os.path.exists(making):
         return False
     try:
-        with contextlib.closing(sqlite3.connect(making)) as new:
+        with contextlib.closing(going.connect(making, max_length=MAX_NOTE)) as new:
+            if schema_of(new) != schema_of_version(SCHEMA_VERSION, NOTES):
+                return False
             row = new.execute("SELECT value FROM salvage WHERE key = 'source'").fetchone()
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        going.raise_if_interrupted(error)
         return False
     return bool(row == (_identity(path),))
 
 
 class _Notes:
     """
-    How far the saving is, in a table of the new journal that goes in the end; and that it goes on, told to *progress*.
+    How far the saving is, in a table of the new journal that is removed at the end; and whether it may go on.
 
     What is done between two notes is in one transaction with the second one.
     """
 
-    def __init__(self, new: sqlite3.Connection, path: str, progress: Progress) -> None:
+    def __init__(self, new: sqlite3.Connection, path: str, going: _Going) -> None:
         self._new = new
-        self.progress = progress
-        new.execute("CREATE TABLE IF NOT EXISTS salvage (key TEXT PRIMARY KEY, value TEXT)")
+        self.going = going
+        if schema_of(new) == schema_of_version(SCHEMA_VERSION):
+            new.execute(NOTES)
         new.execute("INSERT OR IGNORE INTO salvage VALUES ('source', ?)", (_identity(path),))
         new.execute("BEGIN")
 
@@ -158,7 +221,7 @@ class _Notes:
         self._new.execute("INSERT OR REPLACE INTO salvage VALUES (?, ?)", (key, json.dumps(value)))
         self._new.execute("COMMIT")
         self._new.execute("BEGIN")
-        self.progress()
+        self.going.progress()
 
     def get(self, key: str, default: Any) -> Any:
         row = self._new.execute("SELECT value FROM salvage WHERE key = ?", (key,)).fetchone()
@@ -168,6 +231,7 @@ class _Notes:
         """The pages of *path* behind those that *key* notes as done, which is kept up to date with *state*."""
         begin, _ = self.get(key, (0, None))
         for number, page in enumerate(_pages(path, begin), begin):
+            self.going.on()
             if page:
                 yield page
             if (number + 1) % NOTED_PAGES == 0:
@@ -213,47 +277,61 @@ def _finish(path: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _readable(path: str, notes: _Notes) -> Iterator[sqlite3.Connection]:
+def _readable(path: str, going: _Going) -> Iterator[sqlite3.Connection]:
     """The damaged file, to be read; where its first page is damaged a copy of it that has that of a new journal."""
     copy = path + COPY
     try:
-        connection = _read_only(path)
-        if not _answers(connection):
+        connection = _read_only(path, going)
+        if not _is_ours(connection, going):
             connection.close()
-            _graft(path, copy, notes.progress)
-            connection = _read_only(copy)
+            _graft(path, copy, going)
+            connection = _read_only(copy, going)
         with contextlib.closing(connection):
             yield connection
-    finally:
-        for name in (copy, copy + "-wal", copy + "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+    except StoppedError:
+        raise  # the next start goes on with the copy
+    except BaseException:
+        _remove_copy(copy)
+        raise
+    _remove_copy(copy)
 
 
-def _read_only(path: str) -> sqlite3.Connection:
+def _remove_copy(copy: str) -> None:
+    for name in (copy, copy + "-wal", copy + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _read_only(path: str, going: _Going) -> sqlite3.Connection:
     from urllib.request import pathname2url
 
-    return sqlite3.connect(f"file:{pathname2url(path)}?mode=ro", uri=True, isolation_level=None)
+    return going.connect(f"file:{pathname2url(path)}?mode=ro", uri=True)
 
 
-def _answers(connection: sqlite3.Connection) -> bool:
-    """Whether the schema can be read, and names the tables that there are."""
+def _is_ours(connection: sqlite3.Connection, going: _Going) -> bool:
+    """Whether the schema can be read, and is a journal's: from another one nothing is read."""
     try:
-        connection.execute("SELECT count(*) FROM meters, constants, pulses WHERE 0")
-    except (sqlite3.Error, UnicodeDecodeError):
+        found = schema_of(connection)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        going.raise_if_interrupted(error)
         return False
-    return True
+    return any(found == schema_of_version(version) for version in range(1, len(SCHEMAS) + 1))
 
 
-def _graft(path: str, copy: str, progress: Progress) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(path + "-wal", copy + "-wal")
+def _graft(path: str, copy: str, going: _Going) -> None:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(path + "-wal", "rb") as old,
+        open(copy + "-wal", "wb", opener=open_private) as file,
+    ):
+        shutil.copyfileobj(old, file)
     # As far as an earlier start came it is there.
-    with open(path, "rb") as old, open(copy, "ab") as file:
+    with open(path, "rb") as old, open(copy, "ab", opener=open_private) as file:
         old.seek(file.tell())
-        while content := old.read(NOTED_PAGES * PAGE):
+        while content := old.read(COPIED):
             file.write(content)
-            progress()
+            going.progress()
+            going.on()
     fresh = copy + ".fresh"
     try:
         Journal(fresh).close()
@@ -299,19 +377,19 @@ class _Found:
     @classmethod
     def of(cls, old: sqlite3.Connection, path: str, meters: Mapping[str, float], notes: _Notes) -> "_Found":
         # Keys are given in the order in which the settings name the meters.
-        names = dict(_rows(old, "SELECT meter, name FROM meters", int, str)) or dict(enumerate(meters, 1))
+        rows = functools.partial(_rows, old, notes.going)
+        names = dict(rows("SELECT meter, name FROM meters", int, str)) or dict(enumerate(meters, 1))
         constants: dict[int, list[Constant]] = {}
-        for meter, count, impulses, register in _rows(
-            old,
+        for meter, count, impulses, register in rows(
             "SELECT meter, from_count, impulses_per_kwh, register_kwh FROM constants WHERE impulses_per_kwh > 0"
             " ORDER BY meter, from_count",
             *(int, int, float, float),
         ):
             constants.setdefault(meter, []).append(Constant(impulses, count, register))
         counts: dict[str, dict[int, int]] = {}
-        for writer, meter, count in _rows(old, "SELECT writer, meter, count FROM cursors", str, int, int):
+        for writer, meter, count in rows("SELECT writer, meter, count FROM cursors", str, int, int):
             counts.setdefault(writer, {})[meter] = count
-        unsettled = _rows(old, "SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
+        unsettled = rows("SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
         _, known_lasts = notes.get("lasts", (0, None))
         lasts = dict.fromkeys(names, 0) | {int(meter): last for meter, last in (known_lasts or {}).items()}
         for page in notes.pages(path, "lasts", lambda: lasts):
@@ -324,9 +402,7 @@ class _Found:
             known += [constant.from_count for constant in constants.get(meter, [])]
             known += [count for key, count, *_ in unsettled if key == meter]
             lasts[meter] = max([lasts[meter], *known])
-        return cls(
-            names, constants, lasts, dict(_rows(old, "SELECT name, place FROM writers", str, str)), counts, unsettled
-        )
+        return cls(names, constants, lasts, dict(rows("SELECT name, place FROM writers", str, str)), counts, unsettled)
 
     @property
     def lost(self) -> list[str]:
@@ -381,14 +457,15 @@ class _Found:
         return said
 
 
-def _rows(connection: sqlite3.Connection, query: str, *types: type) -> list[tuple[Any, ...]]:
-    """The rows of *query*, whose columns have *types*, up to the first that can't be read."""
+def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type) -> list[tuple[Any, ...]]:
+    """The rows of *query*, whose columns have *types*, up to the first that can't be read, or to more than can be."""
     rows: list[tuple[Any, ...]] = []
     try:
-        for row in connection.execute(query):
+        for row in connection.execute(f"{query} LIMIT {MAX_ROWS}"):
             if all(map(isinstance, row, types)):
                 rows.append(row)  # noqa: PERF401 - those before the damage are kept
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        going.raise_if_interrupted(error)
         log.debug("journal: %s: %s", query, error)
     return rows
 

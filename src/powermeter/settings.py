@@ -14,12 +14,55 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from powermeter.errors import SettingsError, UnsafePathError
 from powermeter.safe_path import read_code
 
 Values = dict[str, Any]
+
+
+class Secret:
+    """
+    A password or token, shown as ``***`` wherever it is printed, formatted, logged or pickled.
+
+    >>> secret = Secret("hunter2")
+    >>> f"{secret} {secret!r} {[secret]}", secret.reveal()
+    ('*** *** [***]', 'hunter2')
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for a header that is sent."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> tuple[type["Secret"], tuple[str]]:
+        return Secret, ("***",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +82,7 @@ class MeterSettings:
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """One enabled entry of WRITERS; *options* holds its type's keys, all set."""
+    """One enabled entry of WRITERS; *options* holds its type's keys, all set, a secret one as a :class:`Secret`."""
 
     name: str
     type: str
@@ -78,7 +121,7 @@ Check = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of the schema. A *secret* value is not shown in a mistake."""
+    """One key of the schema. A *secret* value is not shown in a mistake, and becomes a :class:`Secret`."""
 
     default: Any
     check: Check
@@ -461,7 +504,8 @@ class _Reading:
                 self.mistake(place, "nothing", self._allowed(key))
                 continue
             try:
-                values[name] = key.check(value)
+                checked = key.check(value)
+                values[name] = Secret(checked) if key.secret and checked is not None else checked
             except ValueError as error:
                 self.mistake(place, show(value, secret=key.secret), str(error))
         return values
@@ -769,4 +813,54 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
         for writer in writers
         if writer.type == "librato" and writer.options["hostname"] == LIBRATO_HOST
     ]
+    ways = [(writer.name, way) for writer in writers if (way := _way_out(writer)) and not is_loopback(way.host)]
+    said += [
+        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to {way.host} unencrypted, so anyone on the network '
+        f"can read it: set {way.encrypt}"
+        for name, way in ways
+        if not way.encrypted
+    ]
+    said += [
+        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to whoever answers as {way.host}, because its '
+        'certificate is not checked: set "verify_ssl" to True or to the file of its CA'
+        for name, way in ways
+        if way.encrypted and not way.verified
+    ]
     return said
+
+
+class _WayOut(NamedTuple):
+    """How the *secret* of that name is sent, and which setting would encrypt it."""
+
+    secret: str
+    host: str
+    encrypted: bool
+    verified: bool
+    encrypt: str
+
+
+def _way_out(writer: WriterSettings) -> _WayOut | None:
+    """How the password or token of *writer* is sent; None if it has none, or is of a type that is not known here."""
+    options = writer.options
+    secret = next((name for name, key in WRITER_TYPES[writer.type].items() if key.secret and options[name]), None)
+    if secret is None:
+        return None
+    if writer.type == "librato":
+        host = options["hostname"].partition(":")[0]
+        return _WayOut(secret, host, options["protocol"] == "https", True, '"protocol": "https"')
+    if writer.type == "influxdb":
+        return _WayOut(secret, options["host"], options["ssl"], options["verify_ssl"] is not False, '"ssl": True')
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine itself, by its name (RFC 6761, 6.3) or address."""
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -357,7 +357,8 @@ def test_uninstalled(on, installed):
     """
     Nothing is left but data and settings, and the machine boots.
 
-    Installed again from a source in nobody's home it counts on as a user of its own, who is gone after an uninstall.
+    Installed again from a source in nobody's home it counts on as a user of its own, who owns the data after an
+    uninstall, and is gone with them.
     """
     on.flash(5)
     on.wait_pulses(5)
@@ -382,5 +383,7 @@ def test_uninstalled(on, installed):
     assert on.run(f"ps -o user= -p {status['pid']}").strip() == "power"
     assert on.run(f"stat -c '%U %a' {on.settings} /var/lib/power").split() == ["power", "600", "power", "750"]
     on.install("--uninstall", project="/opt/power")
+    assert on.run(f"stat -c %U {on.settings} /var/lib/power/journal.db").split() == ["power", "power"]
+    on.run(f"rm -r /var/lib/power {on.settings}")
+    on.install("--uninstall", project="/opt/power")
     assert on.try_run("id power").status == 1
-    assert on.run(f"stat -c %U {on.settings} /var/lib/power/journal.db").split() == ["root", "root"]

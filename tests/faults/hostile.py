@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hostile_settings
-from hostile_answers import ANSWERS, Hostile, Unread, changed, said_back
+from hostile_answers import ANSWERS, WRITTEN, Hostile, Unread, changed, said_back
 from http_server import tls_context
 from program import PATIENCE_S, SOURCE, Program, wait_until
 from rig import Row, times
@@ -40,10 +40,15 @@ from rig import Row, times
 from powermeter import process
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
+from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
 from powermeter.writers import librato, open_writer
 
 TITLE = "Hostile input"
+
+#: A view that has rows without an end, each longer than the one before.
+ENDLESS = (
+    "AS WITH RECURSIVE r(meter, name) AS (SELECT 1, 'x' UNION ALL SELECT meter + 1, name || 'x' FROM r) SELECT * FROM r"
+)
 
 SETTINGS_FILES, BY_COMMAND_LINE = 10_000, 300
 CHANGED_ANSWERS = 2000
@@ -59,7 +64,10 @@ LATE_S = 2.0
 NOBODY = 65534
 #: The load that is simulated: 5.6 pulses a second.
 WATTS = "20000"
-PASSWORD, TOKEN = "p4ssw0rd-hunter2", "t0ken-hunter3"
+PASSWORD, TOKEN = "p4ss&w0rd/<hunter2>", "t0ken+'hunter3'"
+
+#: So many session tickets of TLS, before an answer, are as good as no end of them.
+TICKETS = 5000
 
 #: How many may be tried at once; most of them wait.
 AT_ONCE = 8
@@ -141,8 +149,14 @@ def pulses(count):
 def writer_to(kind, port, **options):
     """A writer to *port* of loopback, with a secret."""
     account = {
-        "influxdb": {"host": "127.0.0.1", "port": port, "timeout": TIMEOUT_S, "username": "me", "password": PASSWORD},
-        "librato": {"user": "me", "token": TOKEN, "hostname": f"127.0.0.1:{port}", "protocol": "http"},
+        "influxdb": {
+            "host": "127.0.0.1",
+            "port": port,
+            "timeout": TIMEOUT_S,
+            "username": "me",
+            "password": Secret(PASSWORD),
+        },
+        "librato": {"user": "me", "token": Secret(TOKEN), "hostname": f"127.0.0.1:{port}", "protocol": "http"},
     }[kind]
     defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
     writer = open_writer(WriterSettings(kind, kind, {**defaults, **account, **options}))
@@ -172,9 +186,9 @@ def delivered(writer, batch, what):
 
 
 def secret_forms():
-    """The secrets, and as they are sent."""
+    """The secrets, as they are sent, and as they are said back."""
     pairs = [base64.b64encode(f"me:{secret}".encode()).decode() for secret in (PASSWORD, TOKEN)]
-    return [PASSWORD, TOKEN, *pairs]
+    return [write(secret) for secret in (PASSWORD, TOKEN, *pairs) for write in (str, *WRITTEN.values())]
 
 
 def peak_mib():
@@ -215,10 +229,12 @@ def answers(part, rig):
             took_s, outcome = delivered(writer, pulses(20), (kind, name))
             return took_s, outcome, server.sent
 
-    def over_tls(name):
+    def over_tls(name, tickets=2):
         options = {"ssl": True, "verify_ssl": cert[0]}
+        context = tls_context(*cert)
+        context.num_tickets = tickets
         with (
-            Hostile(ANSWERS[name], tls_context(*cert)) as server,
+            Hostile(ANSWERS[name], context) as server,
             writer_to("influxdb", server.port, **options) as writer,
         ):
             return *delivered(writer, pulses(20), ("TLS", name)), server.sent
@@ -236,6 +252,7 @@ def answers(part, rig):
         jobs = [
             *(pool.submit(named, kind, name) for kind in ("influxdb", "librato") for name in ANSWERS),
             *(pool.submit(over_tls, name) for name in ANSWERS),
+            pool.submit(over_tls, "nothing", TICKETS),
             pool.submit(no_tls, "influxdb", ssl=True),
             pool.submit(no_tls, "librato", protocol="https"),
         ]
@@ -602,8 +619,8 @@ def secrets(rig):
 WRITERS = {{
     "file": {{"type": "file"}},
     "influxdb": {{"type": "influxdb", "host": "127.0.0.1", "port": {influxdb.port}, "username": "me",
-                  "password": "{PASSWORD}", "update_period": 0.1}},
-    "librato": {{"type": "librato", "user": "me", "token": "{TOKEN}", "hostname": "127.0.0.1:{other.port}",
+                  "password": {PASSWORD!r}, "update_period": 0.1}},
+    "librato": {{"type": "librato", "user": "me", "token": {TOKEN!r}, "hostname": "127.0.0.1:{other.port}",
                  "protocol": "http", "period": 1}},
 }}""")
 
@@ -664,6 +681,16 @@ def journals(part, rig):
     with contextlib.closing(sqlite3.connect(other)) as connection, connection:
         connection.execute("CREATE TABLE pulses (house TEXT)")
         connection.execute("INSERT INTO pulses VALUES ('mine')")
+
+    def ours_and(*statements):
+        """A journal, changed by *statements*."""
+        crafted = rig.directory / "crafted.db"
+        crafted.write_bytes(ours)
+        with contextlib.closing(sqlite3.connect(crafted, isolation_level=None)) as connection:
+            for statement in (*statements, "PRAGMA journal_mode = DELETE"):
+                connection.execute(statement)
+        return crafted.read_bytes()
+
     choose = rig.random
     kinds = {
         "random bytes": lambda: choose.randbytes(
@@ -671,6 +698,9 @@ def journals(part, rig):
         ),  # one byte is an empty file to SQLite
         "text": lambda: b"no journal\n" * 1000,
         "another SQLite file": other.read_bytes,
+        "a view without an end": lambda: ours_and("DROP TABLE meters", f"CREATE VIEW meters {ENDLESS}"),
+        "a trigger": lambda: ours_and("CREATE TRIGGER t AFTER INSERT ON pulses BEGIN DELETE FROM pulses; END"),
+        "a text of 100 MB": lambda: ours_and("UPDATE writers SET place = CAST(zeroblob(100000000) AS TEXT)"),
         "a journal of a later version": lambda: ours[:60] + (10**6).to_bytes(4, "big") + ours[64:],
         "a header alone": lambda: ours[:100],
         # Of which Python's sqlite3 can't even make its error: a UnicodeDecodeError.

@@ -5,10 +5,15 @@ An answer is a function of the request that yields what is sent, piece by piece;
 in s. What has no end goes on until the writer hangs up.
 """
 
+import base64
 import gzip
+import html
 import itertools
+import json
 import random
+import re
 import threading
+import urllib.parse
 
 from http_server import Answering, _read
 
@@ -82,11 +87,24 @@ def slowly(begin, answer):
     return pieces
 
 
-def said_back(status, *, in_headers=False):
+#: How a service may write what it says back.
+WRITTEN = {
+    "in JSON": lambda text: json.dumps(text)[1:-1],
+    "in JSON, escaped": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
+    "in a URL": lambda text: urllib.parse.quote(text, safe=""),
+    "in a form": lambda text: re.sub("%..", lambda match: match[0].lower(), urllib.parse.quote_plus(text)),
+    "in HTML": html.escape,
+    "in HTML, escaped": lambda text: "".join(f"&#x{ord(c):X};" for c in text),
+    "in a string": lambda text: repr(text)[1:-1],
+}
+
+
+def said_back(status, *, in_headers=False, write=str):
     """What came with the request, its secrets too, said back in the status line, a header or the body."""
 
     def pieces(request):
-        said = f"{request.headers.get('authorization')} {request.path}".encode()
+        header = request.headers.get("authorization")
+        said = write(f"{header} {base64.b64decode(header.split()[-1]).decode()} {request.path[:20]}").encode()
         if in_headers:
             yield b"HTTP/1.1 " + said + b"\r\nX: " + said + b"\r\n" + said + b"\r\n\r\n"
         else:
@@ -166,6 +184,7 @@ ANSWERS = {
     "what was sent, after a bug": said_back(500),
     "what was sent, after a success": said_back(200),
     "what was sent, as the status": said_back(0, in_headers=True),
+    **{f"what was sent, {how}": said_back(400, write=write) for how, write in WRITTEN.items()},
     "slow: the status line": slowly(b"", b"HTTP/1.1 200 " + b"x" * 10**6),
     "slow: the headers": slowly(WRONG, b"X: x\r\n" * 10**6),
     "slow: the body": slowly(WRONG + b"\r\n", PIECE * 100),

@@ -6,13 +6,13 @@ neither buffers nor tries again; delivery does, for all of them.
 """
 
 import importlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.settings import WriterSettings
+from powermeter.writers.blotter import Blotter
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +100,18 @@ WRITERS = {
 LIBRARIES = {"librato": ("librato", "librato-metrics"), "influxdb": ("influxdb", "influxdb")}
 
 
-#: A secret of fewer characters is blotted out only as a word of its own.
-SHORT_SECRET = 4
-
-
-def one_line(text: str, *secrets: str) -> str:
+def one_line(text: str, blotter: Blotter) -> str:
     r"""
-    The beginning of what a service answered, fit for a line of the log.
+    The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
 
-    *secrets* are blotted out: a service may well say what it was sent. A short
-    one only where it is a word of its own: it is part of many others.
-
-    >>> one_line("unknown token\n  hunter2", "hunter2")
+    >>> from powermeter.settings import Secret
+    >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
     'unknown token ***'
-    >>> one_line("a database of a", "a")
+    >>> one_line("a database of a", Blotter("me", Secret("a")))
     '*** database of ***'
     """
-    for secret in secrets:
-        if len(secret) < SHORT_SECRET:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-        else:
-            text = text.replace(secret, "***")
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())[:200]
+    line = " ".join("".join(c if c.isprintable() else " " for c in blotter(text)[:1000]).split())
+    return blotter(line)[:200]  # a secret may have been broken into lines
 
 
 def open_writer(settings: WriterSettings, beside: Iterable[WriterSettings] = ()) -> Writer:

@@ -8,11 +8,9 @@ nobody asked for, lose the status of a 5xx, and import pandas where that is
 installed.
 """
 
-import base64
 import http.client
 import json
 import re
-import select
 import ssl as tls
 import sys
 import urllib.parse
@@ -27,9 +25,11 @@ import influxdb
 
 from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
+from powermeter.settings import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
-from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, cause, retry_after_s
+from powermeter.writers.blotter import Blotter
+from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
 ADVICE = {
@@ -81,8 +81,9 @@ class _Session:
     *path* is put before the client's own.
     """
 
-    def __init__(self, connection: Connection, authorization: str | None, path: str) -> None:
+    def __init__(self, connection: Connection, authorization: Secret | None, path: str) -> None:
         self._connection = connection
+        self._authorization = authorization
         self._path = path
         # Not msgpack: an error is to be read by a person.
         self._headers = {
@@ -90,8 +91,6 @@ class _Session:
             "Content-Type": "text/plain; charset=utf-8",
             "User-Agent": USER_AGENT,
         }
-        if authorization is not None:
-            self._headers["Authorization"] = authorization
         #: The last answer.
         self.answer = _SUCCESS
 
@@ -103,11 +102,13 @@ class _Session:
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
         """Send one request and return its answer, whatever that is."""
         connection = self._connection
-        # What can be read before anything was asked is the end: a server or router closed it meanwhile.
-        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+        if connection.has_ended():
             connection.close()
+        headers = dict(self._headers)
+        if self._authorization:
+            headers["Authorization"] = self._authorization.reveal()
         try:
-            connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, self._headers)
+            connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, headers)
             with connection.getresponse() as answer:  # one that ends with the connection has taken it over
                 content = answer.read(MOST_READ)
                 if not answer.isclosed():
@@ -132,8 +133,8 @@ class InfluxdbWriter:
         port: int,
         path: str,
         username: str | None,
-        password: str | None,
-        token: str | None,
+        password: Secret | None,
+        token: Secret | None,
         database: str,
         retention_policy: str | None,
         ssl: bool,
@@ -154,8 +155,7 @@ class InfluxdbWriter:
             f",{_escaped(key, ',= ')}={_escaped(value, ',= ')}" for key, value in sorted(tags.items())
         )
         authorization = _authorization(username, password, token)
-        # A service may say back what it was sent.
-        self._secrets = [secret for secret in (password, token, *(authorization or "").split()[1:]) if secret]
+        self._blotter = Blotter(username, password, token)
         self._client = influxdb.InfluxDBClient(host, port, database=database, ssl=ssl, retries=1)
         self._client.close()
         self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization, path)
@@ -262,7 +262,7 @@ class InfluxdbWriter:
             )
 
     def _reason(self, said: str, advice: str) -> str:
-        found = one_line(said, *self._secrets)
+        found = one_line(said, self._blotter)
         return ": ".join(filter(None, (found.rstrip("."), ADVICE[advice]))) if advice else found
 
 
@@ -288,11 +288,12 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
     return Connection(host, port, timeout=timeout, context=context)
 
 
-def _authorization(username: str | None, password: str | None, token: str | None) -> str | None:
+def _authorization(username: str | None, password: Secret | None, token: Secret | None) -> Secret | None:
+    """The header of that name."""
     if token:
-        return f"Token {token}"
+        return Secret(f"Token {token.reveal()}")
     if username:
-        return "Basic " + base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+        return basic(username, password or Secret(""))
     return None
 
 

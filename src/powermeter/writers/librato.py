@@ -6,7 +6,6 @@ for success, try a 503 again for ever, fail on a 4xx whose body it does not
 know, and log every body.
 """
 
-import base64
 import http.client
 import itertools
 import logging
@@ -21,9 +20,11 @@ from librato.queue import Queue
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
+from powermeter.settings import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
-from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, cause, retry_after_s
+from powermeter.writers.blotter import Blotter
+from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
 
 #: The most measurements a POST (Librato API documentation).
 MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK
@@ -46,13 +47,18 @@ ADVICE = {
 
 
 class _Connection(librato.LibratoConnection):  # type: ignore[misc]
-    """The library's connection, with answers judged by us and closed in the end."""
+    """The library's connection, with answers judged by us and closed in the end; the library is not given the token."""
 
     _open: Connection | None = None
 
+    def __init__(self, user: str, token: Secret, **options: Any) -> None:
+        super().__init__(user, str(token), **options)
+        self._authorization = basic(user, token)
+        self._blotter = Blotter(user, token)
+
     def clean(self, said: str) -> str:
-        """*said* by the service, without the token and what Basic authentication sends, no less a secret."""
-        return one_line(said, self.api_key.decode(), base64.b64encode(self.username + b":" + self.api_key).decode())
+        """*said* by the service, without the token."""
+        return one_line(said, self._blotter)
 
     def close(self) -> None:
         if self._open is not None:
@@ -63,6 +69,9 @@ class _Connection(librato.LibratoConnection):  # type: ignore[misc]
         context = ssl.create_default_context() if self.protocol == "https" else None
         self._open = Connection(self.hostname, timeout=TIMEOUT_S, context=context)
         return self._open
+
+    def _set_headers(self, headers: dict[str, str] | None) -> dict[str, str]:
+        return {**(headers or {}), "Authorization": self._authorization.reveal(), "User-Agent": self._compute_ua()}
 
     def _compute_ua(self) -> str:
         return USER_AGENT
@@ -99,7 +108,7 @@ class LibratoWriter:
         self,
         *,
         user: str,
-        token: str,
+        token: Secret,
         metric: str,
         hostname: str,
         protocol: str,
