@@ -15,8 +15,9 @@ def template():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with tempfile.TemporaryDirectory(prefix="power-hostile-", dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
-        machines.make_template(Path(directory))
-        yield Path(directory)
+        made = Path(directory) / "template"
+        machines.make_template(made)
+        yield made
 
 
 @pytest.fixture

@@ -142,24 +142,59 @@ def commands(title):
     return [line[2:] for line in lines if line.startswith(("$ ", "> "))]
 
 
-def test_going_back_to_a_copy_follows_no_link(machine):
-    """Root does what the handbook says to go back to a copy, while the service's user plants links in DATA_DIR."""
+@pytest.fixture
+def service(machine):
+    """A machine with the service installed, and the words that the handbook's commands begin with."""
     m = machine
-    check = victims(m)
     m.write(f"{POWER}/settings.py", "L1_PIN = None\n")
     m.installed("--sysv", "--link")
     for name, text in (("sudo", SUDO), ("service", SERVICE)):
         m.write(f"/usr/local/bin/{name}", text, mode=0o755)
     m.made("/opt/root/power")
+    return m
+
+
+def as_root(m, lines):
+    """Root does what the handbook says, in a directory of its own."""
+    return m.run("sh", "-c", "\n".join(["umask 022", "cd /opt/root", "PATH=/usr/local/bin:$PATH", *lines]), ours=False)
+
+
+def test_a_copy_by_root_follows_no_link(service):
+    """Nor does root's copy of the service's journal, where that user has laid a link for it; and it is private."""
+    m = service
+    check = victims(m)
+    with m.on_host("/etc/default/power").open("a") as file:
+        file.write(f'POWER_OPTS="--simulate {WATTS}"\n')
+    assert m.run("/etc/init.d/power", "start").returncode == 0
+    wait_until(m.on_host("/var/lib/power/simulated/journal.db").exists)
+    lines = [line for line in commands("Make a copy") if "you@" not in line]
+    by_root = [line for line in lines if "sudo" in line] or lines[-1:]  # it was said without the word once
+    lines = [*lines[: lines.index("END") + 1], *by_root]
+    lines = [line.replace("/var/lib/power/journal.db", "/var/lib/power/simulated/journal.db") for line in lines]
+    for name in ("copy.db", "copy.db.new", "journal-copy.db"):
+        plant(m, f"/var/lib/power/{name}", f"{VICTIMS}/shadow", m.uid("power"))
+    as_root(m, lines)
+    check()
+    for path in ("copy.db", "copy.db.new"):
+        m.on_host(f"/var/lib/power/{path}").unlink(missing_ok=True)
+    done = as_root(m, lines)
+    assert done.returncode == 0, done
+    assert m.on_host("/opt/root/journal-copy.db").stat().st_mode & 0o077 == 0
+    check()
+
+
+def test_going_back_to_a_copy_follows_no_link(service):
+    """Root does what the handbook says to go back to a copy, while the service's user plants links in DATA_DIR."""
+    m = service
+    check = victims(m)
     m.write("/opt/root/journal-copy.db", "a copy\n", mode=0o644)
     m.attack(PLANTING, "/var/lib/power", f"{VICTIMS}/shadow", user="power")
     wait_until(lambda: m.on_host("/var/lib/power/journal.db").is_symlink())
     lines = [line for line in commands("Go back to a copy") if "--status" not in line and not line.startswith("cd ")]
     assert any("journal-copy.db" in line for line in lines)
-    script = "\n".join(["cd /opt/root", "PATH=/usr/local/bin:$PATH", *lines])
     for _ in range(3):
-        m.run("sh", "-c", script)
-        m.run("rm", "-rf", "/opt/root/journal-before")
+        as_root(m, lines)
+        m.run("rm", "-rf", "/opt/root/journal-before", "/var/lib/power/before")
     check()
 
 
@@ -171,7 +206,7 @@ def test_a_copy_of_the_journal_is_private(machine):
     m.counts("--pidfile", PIDFILE)
     m.made("/home/victim/copies", owner=VICTIM)
     lines = [line.replace("/var/lib/power", f"{DATA}/simulated") for line in commands("Make a copy")]
-    lines = [line for line in lines if not line.startswith("scp ")]
+    lines = [line for line in lines if "sudo" not in line and not line.startswith("scp ")]
     script = "\n".join(["set -e", "umask 022", "cd /home/victim/copies", *lines])
     done = m.run("sh", "-c", script, user="victim")
     assert done.returncode == 0, done
@@ -207,7 +242,7 @@ def test_copies_of_the_settings_are_not_tracked(machine):
     m = machine
     m.made("/opt/clone/src")
     m.write("/opt/clone/.gitignore", (TREE / ".gitignore").read_text())
-    kinds = ["{}", "{}~", "{}.bak", "{}.orig", "{}.old", "{}.save", "{}.swp", ".{}.swp", ".{}.swo", "#{}#", ".#{}"]
+    kinds = ["{}", "{}~", "{}.bak", "{}.orig", "{}.old", "{}.save", "{}.swp", ".{}.swp", ".{}.swo", "#{}#"]
     for directory in ("/opt/clone", "/opt/clone/src"):
         for kind in kinds:
             m.write(f"{directory}/{kind.format('settings.py')}", "PASSWORD\n")
@@ -350,7 +385,7 @@ print("ready", flush=True)
 while True:
     asked, _ = listener.accept()
     question = asked.recv(64)
-    asked.sendall(b'{"running": true, "simulate": null, "forged": 1}\\n' if b"json" in question else b"forged: all is well\\n")
+    asked.sendall(b'{"running": true, "forged": 1}\\n' if b"json" in question else b"forged\\n")
     asked.close()
 """
 
