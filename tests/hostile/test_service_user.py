@@ -139,18 +139,19 @@ def test_a_line_feed_in_a_path_is_no_section_for_logrotate(installed, by):
     assert m.ran() <= {uid}
 
 
-@pytest.mark.parametrize("log_file", [f"{STATE}/*", f"{STATE}/journal.d[b]", f'{STATE}/journal.db" "{STATE}/x'])
-def test_a_pattern_in_a_path_rotates_no_journal(installed, log_file):
-    """A star, brackets or a quote in LOG_FILE do not have logrotate take the journal away."""
+@pytest.mark.parametrize("log_file", [f"{STATE}/*", f"{STATE}/journal.d[b]", f'{STATE}/power.csv" "{STATE}/x'])
+def test_a_pattern_in_a_path_rotates_no_data(installed, log_file):
+    """A star, brackets or a quote in LOG_FILE do not have logrotate take the journal or the CSV file away."""
     m = installed
     uid = m.uid("power")
-    for name in ("journal.db", "power.log"):
+    for name in ("journal.db", "power.csv", "power.log"):
         m.write(f"{STATE}/{name}", f"{name}\n", owner=uid, mode=0o640)
     taken_over(m, f"LOG_FILE = {log_file!r}\n")
     m.install("--sysv")
     m.run("logrotate", "--force", "--state", "/run/state", "/etc/logrotate.d/power")
-    assert m.on_host(f"{STATE}/journal.db").read_text() == "journal.db\n"
-    assert not list(m.on_host(STATE).glob("journal.db?*"))
+    for name in ("journal.db", "power.csv"):
+        assert m.on_host(f"{STATE}/{name}").read_text() == f"{name}\n"
+        assert not list(m.on_host(STATE).glob(f"{name}?*"))
 
 
 @pytest.mark.parametrize("field", ["data_dir", "log_file", "files"])
