@@ -293,7 +293,7 @@ def fill(program, pulses, waiting_for, *, group=1000):
             for number in range(first + 1, min(first + group, pulses // len(records)) + 1):
                 interval_ns = random.randrange(7_000_000_000, 8_800_000_000)
                 time_ns += interval_ns
-                rows += [Row(record.key, number, time_ns + record.key, interval_ns) for record in records]
+                rows += [Row(of.name, number, time_ns + at, interval_ns) for at, of in enumerate(records, 1)]
             journal.append(rows)
         cursors += [journal.cursor(name) for name in program.writers if name not in waiting_for]
         for cursor in cursors:

@@ -78,7 +78,8 @@ def add(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_
     known = journal.meter(meter, 1000)
     numbers = range(known.count + 1, known.count + count + 1)
     rows = [
-        Row(known.key, number, start_ns + number * spacing_ns, spacing_ns if number > 1 else None) for number in numbers
+        Row(known.name, number, start_ns + number * spacing_ns, spacing_ns if number > 1 else None)
+        for number in numbers
     ]
     journal.append(rows)
 
@@ -337,7 +338,7 @@ def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering
 
     answering.script = script
     delivery = started("it", service.open, cursor)
-    until(lambda: delivery.cursor.position.counts == {1: 40_001})
+    until(lambda: delivery.cursor.position.counts == {"house": 40_001})
     ended(delivery)
     assert delivery.refused == 40_000
     assert len(service.server.points(database=service.database)) == 1
@@ -788,7 +789,7 @@ def add_in_turn(journal, meter, count, clock):
     rows = []
     for number in range(known.count + 1, known.count + count + 1):
         clock[0] += NS_PER_S + number * 1_000_003
-        rows.append(Row(known.key, number, clock[0], NS_PER_S))
+        rows.append(Row(known.name, number, clock[0], NS_PER_S))
     journal.append(rows)
 
 

@@ -70,10 +70,10 @@ def from_the_beginning(journal):
 
 
 def counts(path):
-    """The counts of the pulses in the file *path*, by meter's key, read by SQLite alone."""
+    """The counts of the pulses in the file *path*, by meter's name, read by SQLite alone."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = connection.execute("SELECT meter, count FROM pulses ORDER BY meter, count").fetchall()
+        rows = connection.execute("SELECT name, count FROM pulses NATURAL JOIN meters ORDER BY name, count").fetchall()
     return {meter: [count for _, count in group] for meter, group in itertools.groupby(rows, lambda row: row[0])}
 
 
@@ -90,7 +90,7 @@ def test_append_reads_back(labels):
     """Pulses read back as they were appended, in the order of their count whatever their times are."""
     with new_journal() as journal:
         journal.cursor("reader").close()
-        meter = journal.meter("house", 1000).key
+        meter = journal.meter("house", 1000).name
         rows = [Row(meter, number, time_ns, interval) for number, (time_ns, interval) in enumerate(labels, 1)]
         journal.append(rows)
         with from_the_beginning(journal) as cursor:
@@ -101,7 +101,7 @@ def test_order_is_the_count(tmp_path):
     """The clock set back in the middle changes no order and loses no pulse."""
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.cursor("reader").close()
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         times_ns = [START_NS, START_NS + 10, START_NS - NS_PER_S, START_NS - NS_PER_S, START_NS + 20]
         journal.append(rows_of(key, times_ns))
         with from_the_beginning(journal) as cursor:
@@ -117,7 +117,7 @@ def test_meters_merge(times_of_meters, limit):
     with new_journal() as journal:
         journal.cursor("reader").close()
         names = [f"meter{index}" for index in range(len(times_of_meters))]
-        keys = [journal.meter(name, 1000).key for name in names]
+        keys = [journal.meter(name, 1000).name for name in names]
         rows = {name: rows_of(key, ns) for name, key, ns in zip(names, keys, times_of_meters, strict=True)}
         journal.append([row for meter_rows in rows.values() for row in meter_rows])
         with from_the_beginning(journal) as cursor:
@@ -133,7 +133,7 @@ def test_earlier_meter_goes_first(tmp_path):
     """Of two meters the earlier pulse is read first, also over the end of a batch."""
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.cursor("reader").close()
-        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, [START_NS + n for n in (0, 30, 40)]))
         journal.append(rows_of(pump, [START_NS + n for n in (10, 20, 50)]))
         with from_the_beginning(journal) as cursor:
@@ -144,7 +144,7 @@ def test_append_is_whole_or_nothing(tmp_path):
     """An append of which one row can't be kept keeps none, and the next one works."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         journal.append(rows_of(key, [START_NS]))
         with pytest.raises(sqlite3.IntegrityError):
             journal.append([Row(key, 2, START_NS + 1, 5), Row(key, None, START_NS, None)])
@@ -157,7 +157,7 @@ def test_append_of_what_is_there(tmp_path):
     """A commit that was given up may have been made after all: its rows stay as they are, and new ones are kept."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         rows = rows_of(key, [START_NS, START_NS + 5, START_NS + 2])
         journal.append(rows)
         journal.append([*rows[1:], Row(key, 4, START_NS + 9, 7)])
@@ -188,7 +188,7 @@ def test_constants(changes):
                 assert known.count == count
                 assert known.constant.impulses_per_kwh == constant
                 assert known.constant.register_at(count) == pytest.approx(sum(1 / n for n in impulses), abs=1e-9)
-                journal.append(rows_of(known.key, [START_NS + count + n for n in range(1, pulses + 1)], count + 1))
+                journal.append(rows_of(known.name, [START_NS + count + n for n in range(1, pulses + 1)], count + 1))
                 impulses += [constant] * pulses
                 count += pulses
             with from_the_beginning(journal) as cursor:
@@ -206,7 +206,7 @@ def test_constant_changed_and_back(tmp_path):
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
         known = journal.meter("house", 1000)
-        journal.append(rows_of(known.key, [START_NS, START_NS + 1, START_NS + 2]))
+        journal.append(rows_of(known.name, [START_NS, START_NS + 1, START_NS + 2]))
     for constant in (3200, 1000):
         with Journal(path) as journal:
             known = journal.meter("house", constant)
@@ -219,7 +219,7 @@ def test_watts_follow_the_constant_at_the_count(tmp_path):
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.cursor("reader").close()
         for number, constant in ((1, 1000), (2, 1000), (3, 500)):
-            key = journal.meter("house", constant).key
+            key = journal.meter("house", constant).name
             journal.append([Row(key, number, START_NS + number, 3_600_000_000)])
         with from_the_beginning(journal) as cursor:
             assert [pulse.watts for pulse in cursor.read(9)] == [1000, 1000, 2000]
@@ -239,7 +239,7 @@ def test_span_equals_counting(history, spans):
         path = os.path.join(directory, "journal.db")
         journal = Journal(path)
         try:
-            key, constant, rows, kept = journal.meter("house", 1000).key, 1000, [], []
+            key, constant, rows, kept = journal.meter("house", 1000).name, 1000, [], []
             for number, (time_ns, then) in enumerate(history, 1):
                 rows.append(Row(key, number, time_ns, 7))
                 kept.append((time_ns, constant))
@@ -277,7 +277,7 @@ def test_span_seeks(tmp_path):
     steps = {}
     for size in (1_000, 100_000):
         with Journal(str(tmp_path / f"{size}.db")) as journal, contextlib.closing(journal.reader()) as reader:
-            key = journal.meter("house", 1000).key
+            key = journal.meter("house", 1000).name
             journal.append(rows_of(key, range(START_NS, START_NS + size)))
             taken = itertools.count()
             reader._connection.set_progress_handler(lambda taken=taken: next(taken) and None, 1)
@@ -296,7 +296,7 @@ def test_waiting_seeks(tmp_path):
         contextlib.closing(journal.cursor("reader")) as cursor,
     ):
         assert reader.waiting(cursor.position) == (0, None)
-        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, range(START_NS + 5, START_NS + 50_005)))
         journal.append(rows_of(pump, range(START_NS, START_NS + 10)))
         taken = itertools.count()
@@ -311,7 +311,7 @@ def test_waiting_seeks(tmp_path):
 def test_new_writer_starts_at_now(tmp_path):
     """A writer that is new gets the pulses from then on; of a meter without one, all."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        house, pump = (journal.meter(name, 1000).key for name in ("house", "pump"))
+        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, [START_NS, START_NS + 1]))
         with contextlib.closing(journal.cursor("file")) as cursor:
             assert cursor.read(9) == []
@@ -323,7 +323,7 @@ def test_writer_that_comes_back(tmp_path):
     """A writer that comes back goes on where it stopped, however long it was away, and whoever came meanwhile."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "here")
@@ -341,11 +341,11 @@ def test_new_meter_for_an_old_writer(tmp_path):
     """An old writer gets a meter that is new from its first pulse on."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        house = journal.meter("house", 1000).key
+        house = journal.meter("house", 1000).name
         journal.append(rows_of(house, [START_NS]))
         journal.cursor("file").close()
     with Journal(path) as journal:
-        pump = journal.meter("pump", 800).key
+        pump = journal.meter("pump", 800).name
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(pump, [START_NS + 5, START_NS + 6]))
             assert [(pulse.meter, pulse.number) for pulse in cursor.read(9)] == [("pump", 1), ("pump", 2)]
@@ -361,7 +361,7 @@ def test_cursors_ride_along(tmp_path):
     """A cursor's move costs no write: it is durable with the next append, or by commit(), and not before."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "first")
@@ -391,7 +391,7 @@ def test_cursors_move_beside_the_recorder(tmp_path):
                 cursor.commit()
 
     with Journal(path) as journal, contextlib.ExitStack() as stack:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         cursors = [stack.enter_context(contextlib.closing(journal.cursor(writer))) for writer in read]
         threads = [threading.Thread(target=deliver, args=(cursor,)) for cursor in cursors]
         for thread in threads:
@@ -422,7 +422,7 @@ def test_place_that_can_not_be_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_module, "BUSY_TIMEOUT_S", 0)
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "first")
@@ -444,7 +444,7 @@ def test_append_that_fails_leaves_cursors_moved(tmp_path):
     """A move that should have gone with an append that failed goes with the next one."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS]))
             cursor.advance(cursor.read(1), "moved")
@@ -465,7 +465,7 @@ from powermeter.journal import Journal, Row
 with Journal(sys.argv[1]) as journal, contextlib.closing(journal.cursor("file")) as cursor:
     known = journal.meter("house", 1000)
     for first in itertools.count(known.count + 1, 7):
-        journal.append([Row(known.key, number, number, 5) for number in range(first, first + 7)])
+        journal.append([Row(known.name, number, number, 5) for number in range(first, first + 7)])
         cursor.advance([], str(first + 6))
         print(first + 6, flush=True)
 """
@@ -500,7 +500,7 @@ class Cut:
         #: After each commit: the pulses by meter, and the place of the cursor.
         self.states = [({}, None), ({}, "")]
         with Journal(str(directory / "journal.db")) as journal:
-            house, pump = journal.meter("house", 1000).key, journal.meter("pump", 800).key
+            house, pump = journal.meter("house", 1000).name, journal.meter("pump", 800).name
             counts = {house: 0, pump: 0}
             with contextlib.closing(journal.cursor("file")) as cursor:
                 chance = random.Random(2)
@@ -664,7 +664,7 @@ def test_what_is_too_large_is_damage(tmp_path, change, said):
     """Texts and rows longer than any of ours, and more rows than there can be, are damage and are not read whole."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
         journal.cursor("file").close()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
@@ -689,7 +689,7 @@ def test_a_stop_ends_the_opening(tmp_path, monkeypatch, suspect):
     """What reads long while a journal is opened ends when the program is to stop, and leaves nothing open."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         journal.append(rows_of(key, range(START_NS, START_NS - 20_000, -1)))
     asked = []
     with pytest.raises(StoppedError, match="a stop came before the journal was open") as raised:
@@ -730,7 +730,7 @@ def test_a_journal_is_closed_to_others(tmp_path):
     path = tmp_path / "journal.db"
     private = {"": 0o600, "-wal": 0o600, "-shm": 0o600}
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
         assert modes(path) == private
         # As a crash leaves them, and an older version has made them.
         copy = tmp_path / "copy" / "journal.db"
@@ -749,7 +749,7 @@ def test_a_copy_that_was_made_to_be_stored(tmp_path):
     """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript("PRAGMA journal_mode = DELETE; ANALYZE")
     with Journal(str(path)) as journal:
@@ -769,7 +769,7 @@ def test_a_journal_behind_a_link_is_closed_to_others(tmp_path, there):
             connection.executescript(SCHEMA + "; PRAGMA user_version = 1; PRAGMA journal_mode = WAL")
         assert modes(target) == {"": 0o644}
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
         assert modes(target) == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
 
 
@@ -795,7 +795,7 @@ def test_the_group_can_not_lock_a_journal(tmp_path):
     before = os.umask(0o027)
     try:
         with Journal(str(directory / "journal.db")) as journal:
-            journal.append(rows_of(journal.meter("house", 1000).key, [START_NS]))
+            journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
             there = os.open(directory, os.O_PATH)
             code = f"""
 import os
@@ -900,7 +900,7 @@ def test_bytes_a_pulse(tmp_path, meters):
     with Journal(str(path)) as journal:
         # Speed alone: what is written does not depend on when it is synced.
         journal._connection.execute("PRAGMA synchronous = OFF")
-        keys = [journal.meter(f"meter{index}", 1000).key for index in range(meters)]
+        keys = [journal.meter(f"meter{index}", 1000).name for index in range(meters)]
         at_ns = START_NS
         rows = []
         for number in range(1, size // meters + 1):
@@ -950,7 +950,7 @@ def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_module, "THINNED_AT_ONCE", at_once)
-        key = journal.meter("house", 800).key
+        key = journal.meter("house", 800).name
         with contextlib.closing(journal.cursor("away")) as away:
             journal.append(rows_of(key, times))
             spans = [reader.span("house", hour * HOUR_NS, (hour + 1) * HOUR_NS) for hour in hours]
@@ -984,7 +984,7 @@ def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
 def test_a_pulse_is_thinned_under_the_constant_it_had(tmp_path):
     """A thinned pulse has the energy of all that it stands for, by the constants that were in force."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         journal.cursor("away").close()
         journal.append(rows_of(key, [START_NS + n for n in range(3)]))
         journal.meter("house", 500)
@@ -1001,7 +1001,7 @@ def test_a_bit_that_flipped(tmp_path):
     """Wherever it is: the journal is read all the same, or SQLite's own error tells that it is damaged."""
     whole, path = str(tmp_path / "whole.db"), str(tmp_path / "journal.db")
     with Journal(whole) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         journal.cursor("it").close()
         rows = rows_of(key, [START_NS + n * NS_PER_S for n in range(1500)])
         for begin in range(0, 1500, 500):

@@ -56,7 +56,7 @@ class Recording:
         for name, silence_minutes in (meters or {"house": None}).items():
             known = self.journal.meter(name, 1000)
             meter = Meter(name, known.constant, Flash(HOLD_OFF_NS), known.count)
-            watched.append(WatchedMeter(meter, known.key, silence_minutes, is_contact=name in contacts))
+            watched.append(WatchedMeter(meter, silence_minutes, is_contact=name in contacts))
         #: Released for each commit, change of the disk's state, change of the inputs' faults; and by which threads.
         self.commits, self.disk_states, self.faults = (threading.Semaphore(0) for _ in range(3))
         self.threads = {self.commits: set(), self.disk_states: set(), self.faults: set()}

@@ -158,7 +158,7 @@ class Rig:
     def keeps(self, count):
         """Whether the first meter's pulse *count* is in the journal."""
         monitor = self.counting.monitor
-        return monitor._reader.last(monitor._recorder.meters[0].key) == count
+        return monitor._reader.last(monitor._recorder.meters[0].meter.name) == count
 
     def __enter__(self):
         self.counting.__enter__()
@@ -644,7 +644,7 @@ def test_systemd_gives_time_to_read_a_damaged_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(salvage, "NOTED_PAGES", 1)
     one = Rig(tmp_path, monkeypatch)
     with journal.Journal(str(one.data_dir / "journal.db")) as made:
-        key = made.meter("house", 1000).key
+        key = made.meter("house", 1000).name
         made.append([journal.Row(key, number, number * NS_PER_S, NS_PER_S) for number in range(1, 3000)])
     content = (one.data_dir / "journal.db").read_bytes()
     (one.data_dir / "journal.db").write_bytes(bytes(4096) + content[4096:])

@@ -32,7 +32,7 @@ def whole(tmp_path_factory):
     """A journal of two meters, whose writer has not got the last pulses yet."""
     path = tmp_path_factory.mktemp("whole") / "journal.db"
     with Journal(str(path)) as journal:
-        keys = [journal.meter(name, impulses).key for name, impulses in METERS.items()]
+        keys = [journal.meter(name, impulses).name for name, impulses in METERS.items()]
         with contextlib.closing(journal.cursor("file")) as cursor:
             for first in range(1, PULSES, 1000):
                 rows = [
@@ -142,7 +142,7 @@ def test_a_journal_damaged_anywhere_opens(damaged, seed):
     damaged.write_bytes(content)
     with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
         known = journal.meter("house", 1000)
-        journal.append([Row(known.key, known.count + 1, START_NS, None)])
+        journal.append([Row(known.name, known.count + 1, START_NS, None)])
     names = {path.name for path in damaged.parent.iterdir()}
     assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
     assert len([name for name in names if ".damaged-" in name]) <= 1
@@ -194,7 +194,7 @@ def test_a_writer_whose_counts_are_lost(damaged, caplog):
         known = journal.meter("house", 1000)
         with contextlib.closing(journal.cursor("file")) as cursor:
             assert cursor.read(10_000) == []
-            journal.append([Row(known.key, known.count + 1, START_NS, None)])
+            journal.append([Row(known.name, known.count + 1, START_NS, None)])
             assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
     assert "how far file was can't be read: it goes on from now on" in caplog.text
 
@@ -261,12 +261,14 @@ def test_a_clock_that_was_set_back_is_known_after_saving(tmp_path):
     """Where time steps back between two pulses, spans are found by a step there, in the new journal too."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         journal.append([Row(key, number, (number if number < 51 else number - 30) * NS_PER_S, NS_PER_S)
                         for number in range(1, 101)], START_NS)  # fmt: skip
     damage_table(path, "steps")
     with salvage.open_journal(str(path), METERS) as journal:
-        assert journal._connection.execute("SELECT * FROM steps").fetchall() == [(key, 51)]
+        assert journal._connection.execute("SELECT name, count FROM steps NATURAL JOIN meters").fetchall() == [
+            (key, 51)
+        ]
 
 
 def test_a_journal_that_could_not_be_written_again(damaged, whole):
@@ -396,7 +398,7 @@ def test_a_program_that_saves_a_journal_stops_at_once(tmp_path):
         path.parent.mkdir(parents=True)
         with Journal(str(path)) as journal:
             journal._connection.execute("PRAGMA synchronous = OFF")
-            key = journal.meter("house", 1000).key
+            key = journal.meter("house", 1000).name
             journal.cursor("file").close()
             for first in range(1, 800_000, 100_000):
                 journal.append([Row(key, n, START_NS + n * NS_PER_S, NS_PER_S) for n in range(first, first + 100_000)])

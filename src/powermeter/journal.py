@@ -140,9 +140,9 @@ Stopped = Callable[[], bool]
 
 
 class Row(NamedTuple):
-    """A pulse to keep: its meter, the meter's count with it, when it came (monotonic, ns), its interval (ns)."""
+    """A pulse to keep: its meter's name, the meter's count with it, when it came (monotonic, ns), its interval (ns)."""
 
-    meter: int
+    meter: str
     number: int
     at_ns: int
     interval_ns: int | None
@@ -182,9 +182,9 @@ def _unfit(path: str, reason: str) -> JournalError:
 
 @dataclass(frozen=True, slots=True)
 class MeterRecord:
-    """What the journal knows of a meter: its key, the count of its last pulse, its constant in force."""
+    """What the journal knows of the meter *name*: the count of its last pulse, and its constant in force."""
 
-    key: int
+    name: str
     count: int
     constant: Constant
 
@@ -330,6 +330,8 @@ class Journal:
                 raise _unfit(path, str(error)) from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
+        #: By a meter's name its key, which is this file's own.
+        self._keys: dict[str, int] = dict(self._connection.execute("SELECT name, meter FROM meters"))
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -400,7 +402,7 @@ class Journal:
         """
         with _transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
-            meter = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (name,)).fetchone()[0]
+            meter: int = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (name,)).fetchone()[0]
             count, time_ns = self._connection.execute(
                 "SELECT count, time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1",
                 (meter,),
@@ -421,9 +423,10 @@ class Journal:
                     "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
                     (meter, count, impulses_per_kwh, register_kwh),
                 )
+        self._keys[name] = meter
         if time_ns is not None:
             self._last_times[meter] = time_ns
-        return MeterRecord(meter, count, constants[-1])
+        return MeterRecord(name, count, constants[-1])
 
     def append(self, rows: list[Row], ahead_ns: int = 0, *, settled: bool = True) -> None:
         """
@@ -438,18 +441,18 @@ class Journal:
         last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
         kept, steps, begun = [], [], []
         for row in rows:
-            ahead = ahead_ns
+            meter, ahead = self._keys[row.meter], ahead_ns
             if not settled:
-                if row.meter not in unsettled:
-                    unsettled[row.meter] = ahead_ns
-                    begun.append((row.meter, row.number - 1, ahead_ns, boot_id()))
+                if meter not in unsettled:
+                    unsettled[meter] = ahead_ns
+                    begun.append((meter, row.number - 1, ahead_ns, boot_id()))
                 # By one reading of the clock for all of them, so that one shift is right for all.
-                ahead = unsettled[row.meter]
+                ahead = unsettled[meter]
             time_ns = row.at_ns + ahead
-            if time_ns < last_times.get(row.meter, time_ns):
-                steps.append((row.meter, row.number))
-            last_times[row.meter] = time_ns
-            kept.append((row.meter, row.number, time_ns, row.interval_ns))
+            if time_ns < last_times.get(meter, time_ns):
+                steps.append((meter, row.number))
+            last_times[meter] = time_ns
+            kept.append((meter, row.number, time_ns, row.interval_ns))
         with _transaction(self._connection):
             # A commit that was given up for a disk that hung may have been made after all.
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
@@ -684,9 +687,9 @@ def _constants(connection: sqlite3.Connection, meter: int) -> list[Constant]:
 
 
 class Position(NamedTuple):
-    """How far a writer is: by meter's key the count it has; and its *place*, which only the writer can read."""
+    """How far a writer is: the count that it has of each meter, by name; and its *place*, which only it can read."""
 
-    counts: dict[int, int]
+    counts: Mapping[str, int]
     place: str
 
 
@@ -702,7 +705,8 @@ class Cursor:
         self.writer = writer
         self._connection = _connect(path)
         (place,) = self._connection.execute("SELECT place FROM writers WHERE name = ?", (writer,)).fetchone()
-        counts = dict(self._connection.execute("SELECT meter, count FROM cursors WHERE writer = ?", (writer,)))
+        reached = "SELECT name, count FROM cursors NATURAL JOIN meters WHERE writer = ?"
+        counts = dict(self._connection.execute(reached, (writer,)))
         self.position = self.saved = Position(counts, place)
         self._meters = self._known_meters()
 
@@ -730,7 +734,7 @@ class Cursor:
 
     def _read_meter(self, name: str, limit: int) -> list[Pulse]:
         meter, constants = self._meters[name]
-        after = self.position.counts.get(meter, 0)
+        after = self.position.counts.get(name, 0)
         rows = self._connection.execute(
             "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count > ?2 "
             "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
@@ -748,9 +752,9 @@ class Cursor:
         """
         counts, skipped = dict(self.position.counts), 0
         for pulse in delivered:
-            meter, constants = self._meters[pulse.meter]
-            skipped += pulse.number - max(counts.get(meter, 0), constants[0].from_count) - 1
-            counts[meter] = pulse.number
+            _, constants = self._meters[pulse.meter]
+            skipped += pulse.number - max(counts.get(pulse.meter, 0), constants[0].from_count) - 1
+            counts[pulse.meter] = pulse.number
         self.position = Position(counts, place)
         return skipped
 
@@ -760,12 +764,7 @@ class Cursor:
 
         It may be another one: made anew from what could be read of a damaged one.
         """
-        reached = dict(self.position.counts)
-        for name, count in counts.items():
-            if name in self._meters:
-                meter, _ = self._meters[name]
-                reached[meter] = count
-        position = Position(reached, place)
+        position = Position({**self.position.counts, **counts}, place)
         if position != self.position:
             self.position = position
 
@@ -794,7 +793,7 @@ class Cursor:
     def unsaved(self) -> int:
         """How many pulses lie between the durable position and this one."""
         position, saved = self.position, self.saved
-        return sum(count - saved.counts.get(meter, 0) for meter, count in position.counts.items())
+        return sum(count - saved.counts.get(name, 0) for name, count in position.counts.items())
 
     def save(self, connection: sqlite3.Connection) -> Position:
         """Write the position in the transaction that *connection* has begun."""
@@ -804,12 +803,8 @@ class Cursor:
         if position.place != saved.place:
             connection.execute("UPDATE writers SET place = ? WHERE name = ?", (position.place, self.writer))
         connection.executemany(
-            "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
-            [
-                (self.writer, meter, count)
-                for meter, count in position.counts.items()
-                if saved.counts.get(meter) != count
-            ],
+            "INSERT OR REPLACE INTO cursors SELECT ?, meter, ? FROM meters WHERE name = ?",
+            [(self.writer, count, name) for name, count in position.counts.items() if saved.counts.get(name) != count],
         )
         return position
 
@@ -860,8 +855,12 @@ class Reader:
             with contextlib.suppress(sqlite3.Error):  # a read that failed may have ended it
                 self._connection.execute("COMMIT")
 
-    def last(self, meter: int) -> int:
-        """The count of the last pulse of a meter by its key; 0 without one."""
+    def last(self, meter: str) -> int:
+        """The count of the last pulse of *meter*; 0 without one."""
+        row = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (meter,)).fetchone()
+        return 0 if row is None else self._last(row[0])
+
+    def _last(self, meter: int) -> int:
         row = self._connection.execute("SELECT max(count) FROM pulses WHERE meter = ?", (meter,)).fetchone()
         return int(row[0] or 0)
 
@@ -895,10 +894,10 @@ class Reader:
         """How many pulses stand after *position*, and the time of the oldest (UTC, ns), None without one."""
         waiting, oldest = 0, []
         # max() over a keyed prefix is one seek; the pulses are not counted one by one.
-        for meter, last in self._connection.execute(
-            "SELECT meter, (SELECT max(count) FROM pulses WHERE meter = meters.meter) FROM meters"
+        for meter, name, last in self._connection.execute(
+            "SELECT meter, name, (SELECT max(count) FROM pulses WHERE meter = meters.meter) FROM meters"
         ).fetchall():
-            delivered = position.counts.get(meter, 0)
+            delivered = position.counts.get(name, 0)
             if last is not None and last > delivered:
                 waiting += self._rows_in(meter, delivered, last)
                 oldest.append(self._row_for(meter, delivered + 1)[1])
@@ -918,7 +917,7 @@ class Reader:
 
     def _runs(self, meter: int, constants: list[Constant]) -> list[tuple[int, int]]:
         """The stretches of the count, both ends in, within which time rises."""
-        last = self.last(meter)
+        last = self._last(meter)
         if not last:
             return []
         first = constants[0].from_count + 1

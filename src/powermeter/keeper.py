@@ -72,7 +72,7 @@ class Keeper:
         #: one step of the interpreter, so that a copy of it is whole at any time.
         self.uncommitted: list[Row] = list(unwritten)
         #: Each meter's newest of those that found no place there; and how many had to go.
-        self._newest: dict[int, Row] = {}
+        self._newest: dict[str, Row] = {}
         self.dropped = dropped
         #: Why the journal can't be written; "" while it can.
         self.failing = unopened
@@ -188,7 +188,7 @@ class Keeper:
         else:
             self._committed(kept, newest)
 
-    def _committed(self, kept: list[Row], newest: Mapping[int, Row]) -> None:
+    def _committed(self, kept: list[Row], newest: Mapping[str, Row]) -> None:
         del self.uncommitted[: len(kept)]
         written = 0
         for meter, row in newest.items():
@@ -310,6 +310,6 @@ class Keeper:
             self._on_state()
 
 
-def _in_order(kept: list[Row], newest: Mapping[int, Row]) -> list[Row]:
+def _in_order(kept: list[Row], newest: Mapping[str, Row]) -> list[Row]:
     """Both, each meter's in the order of its count: of the newest some may have come before the last that was kept."""
     return sorted([*kept, *newest.values()], key=attrgetter("number")) if newest else kept

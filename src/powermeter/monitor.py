@@ -59,7 +59,7 @@ class Handed(NamedTuple):
     """
 
     meters: Mapping[str, Meter]
-    unwritten: Sequence[tuple[str, Row]] = ()
+    unwritten: Sequence[Row] = ()
     reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
     dropped: int = 0
     damaged: bool = False
@@ -161,10 +161,10 @@ class Monitor:
         board = self._board
         watched, unwritten = [], []
         for meter in settings.meters:
-            rows = [row for name, row in before.unwritten if name == meter.name]
+            rows = [row for row in before.unwritten if row.meter == meter.name]
             known = self._known(meter, rows)
             # A commit of the keeper before, which took too long to be waited for, may have written them.
-            rows = [row._replace(meter=known.key) for row in rows if row.number > known.count]
+            rows = [row for row in rows if row.number > known.count]
             unwritten += rows
             watched.append(self._watched(meter, known, max([known.count, *(row.number for row in rows)])))
 
@@ -278,7 +278,7 @@ class Monitor:
             meter.flash.hold_off_ns, meter.flash.min_flash_ns = hold_off, shortest
         else:
             meter = Meter(settings.name, known.constant, Flash(hold_off, shortest), count)
-        return WatchedMeter(meter, known.key, settings.silence_minutes, is_contact=settings.sensor == "contact")
+        return WatchedMeter(meter, settings.silence_minutes, is_contact=settings.sensor == "contact")
 
     def end_deliveries(self) -> None:
         """Let the deliveries end, and nothing else."""
@@ -299,16 +299,14 @@ class Monitor:
         """
         self._hands_over, self._unwatches = True, not watched
 
-        def reached(delivery: Delivery) -> tuple[Mapping[str, int], str]:
-            counts, place = delivery.cursor.position
-            return {w.meter.name: counts[w.key] for w in self._recorder.meters if w.key in counts}, place
-
         def handed() -> Handed:
-            names = {watched.key: watched.meter.name for watched in self._recorder.meters}
             return Handed(
                 {one.meter.name: one.meter for one in self._recorder.meters} if watched else {},
-                [(names[row.meter], row) for row in self._keeper.waiting()],
-                {**self._before.reached, **{delivery.name: reached(delivery) for delivery, _ in self._deliveries}},
+                self._keeper.waiting(),
+                {
+                    **self._before.reached,
+                    **{delivery.name: delivery.cursor.position for delivery, _ in self._deliveries},
+                },
                 self._keeper.dropped,
                 self._keeper.damaged,
                 # One that did not end in time may still set it aside.
@@ -481,7 +479,7 @@ class Monitor:
     def _not_in_journal(self, uncommitted: list[Row]) -> list[Row]:
         """The rows of *uncommitted* that no commit has written since it was copied."""
         try:
-            last = {watched.key: self._reader.last(watched.key) for watched in self._recorder.meters}
+            last = {watched.meter.name: self._reader.last(watched.meter.name) for watched in self._recorder.meters}
         except sqlite3.Error as error:
             self._look_at(error)
             return uncommitted
@@ -496,7 +494,7 @@ class Monitor:
             self._look_at(error)
             today: Status = {"pulses_today": None, "kwh_today": None}
         else:
-            of_today = sum(row.meter == watched.key and row.at_ns + ahead >= midnight_ns for row in fresh)
+            of_today = sum(row.meter == meter.name and row.at_ns + ahead >= midnight_ns for row in fresh)
             kwh += of_today * meter.constant.watt_hours / 1000
             today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
         # An edge that waits for L1 is no silence.

@@ -48,16 +48,15 @@ NOISE_NS = 60 * NS_PER_S
 
 class WatchedMeter:
     """
-    A meter with what the recorder needs to know of it: its key in the journal and its limit of silence.
+    A meter with what the recorder needs to know of it: its limit of silence, and how its input is.
 
     *is_contact*: a contact, which may rest closed for hours, in place of a LED.
     """
 
-    __slots__ = ("flickers", "is_contact", "key", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
+    __slots__ = ("flickers", "is_contact", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
 
-    def __init__(self, meter: Meter, key: int, silence_minutes: float | None, *, is_contact: bool = False) -> None:
+    def __init__(self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False) -> None:
         self.meter = meter
-        self.key = key
         self.is_contact = is_contact
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
         #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
@@ -219,7 +218,7 @@ class Recorder:
             watched = self.meters[edge.meter]
             for number, at_ns, interval_ns in watched.meter.take(edge):
                 pulse = True
-                keep(Row(watched.key, number, at_ns, interval_ns))
+                keep(Row(watched.meter.name, number, at_ns, interval_ns))
             if edge.lost:
                 self._say_lost(watched, edge)
             if watched.faulty or watched.meter.flash.flickers:

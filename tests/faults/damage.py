@@ -39,7 +39,7 @@ def run(part, rig):
             counts = {name: found.count for name, found in known.items()}
             assert max(counts.values()) <= PULSES, f"{kind}, seed {rig.seed}: {counts}, more than there ever were"
             for found in known.values():
-                journal.append([JournalRow(found.key, found.count + 1, 2**60, None)])
+                journal.append([JournalRow(found.name, found.count + 1, 2**60, None)])
             opened += 1
         set_aside = list(path.parent.glob("journal.db.damaged-*"))
         if set_aside:
@@ -66,7 +66,7 @@ def run(part, rig):
 
 def _make(path):
     with Journal(str(path)) as journal:
-        keys = [journal.meter(name, impulses).key for name, impulses in METERS.items()]
+        keys = [journal.meter(name, impulses).name for name, impulses in METERS.items()]
         with contextlib.closing(journal.cursor("file")) as cursor:
             for first in range(1, PULSES, 1000):
                 journal.append(

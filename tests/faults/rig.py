@@ -134,7 +134,7 @@ def fill(data_dir, writers, pulses, per_s):
         for first in range(1, pulses + 1, 5000):
             numbers = range(first, min(first + 5000, pulses + 1))
             journal.append(
-                [JournalRow(meter.key, n, start_ns + n * spacing_ns, spacing_ns if n > 1 else None) for n in numbers]
+                [JournalRow(meter.name, n, start_ns + n * spacing_ns, spacing_ns if n > 1 else None) for n in numbers]
             )
 
 

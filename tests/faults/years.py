@@ -27,7 +27,7 @@ def run(part, rig):
     years = YEARS * part
     pulses, spacing_ns = round(A_YEAR * years), 365 * DAY_NS // A_YEAR
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).key
+        key = journal.meter("house", 1000).name
         with (
             contextlib.closing(journal.cursor("follows")) as follows,
             contextlib.closing(journal.cursor("away")) as away,
