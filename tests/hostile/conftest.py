@@ -13,7 +13,7 @@ def template():
     """What each machine begins with. Without namespaces of its own nothing is tried: in CI that is a failure."""
     if reason := machines.why_not():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with tempfile.TemporaryDirectory(prefix="power-hostile-", dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="power-attacked-", dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
         made = Path(directory) / "template"
         machines.make_template(made)
@@ -24,7 +24,7 @@ def template():
 def machine(template):
     """A machine."""
     # Not in /tmp, which is another on the machine.
-    with tempfile.TemporaryDirectory(prefix="power-hostile-", dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="power-attacked-", dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
         with machines.Machine(Path(directory), template) as made:
             yield made
