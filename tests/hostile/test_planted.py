@@ -100,7 +100,8 @@ def test_root_in_the_data_of_another_user_follows_no_link(machine, name):
 STARTS = 80
 
 
-def test_root_in_the_data_of_another_user_loses_no_race(machine):
+@pytest.mark.parametrize("pause_s", [0, 0.005], ids=["without a pause", "now and then"])
+def test_root_in_the_data_of_another_user_loses_no_race(machine, pause_s):
     """Nor where the service's user exchanges the directory of the journal for a link after root's look at it."""
     m = machine
     check = victims(m)
@@ -108,7 +109,7 @@ def test_root_in_the_data_of_another_user_loses_no_race(machine):
     m.made("/var/lib/power/simulated", owner=VICTIM, mode=0o750)
     plant(m, "/var/lib/power/link", VICTIMS, VICTIM)
     named = settings(m, data_dir="/var/lib/power", path="/opt/settings.py", owner=0)
-    m.attack(EXCHANGE, "/var/lib/power/simulated", "/var/lib/power/link", 0.005, user="victim")
+    m.attack(EXCHANGE, "/var/lib/power/simulated", "/var/lib/power/link", pause_s, user="victim")
     for number in range(STARTS):
         m.power(*named, *SIMULATED)
         check(number)
