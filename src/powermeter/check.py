@@ -34,8 +34,9 @@ def check(settings: Settings, running: int | None) -> int:
 
 def prepare_data_dir(path: str) -> None:
     """Make DATA_DIR at *path*. Raises :exc:`PowerError` where it can't be used."""
-    if missing := not_mounted(os.path.realpath(path)):
-        raise ProcessError(f"{path}: DATA_DIR can't be used: its disk is not mounted at {missing}")
+    with contextlib.suppress(OSError):  # what can't be walked can't be made either, which is reported then
+        if missing := not_mounted(resolved(path)):
+            raise ProcessError(f"{path}: DATA_DIR can't be used: its disk is not mounted at {missing}")
     journal.prepare_dir(path)
     for name in sorted(OWN_FILES):
         try:
