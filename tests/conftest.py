@@ -6,13 +6,16 @@ import time
 
 import hypothesis
 import pytest
-from http_server import Answering, http_answer
+from http_server import Answering, http_answer, self_signed
 from influxd import Influxd, influxd_path
 from librato_server import LibratoServer
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
 from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
 from powermeter.writers import open_writer
+
+# Helpers whose failing asserts are shown with their values, as those of tests are.
+pytest.register_assert_rewrite("contracts", "counting", "deliveries", "hand_board", "program")
 
 # No deadline: a busy machine is no defect. No database: the tree may belong to another user.
 hypothesis.settings.register_profile("power", deadline=None, database=None)
@@ -61,6 +64,12 @@ def answering():
     """A server that answers as its script says; at first 204, InfluxDB's success."""
     with Answering(http_answer(204)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """The paths of a certificate for 127.0.0.1 that nobody signed but itself, and of its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import http.client
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 from typing import NamedTuple
 
@@ -181,6 +182,18 @@ def _read(reader):
     headers = {name.lower(): value for name, value in headers.items()}
     body = reader.read(int(headers.get("content-length", 0)))
     return Request(first[0].decode(), first[1].decode(), headers, body)
+
+
+def self_signed(directory, name="cert"):
+    """Make a certificate for 127.0.0.1 that only itself vouches for; the paths of it and of its key."""
+    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=power -keyout {key} -out {certificate}"
+        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign".split(),
+        check=True,
+        capture_output=True,
+    )
+    return str(certificate), str(key)
 
 
 def tls_context(certificate, key):

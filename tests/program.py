@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,8 +21,34 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 #: The most that anything here may take, in s. Only a failing test waits that long.
 PATIENCE_S = 60
 
+#: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
+#: without privileges: under root by a child that gives its own up, else by the user of the tests.
+AS_ROOT = os.geteuid() == 0
+NOBODY = 65534
+
 #: For a test that gives files to other users, or makes users and mounts.
-root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
+
+#: The lines after which a command is run by a user whom the modes of files bind: for :meth:`Program.run_after`.
+#: They import first: once the privileges are gone, the source and Python itself may not be readable any more.
+UNPRIVILEGED = f"""
+import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run, powermeter.settings
+power.parser()
+os.setgroups([])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+"""
+if not AS_ROOT:
+    UNPRIVILEGED = ""
+
+#: A command of the program, after the lines that a test puts before it.
+COMMAND = """
+import sys
+sys.path.insert(0, {source!r})
+import power
+{before}
+sys.exit(power.main(sys.argv[1:]))
+"""
 
 
 def wait_until(condition, timeout=PATIENCE_S):
@@ -68,8 +95,19 @@ class Program:
 
     def run(self, *args, cwd=None):
         """Run *args* to its end. No command may show a traceback."""
+        return self._finished(self.line(*args), cwd)
+
+    def line_after(self, before, *args):
+        """The command line of *args*, by a Python that first runs *before*: lines that bend what the program meets."""
+        return [sys.executable, "-c", COMMAND.format(source=str(SOURCE), before=before), *self.line(*args)[2:]]
+
+    def run_after(self, before, *args):
+        """Run *args* to its end after the lines *before*, as :meth:`run` does."""
+        return self._finished(self.line_after(before, *args))
+
+    def _finished(self, line, cwd=None):
         done = subprocess.run(
-            self.line(*args),
+            line,
             cwd=cwd or self.directory,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -128,6 +166,14 @@ class Program:
         if kind is None:
             for path in filter(Path.is_file, [*self.directory.rglob("*.log"), *self.directory.rglob("foreground.*")]):
                 assert "Traceback" not in path.read_text(), f"{path}:\n{path.read_text()}"
+
+
+@contextlib.contextmanager
+def readable_to_all():
+    """A directory that other users reach too, as tmp_path is its user's alone."""
+    with tempfile.TemporaryDirectory(prefix="power-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def kill(pid):

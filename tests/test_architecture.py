@@ -1,11 +1,14 @@
-"""What holds the program's shape: who may import whom, and what the light commands leave alone."""
+"""What holds the shape of program and tests: who may import whom, and what the light commands leave alone."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from _pytest.assertion.rewrite import AssertionRewritingHook
 from program import SOURCE, Program
 
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
@@ -18,7 +21,6 @@ MAY_IMPORT = {
         "boards",
         "boards.simulated",
         "errors",
-        "live",
         "log",
         "meter",
         "monitor",
@@ -26,9 +28,12 @@ MAY_IMPORT = {
         "process",
         "recorder",
         "settings",
-        "status",
+        "views.live",
+        "views.text",
     },
-    "live": set(),
+    "views.live": set(),
+    "views.text": {"status"},
+    "views": set(),
     "monitor": {
         "boards",
         "clock",
@@ -38,19 +43,20 @@ MAY_IMPORT = {
         "keeper",
         "lamps",
         "log",
+        "lookup",
         "meter",
         "recorder",
-        "salvage",
         "settings",
         "status",
         "writers",
     },
+    "lookup": {"journal", "meter"},
     "log": {"errors", "mounts", "safe_path"},
     "process": {"errors", "safe_path"},
     "delivery": {"errors", "journal", "meter", "search", "writers", "writers.answers"},
     "search": {"meter"},
     "recorder": {"boards", "journal", "keeper", "lamps", "meter"},
-    "keeper": {"clock", "errors", "journal", "meter"},
+    "keeper": {"clock", "errors", "journal", "meter", "salvage"},
     "salvage": {"errors", "journal", "meter"},
     "journal": {"clock", "errors", "meter", "mounts", "safe_path"},
     "clock": set(),
@@ -94,7 +100,7 @@ MAY_IMPORT = {
 #: The libraries that are not Python's own, and the one module that knows each. Those of pins are imported by name.
 LIBRARIES = {
     "process": {"daemon", "lockfile"},
-    "live": {"rich"},
+    "views.live": {"rich"},
     "writers.influxdb": {"influxdb"},
     "writers.librato": {"librato"},
 }
@@ -168,6 +174,33 @@ def test_a_module_says_what_it_is(module):
 def test_the_composition_root_stays_small():
     """power.py puts together and decides nothing: it stays under 150 lines."""
     assert len((SOURCE / "power.py").read_text().splitlines()) < 150
+
+
+TESTS = Path(__file__).parent
+
+
+def names_in_imports(path):
+    """Every name in an import of the file *path*: of packages, modules and what is in them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (getattr(node, "module", None) or "").split(".")
+            yield from (part for alias in node.names for part in alias.name.split("."))
+
+
+def test_no_test_module_is_imported():
+    """What tests share is in helper modules, so that each test module can be read, changed and moved by itself."""
+    importing = {str(path.relative_to(TESTS)): set(names_in_imports(path)) for path in TESTS.rglob("*.py")}
+    assert {"ast", "program", "Program"} <= importing["test_architecture.py"], "no import was seen"
+    assert {path: name for path, names in importing.items() for name in names if name.startswith("test_")} == {}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(TESTS.glob("*.py")) - set(TESTS.glob("test_*.py"))), ids=lambda path: path.stem
+)
+def test_the_asserts_of_a_helper_show_their_values(path):
+    """A failing assert of a helper module says what it compared, as one of a test does."""
+    if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))):
+        assert isinstance(importlib.util.find_spec(path.stem).loader, AssertionRewritingHook)
 
 
 def loaded_by(program, *args):

@@ -7,18 +7,18 @@ import importlib.util
 import itertools
 import os
 import queue
-import select
 import subprocess
 import sys
 import threading
 import time
 import types
-from pathlib import Path
 
 import pytest
+from contracts import BoardContract, readable, taken
 from hypothesis import given
 from hypothesis import strategies as st
-from program import SOURCE, Program, wait_until
+from pins import STANDIN
+from program import PATIENCE_S, SOURCE, Program, wait_until
 
 from powermeter import settings
 from powermeter.boards import EdgeQueue, gpiod, open_board, rpi_gpio
@@ -29,8 +29,6 @@ from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Edge
 
-STANDIN = Path(__file__).parent / "standin"
-
 #: The settings of two meters on the header; the lamps are on pins 12 and 16.
 TWO_METERS = """
 METERS = {
@@ -39,8 +37,6 @@ METERS = {
 }
 """
 PINS = (18, 22)
-
-PATIENCE_S = 20
 
 #: A flash of 1/1000 kWh in a step whose product with its time is exact.
 STEP_S = 2**-9
@@ -133,23 +129,6 @@ class Simulation:
         return "simulated meter" not in [thread.name for thread in threading.enumerate()]
 
 
-def readable(source):
-    """Whether the descriptor of a board or a queue is readable now."""
-    ready = select.poll()
-    ready.register(source.fileno(), select.POLLIN)
-    return bool(ready.poll(0))
-
-
-def taken(source, count):
-    """The next *count* edges, or more, slept for on the descriptor of a board or a queue, as the recorder does."""
-    ready, edges = select.poll(), []
-    ready.register(source.fileno(), select.POLLIN)
-    while len(edges) < count:
-        assert ready.poll(PATIENCE_S * 1000), f"{len(edges)} edges of {count} came"
-        edges += source.take()
-    return edges
-
-
 @pytest.fixture(params=[Header, Simulation])
 def made(request, two_meters, tmp_path, gpio):
     """Makes the board under test for meters that flash in the order given; closes it at the end."""
@@ -164,102 +143,8 @@ def made(request, two_meters, tmp_path, gpio):
         rig.board.close()
 
 
-class TestContract:
-    """What the rest of the program may rely on, whatever the board."""
-
-    def test_edges_come_in_order_with_their_meter_and_time(self, made):
-        """Every edge comes once, in order, as the meter's place in the settings and its monotonic time in ns."""
-        order = [0, 1, 1, 0, 0, 0, 1, 0, 1, 1] * 5
-        before_ns = time.monotonic_ns()
-        rig = made(order)
-        rig.board.watch()
-        rig.play(len(order))
-        edges = taken(rig.board, len(order))
-        assert [edge.meter for edge in edges] == order
-        times_ns = [edge.at_ns for edge in edges]
-        assert all(isinstance(at_ns, int) for at_ns in times_ns)
-        assert times_ns == sorted(times_ns)
-        assert before_ns <= times_ns[0]
-        assert times_ns[-1] <= time.monotonic_ns()
-        assert edges == [Edge(meter, at_ns) for meter, at_ns in zip(order, times_ns, strict=True)]
-        rig.board.unwatch()
-        assert rig.board.take() == []
-
-    def test_the_descriptor_is_readable_while_edges_wait(self, made):
-        """The descriptor is not readable before the first edge nor once all are taken, and take() never waits."""
-        rig = made([0, 1, 1, 0])
-        rig.board.watch()
-        rig.play(4)
-        edges = taken(rig.board, 4)
-        assert not readable(rig.board) or rig.board.take() == []
-        assert not readable(rig.board)
-        assert rig.board.take() == []
-        assert len(edges) == 4
-
-    def test_no_edge_after_unwatch(self, made):
-        """Once unwatch has returned one more take() gives what was left, and then no edge comes, whatever flashes."""
-        rig = made(itertools.cycle([0, 1]))
-        rig.board.watch()
-        rig.play(6)
-        taken(rig.board, 6)
-        rig.board.unwatch()
-        rig.board.take()
-        rig.go_on()
-        assert rig.board.take() == []
-
-    def test_what_was_left_comes_after_unwatch(self, made):
-        """Edges that nobody took before unwatch are not lost by it."""
-        rig = made([0, 1, 1])
-        rig.board.watch()
-        rig.play(3)
-        wait_until(lambda: readable(rig.board))
-        rig.board.unwatch()
-        edges = rig.board.take()
-        assert edges
-        assert [edge.meter for edge in edges] == [0, 1, 1][: len(edges)]
-
-    def test_a_board_without_ends_gives_falling_edges_alone(self, made):
-        """A board says whether it sees ends; these do not, and no input of theirs is lit at rest."""
-        rig = made([0, 1, 1])
-        rig.board.watch()
-        rig.play(3)
-        assert rig.board.sees_ends is False
-        assert all(edge.falling for edge in taken(rig.board, 3))
-        assert [rig.board.sees_light(meter) for meter in (0, 1)] == [False, False]
-
-    def test_unwatch_and_close_may_be_called_twice(self, made):
-        """The ends may be called twice, in the order in which a stop calls them, and without a watch before."""
-        rig = made([0])
-        rig.board.unwatch()
-        rig.board.watch()
-        for end in (rig.board.unwatch, rig.board.unwatch, rig.board.close, rig.board.close, rig.board.unwatch):
-            end()
-        assert rig.given_back()
-
-    def test_lamps_are_lit_one_by_one(self, made):
-        """Each lamp shows what it was last told, and starts dark."""
-        rig = made([])
-        shown = [(rig.lit(Lamp.L1), rig.lit(Lamp.L2))]
-        for lamp, lit in ((Lamp.L1, True), (Lamp.L2, True), (Lamp.L1, False), (Lamp.L1, False), (Lamp.L2, False)):
-            rig.board.light(lamp, lit)
-            shown.append((rig.lit(Lamp.L1), rig.lit(Lamp.L2)))
-        assert shown == [
-            (False, False),
-            (True, False),
-            (True, True),
-            (False, True),
-            (False, True),
-            (False, False),
-        ]
-
-    def test_close_gives_the_pins_back(self, made):
-        """Closing a watched board ends its edges and leaves nothing behind; a lamp told later is no error."""
-        rig = made(itertools.cycle([0, 1]))
-        rig.board.watch()
-        assert not rig.given_back()
-        rig.board.close()
-        assert rig.given_back()
-        rig.board.light(Lamp.L1, True)
+class TestContract(BoardContract):
+    """What every board must do, of those of the program that need no kernel."""
 
 
 class TestEdgeQueue:

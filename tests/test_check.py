@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from influxd import Influxd
-from program import Program
-from test_process import AS_ROOT, UNPRIVILEGED, patched, readable_to_all
+from program import UNPRIVILEGED, Program, readable_to_all
 
 from powermeter.journal import Journal, Row, delivered_pulses
 
@@ -167,7 +166,7 @@ def test_data_of_another_user():
         (program.data_dir / "lock").touch()
         program.data_dir.chmod(0)
         try:
-            done = patched(program, LOADED + (UNPRIVILEGED if AS_ROOT else ""), "--check")
+            done = program.run_after(LOADED + UNPRIVILEGED, "--check")
         finally:
             program.data_dir.chmod(0o755)
     assert (done.returncode, done.stderr) == (1, "")

@@ -12,13 +12,10 @@ import pytest
 from http_server import Answering, http_answer, tls_context
 from influxd import free_port
 from program import wait_until
-from test_influxdb import certificate
 
 from powermeter import __version__, settings
 from powermeter.errors import AnsweredError, UnreachableError
 from powermeter.writers import Receipt
-
-__all__ = ["certificate"]  # a fixture
 
 #: A family of addresses that no kernel here has, as IPv6 is none on one that was built without it.
 AF_DECNET = 12

@@ -1,12 +1,10 @@
 """A simulated household's day through the whole program, from the queue of edges on the same code as on a Pi."""
 
-import contextlib
 import itertools
 import time
 
-import pytest
 from program import wait_until
-from test_end_to_end import csv_rows
+from records import csv_rows
 
 from powermeter import settings
 from powermeter.boards.simulated import SimulatedBoard, household
@@ -50,16 +48,12 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     # The day begins a day ago: its flashes come at once, each with its own time.
     start_ns = time.monotonic_ns() - DAY_NS
     board = SimulatedBoard(read, lambda meter: household(0, seed=meter), start_ns)
-    board.watch()
 
-    with (
-        contextlib.closing(board),
-        Monitor(read, board, simulate=True, on_crash=lambda: None, on_lost=pytest.fail) as monitor,
-    ):
+    with Monitor(read, lambda _: board, simulate=True, on_crash=lambda: None) as monitor:
         expected = {m.name: integral_kwh(household(0, seed=m.name), 86400) for m in read.meters}
 
         def counted():
-            status = monitor.status()
+            status = monitor.status().as_dict()
             return (
                 all(
                     status["meters"][m.name]["register_kwh"] > expected[m.name] - 1 / m.impulses_per_kwh

@@ -2,16 +2,16 @@ import functools
 import json
 import random
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from deliveries import FAR_NS, START_NS, add_pulses, begun, delivered_all, driven, end
 from http_server import BEHAVIOURS, HANG, forward_to, http_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powermeter.delivery import SHORTEST_PAUSE_S, Delivery, State, Verdict, verdict
+from powermeter.delivery import SHORTEST_PAUSE_S, State, Verdict, verdict
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
 from powermeter.journal import Journal, Row
 from powermeter.meter import NS_PER_S
@@ -19,11 +19,8 @@ from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import BY_STATUS
 from powermeter.writers.file import FileWriter
 
-START_NS = 1_795_418_000_123_456_789
 #: The beginning of a minute.
 PERIOD_START_NS = START_NS // (60 * NS_PER_S) * 60 * NS_PER_S
-#: Later than every pulse here: each of their periods is over.
-FAR_NS = 2**62
 
 
 @pytest.fixture
@@ -47,46 +44,13 @@ def started(journal, answering, writer_of):
     running = []
 
     def start(name, open_writer, cursor):
-        delivery = Delivery(
-            name, open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail
-        )
-        delivery.thread = threading.Thread(target=delivery.run)
-        delivery.thread.start()
-        running.append(delivery)
-        return delivery
+        running.append(begun(name, open_writer, cursor))
+        return running[-1]
 
     yield start
     answering.stop_listening()
     for delivery in running:
-        ended(delivery)
-
-
-def ended(delivery):
-    """Stop *delivery* and wait until it has ended."""
-    delivery.stop()
-    delivery.thread.join(60)
-    assert not delivery.thread.is_alive()
-
-
-def driven(open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail):
-    """A delivery whose steps the test makes."""
-    return Delivery("driven", open_writer, cursor, complete_ns=complete_ns, on_state=on_state, on_damage=pytest.fail)
-
-
-def add(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_PER_S):
-    """Append *count* pulses of *meter* behind those it has."""
-    known = journal.meter(meter, 1000)
-    numbers = range(known.count + 1, known.count + count + 1)
-    rows = [
-        Row(known.name, number, start_ns + number * spacing_ns, spacing_ns if number > 1 else None)
-        for number in numbers
-    ]
-    journal.append(rows)
-
-
-def delivered_all(delivery, pulses):
-    """Whether the cursor stands behind the last of *pulses*, all of one meter."""
-    return pulses[-1].number in delivery.cursor.position.counts.values()
+        end(delivery)
 
 
 def failures(caplog, level):
@@ -196,7 +160,7 @@ def test_kept(journal, started, service, answering, caplog, until, name):
     """The pulses are kept, which is said once at its level, and all arrive once, in order, when the service is well."""
     caplog.set_level("INFO", "powermeter")
     cursor = journal.cursor("it")
-    add(journal, 40, start_ns=PERIOD_START_NS - 20 * NS_PER_S)
+    add_pulses(journal, 40, start_ns=PERIOD_START_NS - 20 * NS_PER_S)
     sent = cursor.read(1000)
     before = cursor.position
     if name == "refused":
@@ -214,7 +178,7 @@ def test_kept(journal, started, service, answering, caplog, until, name):
     until(lambda: delivered_all(delivery, sent))
     until(lambda: delivery.state is State.OK)
     assert (delivery.refused, delivery.reason) == (0, "")
-    ended(delivery)
+    end(delivery)
     service.assert_has(sent)
     assert len(failures(caplog, KEPT[name])) == 1
     assert len(failures(caplog, "WARNING") + failures(caplog, "ERROR")) == 1
@@ -242,7 +206,7 @@ def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, unt
     """Of 6,000 pulses with a bad one among them that alone is dropped; it is found by halving, not by trying each."""
     service = Influxdb(request, answering)
     cursor = journal.cursor("it")
-    add(journal, 6000)
+    add_pulses(journal, 6000)
     sent = cursor.read(10_000)
     bad = sent.pop(3210)
 
@@ -254,7 +218,7 @@ def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, unt
     answering.script = script
     delivery = started("it", service.open, cursor)
     until(lambda: delivered_all(delivery, sent))
-    ended(delivery)
+    end(delivery)
     assert delivery.refused == 1
     service.assert_has(sent)
     assert len(answering.requests) < 60
@@ -266,7 +230,7 @@ def test_one_bad_period(request, journal, started, answering, until):
     """Of 40 periods with one that Librato does not take, that one's pulses alone are dropped."""
     service = Librato(request, answering)
     cursor = journal.cursor("it")
-    add(journal, 120)
+    add_pulses(journal, 120)
     sent = cursor.read(1000)
     bad_s = sent[70].time_ns // NS_PER_S // 60 * 60
 
@@ -277,7 +241,7 @@ def test_one_bad_period(request, journal, started, answering, until):
     answering.script = script
     delivery = started("it", service.open, cursor)
     until(lambda: delivered_all(delivery, sent))
-    ended(delivery)
+    end(delivery)
     assert delivery.refused == 3
     service.assert_has([p for p in sent if p.time_ns // NS_PER_S // 60 * 60 != bad_s])
 
@@ -287,12 +251,12 @@ def test_too_large(request, journal, started, answering, caplog, until):
     """A server that takes up to 100 lines gets all of them, in smaller batches, and nobody is alarmed."""
     service = Influxdb(request, answering)
     cursor = journal.cursor("it")
-    add(journal, 2000)
+    add_pulses(journal, 2000)
     sent = cursor.read(10_000)
     answering.script = lambda asked: http_answer(413) if asked.body.count(b"\n") > 100 else service.good(asked)
     delivery = started("it", service.open, cursor)
     until(lambda: delivered_all(delivery, sent))
-    ended(delivery)
+    end(delivery)
     assert delivery.refused == 0
     service.assert_has(sent)
     assert [r for r in caplog.records if r.levelno > 20] == []
@@ -304,12 +268,12 @@ def test_partial_write(request, journal, started, influxd, answering, caplog, un
     service = Influxdb(request, answering)
     influxd.query(f"CREATE RETENTION POLICY short ON {service.database} DURATION 1h REPLICATION 1 DEFAULT")
     cursor = journal.cursor("it")
-    add(journal, 7, start_ns=START_NS - 10**18)
+    add_pulses(journal, 7, start_ns=START_NS - 10**18)
     answering.script = forward_to(influxd.port)
     sent = cursor.read(1000)
     delivery = started("it", service.open, cursor)
     until(lambda: delivered_all(delivery, sent))
-    ended(delivery)
+    end(delivery)
     assert delivery.refused == 7
     assert len(answering.requests) == 1
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
@@ -326,8 +290,8 @@ def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering
     influxd.query(f"CREATE RETENTION POLICY short ON {service.database} DURATION 1h REPLICATION 1 DEFAULT")
     cursor = journal.cursor("it")
     now_ns = time.time_ns()
-    add(journal, 40_000, start_ns=now_ns - 10**15, spacing_ns=NS_PER_S)
-    add(journal, 1, start_ns=now_ns - 40_001 * NS_PER_S, spacing_ns=NS_PER_S)
+    add_pulses(journal, 40_000, start_ns=now_ns - 10**15, spacing_ns=NS_PER_S)
+    add_pulses(journal, 1, start_ns=now_ns - 40_001 * NS_PER_S, spacing_ns=NS_PER_S)
     forward = forward_to(influxd.port)
 
     def script(asked):
@@ -339,7 +303,7 @@ def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering
     answering.script = script
     delivery = started("it", service.open, cursor)
     until(lambda: delivery.cursor.position.counts == {"house": 40_001})
-    ended(delivery)
+    end(delivery)
     assert delivery.refused == 40_000
     assert len(service.server.points(database=service.database)) == 1
     assert len(answering.requests) <= most
@@ -377,12 +341,12 @@ class Taking:
 def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
     """A bug in a writer is logged with its traceback once; it is failing, opened anew after each, and loses nothing."""
     cursor = journal.cursor("it")
-    add(journal, 12)
+    add_pulses(journal, 12)
     sent = cursor.read(1000)
     writer, opened = Taking(fails=[error] * 3), []
     delivery = started("it", lambda: opened.append(1) or writer, cursor)
     until(lambda: len(writer.taken) == 12)
-    ended(delivery)
+    end(delivery)
     assert writer.taken == sent
     assert (len(opened), writer.closed) == (4, 4)
     assert len([r for r in caplog.records if r.exc_info]) == 1
@@ -393,7 +357,7 @@ def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
 def test_a_writer_that_can_not_be_opened(journal, started, caplog, until):
     """A writer whose opening fails, as its library is missing, is failing and opened again."""
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     writer = Taking()
     tries = []
 
@@ -414,14 +378,14 @@ def test_the_second_writer_never_waits(journal, started, answering, writer_of, t
     monkeypatch.setattr(FileWriter, "pace", Pace(5000))  # the file's own pace is not what is tried here
     answering.script = HANG
     first, second = journal.cursor("first"), journal.cursor("second")
-    add(journal, 3000)
+    add_pulses(journal, 3000)
     open_first = functools.partial(writer_of, "influxdb", host="127.0.0.1", port=answering.port, timeout=300)
     hung = started("first", open_first, first)
     until(lambda: answering.requests)
     path = tmp_path / "power.csv"
     delivery = started("second", functools.partial(writer_of, "file", path=str(path)), second)
     until(lambda: path.exists() and path.read_bytes().count(b"\n") == 3001)
-    add(journal, 100)
+    add_pulses(journal, 100)
     delivery.wake()
     until(lambda: path.read_bytes().count(b"\n") == 3101)
     assert len(answering.requests) == 1
@@ -455,7 +419,7 @@ def test_a_service_that_asks_to_be_left_alone(journal, service, answering, statu
     """It is for as long as it says in seconds, up to 5 min, and never for less than by ourselves."""
     answering.script = http_answer(status, b"{}", Retry_After=said)
     cursor, writer = journal.cursor("it"), service.open()
-    add(journal, 10)
+    add_pulses(journal, 10)
     delivery = driven(service.open, cursor)
     assert least_s <= delivery._deliver_next(writer) <= most_s
     assert delivery.state is State.FAILING
@@ -467,7 +431,7 @@ def test_a_stop_in_a_backlog_ends_in_time(journal, monkeypatch):
     """It goes on for a while, and not until all is delivered."""
     monkeypatch.setattr("powermeter.delivery.LAST_S", 0.0)
     cursor, writer = journal.cursor("it"), Taking(Pace(5))
-    add(journal, 1000)
+    add_pulses(journal, 1000)
     delivery = driven(lambda: writer, cursor)
     delivery.stop()
     assert delivery._deliver_until_stopped(writer)
@@ -487,7 +451,7 @@ def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
             return super().deliver(pulses, place)
 
     writer = Watching(Pace(5))
-    add(journal, 200)
+    add_pulses(journal, 200)
     delivery = driven(lambda: writer, cursor)
     delivery.stop()
     delivery._deliver_until_stopped(writer)
@@ -500,7 +464,7 @@ def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
 def test_state_is_told_when_it_changes(journal):
     """Who shows the state is called when it gets failing and when it gets well, and not in between."""
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     states = []
     delivery = driven(Taking, cursor, on_state=lambda: states.append(delivery.state))
     writer = Taking(fails=[UnreachableError("away"), UnreachableError("still away"), AnsweredError(401, "")])
@@ -516,7 +480,7 @@ def test_state_is_told_when_it_changes(journal):
 def test_batches_and_pauses(journal):
     """Full batches follow one another at once; behind one that was not full comes the writer's interval."""
     cursor = journal.cursor("it")
-    add(journal, 12)
+    add_pulses(journal, 12)
     writer = Taking(Pace(5, interval_s=10.0))
     delivery = driven(Taking, cursor)
     assert [delivery._deliver_next(writer) for _ in range(3)] == [0.0, 0.0, 10.0]
@@ -528,7 +492,7 @@ def test_batches_and_pauses(journal):
 def test_a_period_is_sent_once_it_is_over(journal):
     """A period goes out whole, when it is over; until then the delivery knows how long to wait."""
     cursor = journal.cursor("it")
-    add(journal, 8, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)  # five in this minute, three in the next
+    add_pulses(journal, 8, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)  # five in this minute, three in the next
     now = [PERIOD_START_NS + 59 * NS_PER_S]
     writer = Taking(Pace.aggregated(60, 5000))
     delivery = driven(Taking, cursor, complete_ns=lambda: now[0])
@@ -548,11 +512,11 @@ def test_a_period_is_sent_once_it_is_over(journal):
 def test_a_pulse_kept_while_it_is_asked_what_is_complete(journal):
     """What is complete is asked before reading: a pulse that is kept in between goes out with its period, sent once."""
     cursor = journal.cursor("it")
-    add(journal, 4, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
+    add_pulses(journal, 4, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
 
     def complete_ns():
         if journal.meter("house", 1000).count == 4:
-            add(journal, 1, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
+            add_pulses(journal, 1, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
         return PERIOD_START_NS + 60 * NS_PER_S
 
     writer = Scripted(Pace.aggregated(60, 5000), [])
@@ -565,7 +529,7 @@ def test_a_pulse_kept_while_it_is_asked_what_is_complete(journal):
 def test_what_is_complete_is_asked_for_periods_alone(journal, pace, asks):
     """What is complete is asked for a writer with periods, and never for one that takes pulse by pulse."""
     cursor = journal.cursor("it")
-    add(journal, 12)
+    add_pulses(journal, 12)
     asked = []
 
     def complete_ns():
@@ -582,7 +546,7 @@ def test_what_is_complete_is_asked_for_periods_alone(journal, pace, asks):
 def test_a_period_larger_than_a_batch_is_whole(journal):
     """A period with more pulses than a batch wants is delivered in one."""
     cursor = journal.cursor("it")
-    add(journal, 200, start_ns=PERIOD_START_NS, spacing_ns=NS_PER_S)
+    add_pulses(journal, 200, start_ns=PERIOD_START_NS, spacing_ns=NS_PER_S)
     writer = Taking(Pace.aggregated(60, 7))
     delivery = driven(Taking, cursor)
     run_dry(delivery, writer)
@@ -596,8 +560,8 @@ def test_a_period_larger_than_a_batch_is_whole(journal):
 def test_a_time_in_the_future_holds_up_nothing(journal):
     """Pulses that a wrong clock put years ahead do not keep back the periods after it was set right."""
     cursor = journal.cursor("it")
-    add(journal, 3, start_ns=START_NS + 10**17)
-    add(journal, 30)
+    add_pulses(journal, 3, start_ns=START_NS + 10**17)
+    add_pulses(journal, 30)
     now_ns = START_NS + 86400 * NS_PER_S
     writer = Taking(Pace.aggregated(60, 5000))
     delivery = driven(Taking, cursor, complete_ns=lambda: now_ns)
@@ -610,11 +574,11 @@ def test_a_time_in_the_future_holds_up_nothing(journal):
 def test_news_wake_the_delivery(journal, started, until):
     """A delivery at rest takes what it is woken for."""
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     writer = Taking()
     delivery = started("it", lambda: writer, cursor)
     until(lambda: len(writer.taken) == 3)
-    add(journal, 4)
+    add_pulses(journal, 4)
     delivery.wake()
     until(lambda: len(writer.taken) == 7)
 
@@ -625,12 +589,12 @@ def test_news_wake_the_delivery(journal, started, until):
 def test_stop_delivers_what_there_is(journal, started, until):
     """What was kept just before the stop is delivered, though the writer's interval is not over."""
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     writer = Taking(Pace(5, interval_s=3600.0))
     delivery = started("it", lambda: writer, cursor)
     until(lambda: len(writer.taken) == 3)
-    add(journal, 12)
-    ended(delivery)
+    add_pulses(journal, 12)
+    end(delivery)
     assert len(writer.taken) == 15
     assert writer.closed == 1
 
@@ -638,7 +602,7 @@ def test_stop_delivers_what_there_is(journal, started, until):
 def test_stop_before_it_has_begun(journal):
     """A delivery that is stopped before its thread came to run delivers what there is all the same."""
     cursor, writer = journal.cursor("it"), Taking(Pace(5))
-    add(journal, 12)
+    add_pulses(journal, 12)
     delivery = driven(lambda: writer, cursor)
     delivery.stop()
     delivery.run()
@@ -651,13 +615,13 @@ def test_stop_during_a_request_that_hangs(request, journal, started, answering, 
     service = Influxdb(request, answering)
     answering.script = HANG
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     before = cursor.position
     delivery = started("it", service.open, cursor)
     until(lambda: answering.requests)
     delivery.stop()
     assert delivery.thread.is_alive()
-    ended(delivery)
+    end(delivery)
     assert len(answering.requests) == 1
     assert cursor.position == before
 
@@ -668,10 +632,10 @@ def test_stop_with_a_failing_service_does_not_try_again(request, journal, starte
     service = Influxdb(request, answering)
     answering.script = BEHAVIOURS["500"]
     cursor = journal.cursor("it")
-    add(journal, 3)
+    add_pulses(journal, 3)
     delivery = started("it", service.open, cursor)
     until(lambda: delivery.state is State.FAILING)
-    ended(delivery)
+    end(delivery)
     assert len(answering.requests) == 1
 
 
@@ -684,7 +648,7 @@ def test_stop_before_the_writer_could_be_opened(journal, started, until, monkeyp
 
     delivery = started("it", open_writer, journal.cursor("it"))
     until(lambda: delivery.state is State.FAILING)
-    ended(delivery)
+    end(delivery)
 
 
 # --- The cursor
@@ -692,11 +656,11 @@ def test_stop_before_the_writer_could_be_opened(journal, started, until, monkeyp
 
 def test_a_new_writer_starts_at_now(journal, started, until):
     """A writer that is new gets what is counted from now on, nothing older."""
-    add(journal, 5)
+    add_pulses(journal, 5)
     cursor = journal.cursor("new")
     writer = Taking()
     delivery = started("new", lambda: writer, cursor)
-    add(journal, 3)
+    add_pulses(journal, 3)
     delivery.wake()
     until(lambda: len(writer.taken) == 3)
     assert [p.number for p in writer.taken] == [6, 7, 8]
@@ -709,11 +673,11 @@ def test_a_writer_that_comes_back_goes_on(tmp_path):
         with Journal(str(tmp_path / "journal.db")) as journal:
             journal.meter("house", 1000)
             cursor = journal.cursor("it")
-            add(journal, count)
+            add_pulses(journal, count)
             writer = Taking()
             run_dry(driven(Taking, cursor), writer)
             numbers += [p.number for p in writer.taken]
-            add(journal, 2)  # while it is away, and with it the cursor is kept
+            add_pulses(journal, 2)  # while it is away, and with it the cursor is kept
             cursor.close()
     assert numbers == list(range(1, 17))
 
@@ -722,11 +686,11 @@ def test_a_writer_that_comes_back_goes_on(tmp_path):
 def test_the_cursor_is_durable_at_the_end(journal, started, until):
     """When a delivery ends, how far it is is on the disk, though no pulse came after."""
     cursor = journal.cursor("it")
-    add(journal, 5)
+    add_pulses(journal, 5)
     writer = Taking()
     delivery = started("it", lambda: writer, cursor)
     until(lambda: len(writer.taken) == 5)
-    ended(delivery)
+    end(delivery)
     again = journal.cursor("it")
     assert again.read(10) == []
     again.close()
@@ -871,7 +835,7 @@ class Refusing(Taking):
 def test_a_service_that_stores_nothing_of_a_batch(journal):
     """It is no matter of single pulses: it fails and pauses, so that a backlog does not fly by with all well."""
     cursor = journal.cursor("it")
-    add(journal, 20)
+    add_pulses(journal, 20)
     writer = Refusing(2, Pace(5))
     delivery = driven(lambda: writer, cursor)
     for refused in (5, 10):

@@ -1,24 +1,20 @@
 """The whole program by its command line: pins, flashes and bounce in; file, journal, InfluxDB and Librato out."""
 
-import csv
-import datetime as dt
 import math
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from pins import Pins
 from program import Program, wait_until
+from records import csv_rows, expected, journal_rows
 
 from powermeter.boards.rpi_gpio import STALL_S, WITNESS_S
 from powermeter.meter import NS_PER_S
 from powermeter.run import PLAIN_S
-
-STANDIN = Path(__file__).with_name("standin")
 
 HOUSE, HEATING = 18, 22
 FLASHES_EACH = 150
@@ -41,33 +37,6 @@ WRITERS = {{
                   "update_period": 1, "tags": {{"home": "yes"}}}},
 }}
 """
-
-
-class Pins:
-    """The header's pins, for a program with the stand-in: flashes in, lamps out."""
-
-    def __init__(self, directory):
-        self.fifo = directory / "gpio.fifo"
-        self.log = directory / "gpio.log"
-        os.mkfifo(self.fifo)
-        # Open for reading too, so that neither side waits for the other.
-        self._fd = os.open(self.fifo, os.O_RDWR)
-        self.env = {
-            "PYTHONPATH": str(STANDIN),
-            "STANDIN_GPIO_FIFO": str(self.fifo),
-            "STANDIN_GPIO_LOG": str(self.log),
-        }
-
-    def flash(self, pin, bounces=0):
-        """A falling edge, and some more at once."""
-        os.write(self._fd, f"{pin}\n".encode() * (1 + bounces))
-
-    def lines(self):
-        """What was done with the outputs, in order."""
-        return self.log.read_text().splitlines()
-
-    def close(self):
-        os.close(self._fd)
 
 
 @pytest.fixture
@@ -101,54 +70,6 @@ def flash_both(pins):
             sent[pin].append(time.time_ns())
             pins.flash(pin, BOUNCES)
     return sent
-
-
-def journal_rows(data_dir):
-    """(meter, number, time, interval) of every pulse, in the order of the count."""
-    with sqlite3.connect(data_dir / "journal.db") as connection:
-        rows = connection.execute(
-            "SELECT name, count, time_ns, interval_ns FROM pulses JOIN meters USING (meter) ORDER BY meter, count"
-        ).fetchall()
-    connection.close()
-    return rows
-
-
-def csv_rows(path):
-    """(meter, time, power, energy, register) of every line, in the order of the file."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [
-        (
-            row["meter"],
-            as_ns(row["time"]),
-            float(row["power_w"]) if row["power_w"] else None,
-            float(row["energy_wh"]),
-            float(row["register_kwh"]),
-        )
-        for row in rows
-    ]
-
-
-def as_ns(text):
-    """*text*, such as 2026-11-23T07:13:05.123456789Z, as ns since 1970."""
-    seconds, ns = text.removesuffix("Z").split(".")
-    whole = dt.datetime.fromisoformat(seconds).replace(tzinfo=dt.UTC)
-    return round(whole.timestamp()) * NS_PER_S + int(ns)
-
-
-def expected(rows):
-    """What every writer has to have for the journal's *rows*, by the definitions of power, energy and register."""
-    impulses = {"house": 1000, "heating": 800}
-    return [
-        (
-            meter,
-            time_ns,
-            None if interval_ns is None else 3.6e6 / (impulses[meter] * (interval_ns / 1e9)),
-            1000 / impulses[meter],
-            number / impulses[meter],
-        )
-        for meter, number, time_ns, interval_ns in rows
-    ]
 
 
 def assert_all_have(program, influxd, influx_db, librato_server, sent):

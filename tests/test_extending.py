@@ -8,16 +8,14 @@ import select
 import sqlite3
 import sys
 import textwrap
-import threading
 
 import pytest
-import test_boards
-import test_writers
+from contracts import BoardContract, WriterContract, taken
+from deliveries import add_pulses, begun, delivered_all, end
 from program import PATIENCE_S, SOURCE, wait_until
-from test_delivery import FAR_NS, add, delivered_all, ended
 
 from powermeter import boards, settings, writers
-from powermeter.delivery import Delivery, State
+from powermeter.delivery import State
 from powermeter.errors import BoardError
 from powermeter.journal import Journal
 from powermeter.lamps import Lamp
@@ -102,13 +100,8 @@ def place(tmp_path):
     return SqlitePlace(tmp_path)
 
 
-# What every writer must do, of this one.
-test_pulses_arrive = test_writers.test_pulses_arrive
-test_making_a_writer_touches_nothing = test_writers.test_making_a_writer_touches_nothing
-test_delivering_again_changes_nothing = test_writers.test_delivering_again_changes_nothing
-test_close_twice = test_writers.test_close_twice
-test_check_leaves_no_trace = test_writers.test_check_leaves_no_trace
-test_unreachable = test_writers.test_unreachable
+class TestSqliteWriter(WriterContract):
+    """What every writer must do, of this one."""
 
 
 def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
@@ -120,25 +113,16 @@ def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.meter("house", 1000)
         behind = journal.cursor("behind")
-        delivery = Delivery(
-            writer.name,
-            lambda: writers.open_writer(writer),
-            journal.cursor(writer.name),
-            complete_ns=lambda: FAR_NS,
-            on_state=lambda: None,
-            on_damage=pytest.fail,
-        )
-        delivery.thread = threading.Thread(target=delivery.run)
-        delivery.thread.start()
+        delivery = begun(writer.name, lambda: writers.open_writer(writer), journal.cursor(writer.name))
         try:
-            add(journal, 1500)
+            add_pulses(journal, 1500)
             delivery.wake()
             wait_until(lambda: delivery.state is State.FAILING)  # the disk is not there
             place.path.parent.mkdir()
             sent = behind.read(10_000)
             wait_until(lambda: delivered_all(delivery, sent))
         finally:
-            ended(delivery)
+            end(delivery)
             behind.close()
     assert place.stored() == [(p.meter, p.number, p.time_ns, p.watts, p.register_kwh) for p in sent]
     assert len(sent) == 1500
@@ -227,7 +211,7 @@ def made(tmp_path):
         rig.other.close()
 
 
-class TestSerialBoard(test_boards.TestContract):
+class TestSerialBoard(BoardContract):
     """What every board must do, of this one."""
 
     # Its flashes come when the test sends them: none is there before.
@@ -248,7 +232,7 @@ class TestSerialBoard(test_boards.TestContract):
         rig.other.arrived()
         rig.board.watch()
         rig.play(1)
-        assert [edge.meter for edge in test_boards.taken(rig.board, 1)] == [1]
+        assert [edge.meter for edge in taken(rig.board, 1)] == [1]
 
     def test_a_line_that_goes_is_an_error(self, made):
         """Where the line goes the board says so, and does not count nothing for ever."""
@@ -256,7 +240,7 @@ class TestSerialBoard(test_boards.TestContract):
         rig.board.watch()
         rig.other.unplug()
         with pytest.raises(BoardError, match="no edges come any more"):
-            test_boards.taken(rig.board, 1)
+            taken(rig.board, 1)
 
 
 def test_flashes_of_the_line_reach_a_file(tmp_path):
@@ -264,19 +248,13 @@ def test_flashes_of_the_line_reach_a_file(tmp_path):
     flashes = [0, 0, 1] * 5
     crashes = []
     other = Microcontroller(tmp_path)
-    board = boards.open_board(other.settings)
     try:
-        board.watch()
         with Monitor(
-            other.settings,
-            board,
-            simulate=None,
-            on_crash=lambda: crashes.append("a thread"),
-            on_lost=lambda: crashes.append("the journal"),
+            other.settings, boards.open_board, simulate=None, on_crash=lambda: crashes.append("a thread")
         ) as monitor:
 
             def counted():
-                return sum(meter["pulses"] for meter in monitor.status()["meters"].values())
+                return sum(meter["pulses"] for meter in monitor.status().as_dict()["meters"].values())
 
             for number, meter in enumerate(flashes, 1):
                 other.flash(meter)
@@ -285,7 +263,6 @@ def test_flashes_of_the_line_reach_a_file(tmp_path):
             wait_until(lambda: other.lit(Lamp.L2))
             assert b"A" in other.lamps
     finally:
-        board.close()
         other.close()
     assert not crashes
     lines = [line.split(",") for line in (tmp_path / "power.csv").read_text().splitlines()[1:]]

@@ -1,4 +1,3 @@
-import base64
 import html
 import itertools
 import json
@@ -13,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from guarded_influxd import ADMIN, GuardedInfluxd
 from http_server import BEHAVIOURS, HANG, Answering, forward_to, http_answer, tls_context
 from influxd import Influxd, free_port, influxd_path
 from program import wait_until
@@ -24,7 +24,6 @@ from powermeter.writers import Receipt
 from powermeter.writers.answers import Verdict
 
 SRC = Path(__file__).parent.parent / "src"
-ADMIN = {"username": "admin", "password": "pa ss/wörd"}
 
 
 @pytest.fixture
@@ -52,21 +51,8 @@ def guarded(tmp_path_factory):
     """A real InfluxDB that asks for a password, with the database power."""
     if not influxd_path().exists():
         pytest.fail("run: make servers", pytrace=False)
-    with Influxd(tmp_path_factory.mktemp("guarded"), auth=True) as server:
-        server.query(f"CREATE USER {ADMIN['username']} WITH PASSWORD '{ADMIN['password']}' WITH ALL PRIVILEGES")
-        query_as_admin(server, "CREATE DATABASE power")
+    with GuardedInfluxd(tmp_path_factory.mktemp("guarded")) as server:
         yield server
-
-
-def query_as_admin(server, query):
-    """What the server that asks for a password gives for *query* on the database power."""
-    credentials = base64.b64encode(f"{ADMIN['username']}:{ADMIN['password']}".encode()).decode()
-    fields = urllib.parse.urlencode({"q": query, "db": "power", "epoch": "ns"}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/query", fields, {"Authorization": f"Basic {credentials}"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["results"][0].get("series", [])
 
 
 def write_lines(influxd, database, *lines):
@@ -211,7 +197,7 @@ def test_database_missing(writer, pulses):
 def test_password(guarded, writer, pulses):
     """With the right password, spaces and letters beyond ASCII in it, the points are stored."""
     assert writer(port=guarded.port, database="power", **ADMIN).deliver(pulses(3), "") == Receipt(3)
-    (series,) = query_as_admin(guarded, 'SELECT * FROM "electricity_power"')
+    (series,) = guarded.query_as_admin('SELECT * FROM "electricity_power"')
     assert len(series["values"]) == 3
 
 
@@ -512,20 +498,6 @@ def test_secrets_stay_out_of_errors(writer_to, answering, pulses, caplog, login,
 
 
 # --- TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """The paths of a certificate for 127.0.0.1 that nobody signed but itself, and of its key."""
-    directory = tmp_path_factory.mktemp("tls")
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=power -keyout {key} -out {cert}"
-        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign".split(),
-        check=True,
-        capture_output=True,
-    )
-    return str(cert), str(key)
 
 
 def test_certificate_unknown(writer_to, certificate, pulses):

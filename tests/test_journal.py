@@ -20,7 +20,7 @@ from program import PATIENCE_S, SOURCE, root_alone
 
 from powermeter import journal as journal_module
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal import SCHEMA, Journal, Row, make_private, prepare_dir
+from powermeter.journal import SCHEMA, Change, Journal, MeterRecord, Position, Row, make_private, prepare_dir
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
 #: 2026-11-23T07:13:20Z, as ns.
@@ -146,8 +146,8 @@ def test_append_is_whole_or_nothing(tmp_path):
     with Journal(str(path)) as journal:
         key = journal.meter("house", 1000).name
         journal.append(rows_of(key, [START_NS]))
-        with pytest.raises(sqlite3.IntegrityError):
-            journal.append([Row(key, 2, START_NS + 1, 5), Row(key, None, START_NS, None)])
+        with pytest.raises(OverflowError):
+            journal.append([Row(key, 2, START_NS + 1, 5), Row(key, 2**63, START_NS, None)])
         assert counts(path) == {key: [1]}
         journal.append([Row(key, 2, START_NS + 1, 5)])
     assert counts(path) == {key: [1, 2]}
@@ -448,8 +448,8 @@ def test_append_that_fails_leaves_cursors_moved(tmp_path):
         with contextlib.closing(journal.cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS]))
             cursor.advance(cursor.read(1), "moved")
-            with pytest.raises(sqlite3.IntegrityError):
-                journal.append([Row(key, None, START_NS, None)])
+            with pytest.raises(OverflowError):
+                journal.append([Row(key, 2**63, START_NS, None)])
             assert cursor.moved
             assert durable_position(path, "file") == ({key: 0}, "")
             journal.append([Row(key, 2, START_NS + 1, 7)])
@@ -675,6 +675,7 @@ def test_no_connection_trusts_the_file(tmp_path):
     """The connections of journal, cursor and reader run no function of a schema, check pages, and map no memory."""
     with Journal(str(tmp_path / "journal.db")) as journal:
         parts = [journal, journal.cursor("file"), journal.reader()]
+        assert parts[1].read(1) == []
         for part in parts:
             names = ("trusted_schema", "cell_size_check", "mmap_size")
             found = [part._connection.execute(f"PRAGMA {name}").fetchone() for name in names]
@@ -743,6 +744,46 @@ def test_a_journal_is_closed_to_others(tmp_path):
         assert modes(path)[""] == 0o600
     with Journal(str(copy)):
         assert modes(copy) == private
+
+
+@given(st.lists(st.sampled_from([500, 800, 1000, 3200, None]) | st.floats(0, 1e6), max_size=30), st.integers(1, 7))
+@settings(max_examples=50)
+def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
+    """Pulses and changes of constant or register in any order, and in any commits: the register is their sum."""
+    with new_journal() as journal:
+        journal.meter("house", 1000)
+        entries, number, impulses, kwh = [], 0, 1000, 0.0
+        for one in happened:
+            if one is None:
+                number, kwh = number + 1, kwh + 1 / impulses
+                entries.append(Row("house", number, START_NS + number, 7))
+            elif isinstance(one, int):
+                impulses = one
+                entries.append(Change("house", number, impulses))
+            else:
+                kwh = one
+                entries.append(Change("house", number, impulses, register_kwh=one))
+        for begin in range(0, len(entries), at_once):
+            journal.append(entries[begin : begin + at_once])
+        record = journal.meter("house", impulses)
+        assert record.count == number
+        assert record.constant.register_at(number) == pytest.approx(kwh)
+
+
+def test_a_journal_that_the_version_before_made(tmp_path):
+    """A file of the program from before the meters' names stood in rows opens with all registers and positions."""
+    path = tmp_path / "journal.db"
+    shutil.copy(Path(__file__).with_name("made_before.db"), path)
+    with Journal(str(path)) as journal:
+        assert journal.meter("house", 500) == MeterRecord("house", 10, Constant(500, 7, 0.007))
+        assert journal.meter("flat", 800) == MeterRecord("flat", 3, Constant(800))
+        with contextlib.closing(journal.cursor("file")) as cursor:
+            assert cursor.position == Position({"house": 4, "flat": 2}, "a place of the file's")
+            assert [(pulse.meter, pulse.number) for pulse in cursor.read(99)] == [
+                ("house", 5), ("house", 6), ("flat", 3), *(("house", number) for number in range(7, 11))
+            ]  # fmt: skip
+        with contextlib.closing(journal.cursor("influxdb")) as cursor:
+            assert cursor.position == Position({"house": 2, "flat": 1}, "")
 
 
 def test_a_copy_that_was_made_to_be_stored(tmp_path):

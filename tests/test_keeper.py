@@ -8,17 +8,17 @@ import time
 import types
 
 import pytest
+from counting import NEVER_S, Recording, hung_disk, in_a_row, seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import PATIENCE_S, wait_until
-from test_recorder import NEVER_S, Recording, in_a_row, seen
 
 from powermeter import keeper
 from powermeter.clock import Clock
-from powermeter.journal import Row
+from powermeter.journal import MeterRecord, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
-from powermeter.meter import NS_PER_S, Edge
+from powermeter.meter import NS_PER_S, Constant, Edge
 
 # --- When it commits
 
@@ -40,19 +40,24 @@ class Scene:
             patch.setattr(keeper, "threading", types.SimpleNamespace(Event=lambda: ScriptedEvent(self)))
             patch.setattr(keeper, "time", self)
             self.keeper = Keeper(
-                self,
+                "scene",
                 commit_interval_s,
                 clock=Clock(0),
                 keep_days=400,
                 on_commit=lambda: None,
                 on_state=lambda: None,
-                on_lost=pytest.fail,
-                try_anew=pytest.fail,
+                open_file=lambda *_args, **_options: self,
             )
+            for name in ("house", "heat"):
+                self.keeper.enter(name, 1000)
+            self.keeper.open()
 
     #: As the journal has these.
     is_in_place = True
     is_read_only = False
+
+    def meter(self, name, impulses_per_kwh, _begin):
+        return MeterRecord(name, 0, Constant(impulses_per_kwh))
 
     def can_be_written_anew(self):
         return False
@@ -71,9 +76,10 @@ class Scene:
     def settle(self, ahead_ns):
         return 0
 
-    def append(self, rows, ahead_ns, *, settled):
+    def append(self, rows, ahead_ns, *, settled, begins):
         """As the journal does."""
         assert settled
+        assert begins == {"house": 0, "heat": 0}
         written = (self.now_s - 1000, [row.number for row in rows])
         self.tries.append(written)
         if self.now_s - 1000 in self._down:
@@ -81,7 +87,7 @@ class Scene:
         self.commits.append(written)
 
     def _pulse(self, number):
-        self.keeper.keep(Row(1, number, 0, None))
+        self.keeper.keep(Row("house", number, 0, None))
         self.keeper.wake()
 
     def play(self, pulses_s, until_s):
@@ -216,15 +222,6 @@ def test_stop_without_a_pulse(tmp_path):
 # --- A disk that hangs
 
 
-@contextlib.contextmanager
-def hung_disk(path):
-    """Hold the journal's write lock, so that SQLite waits in the midst of a commit."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
-
-
 def test_a_disk_that_hangs_holds_up_neither_counting_nor_lamps(tmp_path):
     """While a commit hangs every pulse is counted, and L1 shows it; all are written when the disk is back."""
     with Recording(tmp_path, 0.05) as recording:
@@ -310,7 +307,7 @@ def test_full_disk(tmp_path, caplog):
 
 def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, caplog):
     """Beyond the bound pulses are counted alone: the register is right once the disk has room, and that is said."""
-    monkeypatch.setattr(keeper, "MOST_UNCOMMITTED", 800)
+    monkeypatch.setattr(keeper, "MAX_UNCOMMITTED", 800)
     with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
         seen(recording.disk_states)
         assert (len(recording.keeper.uncommitted), recording.keeper.dropped) == (800, 199)
@@ -334,17 +331,19 @@ def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, capl
 def test_whatever_comes_while_what_was_too_much_is_written(data):
     """Pulses before, within and after commits that fail or not: no newest one is lost, and those that are, are told."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeper, "MOST_UNCOMMITTED", 5)
-        scene, count, written, dropped = Scene(1), {1: 0, 2: 0}, {1: [], 2: []}, []
+        patch.setattr(keeper, "MAX_UNCOMMITTED", 5)
+        scene, dropped = Scene(1), []
+        count, written = {"house": 0, "heat": 0}, {"house": [], "heat": []}
         patch.setattr(keeper.log, "warning", lambda _, pulses: dropped.append(pulses))
 
         def pulses():
-            for meter in data.draw(st.lists(st.sampled_from([1, 2]), max_size=8)):
+            for meter in data.draw(st.lists(st.sampled_from(["house", "heat"]), max_size=8)):
                 count[meter] += 1
                 scene.keeper.keep(Row(meter, count[meter], 0, None))
 
-        def append(rows, _ahead_ns, *, settled):
+        def append(rows, _ahead_ns, *, settled, begins):
             assert settled
+            assert begins
             pulses()
             if data.draw(st.booleans()):
                 raise sqlite3.OperationalError("database or disk is full")
@@ -405,22 +404,6 @@ def test_room_between_the_last_failure_and_the_end(tmp_path):
     assert len(recording.kept()) == 1000
 
 
-def test_a_keeper_that_was_left_behind_raises_no_alarm(caplog):
-    """Where its last commit fails after all, another has its pulses: nothing fails, and nothing is said."""
-    scene = Scene(5)
-
-    def left_behind(rows, ahead_ns, *, settled):
-        scene.keeper.lost = True
-        raise sqlite3.OperationalError("disk I/O error")
-
-    scene.append = left_behind
-    scene.keeper.keep(Row(1, 1, 0, None))
-    scene.keeper.save()
-    assert scene.keeper.failing == ""
-    assert [row.number for row in scene.keeper.waiting()] == [1]
-    assert not caplog.records
-
-
 class FullBut(Scene):
     """A disk that is full, but takes pulses: where *thinned* old ones are thinned, else they are given their time."""
 
@@ -441,8 +424,8 @@ class FullBut(Scene):
     def settle(self, ahead_ns):
         return 0 if self.thinned else self._full()
 
-    def append(self, rows, ahead_ns, *, settled):
-        super().append(rows, ahead_ns, settled=True)
+    def append(self, rows, ahead_ns, *, settled, begins):
+        super().append(rows, ahead_ns, settled=True, begins=begins)
 
 
 @pytest.mark.parametrize("thinned", [True, False])

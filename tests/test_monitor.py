@@ -1,96 +1,21 @@
 """The running program put together: what L2 shows, its threads, and how it ends when something in it breaks."""
 
 import contextlib
-import dataclasses
-import os
 import sqlite3
 import threading
 import time
 
 import pytest
+from counting import SOON, Running, hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
-from test_keeper import hung_disk
 
-from powermeter import journal, monitor, recorder, settings
+from powermeter import monitor, recorder, settings
 from powermeter.delivery import Delivery
 from powermeter.errors import JournalError
 from powermeter.journal import Journal
 from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Edge
-from powermeter.monitor import Monitor
-
-SETTINGS = """
-DATA_DIR = {data_dir!r}
-METERS = {{"house": {{"pin": 18, "impulses_per_kwh": 1000}}}}
-COMMIT_INTERVAL = 0.1
-CLOCK_WAIT = 0
-"""
-
-#: A tenth of a second, in minutes.
-SOON = 0.1 / 60
-
-
-class Running:
-    """
-    A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager.
-
-    *writers* in place of the file's; *meter_settings*: what the meter has besides its pin and its constant.
-    """
-
-    def __init__(self, directory, *, board=None, writers=None, **meter_settings):
-        path = directory / "settings.py"
-        self.data_dir = directory / "data"
-        path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
-        path.chmod(0o600)
-        read = settings.read(str(path))
-        journal.prepare_dir(read.data_dir)
-        meters = tuple(dataclasses.replace(meter, **meter_settings) for meter in read.meters)
-        self.csv = self.data_dir / "power.csv"
-        self.board = board or HandBoard()
-        self.crashes = threading.Semaphore(0)
-        self.settings = dataclasses.replace(read, meters=meters, writers=writers or read.writers)
-        self.losses = threading.Semaphore(0)
-        self.monitor = Monitor(
-            self.settings, self.board, simulate=None, on_crash=self.crashes.release, on_lost=self.losses.release
-        )
-        self._before = set(threading.enumerate())
-
-    def threads(self):
-        """The names of the threads there are more than before."""
-        return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
-
-    def open_files(self):
-        """What this process has open in DATA_DIR."""
-        found = []
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # the listing's own
-                found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        return [path for path in found if path.startswith(str(self.data_dir))]
-
-    def wait_for_condition(self, condition):
-        """Wait until L2 shows *condition*, and see it blink, or steady; how fast is the lamps' test."""
-        wait_until(lambda: self.monitor._lamps._l2_shown is condition)
-        seen = self.board.seen
-        if condition is Condition.WELL:
-            assert [lit for lamp, lit in seen if lamp is Lamp.L2][-1]
-        else:
-            for lit in (True, False):
-                self.board.wait_for(Lamp.L2, lit, times=seen.count((Lamp.L2, lit)) + 1)
-
-    def lines(self):
-        """How many pulses the file has."""
-        return len(self.csv.read_text().splitlines()) - 1 if self.csv.is_file() else 0
-
-    def __enter__(self):
-        self.board.watch()
-        self.monitor.__enter__()
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.monitor.__exit__(kind, error, trace)
-        self.board.close()
-
 
 # --- The lamps
 
@@ -118,7 +43,7 @@ def test_a_failing_writer_blinks_slowly(tmp_path):
             running.board.wait_for(Lamp.L1, True)
             running.board.wait_for(Lamp.L1, False)
         running.wait_for_condition(Condition.FAILING)
-        assert running.monitor.status()["writers"]["file"]["state"] == "failing"
+        assert running.monitor.status().as_dict()["writers"]["file"]["state"] == "failing"
         running.csv.rmdir()
         running.wait_for_condition(Condition.WELL)
         wait_until(lambda: running.lines() == 1)
@@ -128,11 +53,11 @@ def test_a_failing_writer_blinks_slowly(tmp_path):
 def test_a_failing_disk_blinks_slowly(tmp_path):
     """L2 blinks slowly while the journal's disk is full, all is counted, and it is steady when all is written."""
     with Running(tmp_path) as running:
-        connection = running.monitor._journal._connection
+        connection = running.monitor._keeper._journal._connection
         connection.execute("PRAGMA max_page_count = 1")
         running.board.flash(1000)
         running.wait_for_condition(Condition.FAILING)
-        now = running.monitor.status()
+        now = running.monitor.status().as_dict()
         assert now["journal"]["failing"] == "database or disk is full"
         assert now["meters"]["house"]["pulses"] == 1000
         connection.execute(f"PRAGMA max_page_count = {2**30}")
@@ -147,7 +72,7 @@ def test_a_silent_meter_blinks_fast(tmp_path):
         running.wait_for_condition(Condition.INPUT_FAULT)
         running.csv.mkdir()
         running.board.flash()
-        wait_until(lambda: running.monitor.status()["writers"]["file"]["state"] == "failing")
+        wait_until(lambda: running.monitor.status().as_dict()["writers"]["file"]["state"] == "failing")
         running.wait_for_condition(Condition.INPUT_FAULT)
         # Ahead of the clock, so that a busy machine does not let it be silent again at once.
         running.board.flashed += 100_000
@@ -178,7 +103,7 @@ def test_a_stuck_input_blinks_fast(tmp_path, monkeypatch):
 
 
 def house_of(running):
-    return running.monitor.status()["meters"]["house"]
+    return running.monitor.status().as_dict()["meters"]["house"]
 
 
 def test_status_of_the_edges(tmp_path):
@@ -311,13 +236,13 @@ def test_a_stop_under_a_hung_disk(tmp_path, monkeypatch, caplog):
         with running:
             hung.enter_context(hung_disk(running.data_dir / "journal.db"))
             running.board.flash(7)
-            wait_until(lambda: running.monitor.status()["meters"]["house"]["pulses"] == 7)
+            wait_until(lambda: running.monitor.status().as_dict()["meters"]["house"]["pulses"] == 7)
         assert running.monitor.crashed
         assert "journal: 7 pulses could not be written and are lost" in caplog.messages
         assert running.board.seen[-2:] == [(Lamp.L1, False), (Lamp.L2, False)]
         assert running.board.closed
     wait_until(lambda: running.threads() == [])
-    running.monitor._journal.close()
+    running.monitor._keeper.close()
 
 
 # --- A stall
@@ -419,7 +344,7 @@ def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name)
 # --- A start that fails
 
 
-@pytest.mark.parametrize("broken_at", ["cursor", "reader"])
+@pytest.mark.parametrize("broken_at", ["meter", "follow", "settle"])
 def test_a_journal_that_fails_while_it_starts(tmp_path, monkeypatch, broken_at):
     """The same where the journal fails in between, whatever was opened till then."""
     running = Running(tmp_path)

@@ -15,40 +15,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import lockfile
 import pytest
-from program import PATIENCE_S, SOURCE, Program, kill, root_alone, wait_until
+from program import AS_ROOT, PATIENCE_S, SOURCE, UNPRIVILEGED, Program, kill, readable_to_all, root_alone, wait_until
 
 import power
 from powermeter import commands
 from powermeter.errors import ProcessError
 from powermeter.process import STOP_S, PidFile, ask, holder
-
-#: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
-#: without privileges: under root by a child that gives its own up, else by the user of the tests.
-AS_ROOT = os.geteuid() == 0
-NOBODY = 65534
-
-#: A command of the program, after the lines that a test puts before it.
-COMMAND = """
-import sys
-sys.path.insert(0, {source!r})
-import power
-{before}
-sys.exit(power.main(sys.argv[1:]))
-"""
-
-#: Imported first: once the privileges are gone, the source and Python itself may not be readable any more.
-UNPRIVILEGED = f"""
-import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run, powermeter.settings
-power.parser()
-os.setgroups([])
-os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
-os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-"""
 
 #: RPi.GPIO as far as the program uses it, with no flash ever.
 STANDIN = """
@@ -77,20 +53,6 @@ def with_library(directory, text, **more):
     (library / "__init__.py").touch()
     (library / "GPIO.py").write_text(text)
     return Program(directory, 'GPIO_LIBRARY = "RPi.GPIO"', env={"PYTHONPATH": str(library.parent)}, **more)
-
-
-def patched(program, before, *args):
-    """Run a command of *program* after the lines *before*."""
-    code = COMMAND.format(source=str(SOURCE), before=before)
-    line = [sys.executable, "-c", code, *program.line(*args)[2:]]
-    done = subprocess.run(line, capture_output=True, text=True, env=program.env, timeout=PATIENCE_S, check=False)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
-
-
-def unprivileged(program, *args):
-    """Run a command of *program* as a user whom the modes of files bind."""
-    return patched(program, UNPRIVILEGED if AS_ROOT else "", *args)
 
 
 @contextlib.contextmanager
@@ -381,7 +343,7 @@ def test_kill_of_a_stopped_daemon(program):
     """A daemon stopped by SIGSTOP is still there after the patience of --kill: exit 1, and said. Continued, it ends."""
     pid = program.start("--simulate", "3000")
     os.kill(pid, signal.SIGSTOP)
-    done = patched(program, SHORT_PATIENCE, "--kill")
+    done = program.run_after(SHORT_PATIENCE, "--kill")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"power: pid {pid} is still there 1 s after SIGTERM: kill -KILL {pid} ends it\n"
     assert program.pid == pid
@@ -396,7 +358,7 @@ def test_kill_of_a_deaf_process(program):
         asked = program.run("--status")
         assert asked.returncode == 4
         assert asked.stderr.startswith(f"power: pid {deaf.pid} holds {program.pidfile}, but it does not answer")
-        done = patched(program, SHORT_PATIENCE, "--kill")
+        done = program.run_after(SHORT_PATIENCE, "--kill")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
             f"power: pid {deaf.pid} is still there 1 s after SIGTERM: kill -KILL {deaf.pid} ends it\n"
@@ -414,17 +376,9 @@ def test_unreadable_pidfile():
     with readable_to_all() as directory, Program(directory) as program:
         program.pidfile.touch(mode=0)
         for command in ("--kill", "--status"):
-            done = unprivileged(program, command)
+            done = program.run_after(UNPRIVILEGED, command)
             assert (done.returncode, done.stdout) == (4, "")
             assert done.stderr == f"power: {program.pidfile}: the pidfile can't be read: Permission denied\n"
-
-
-@contextlib.contextmanager
-def readable_to_all():
-    """A directory that other users reach too, as tmp_path is its user's alone."""
-    with tempfile.TemporaryDirectory(prefix="power-test-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 def test_daemon_of_another_user():
@@ -434,13 +388,13 @@ def test_daemon_of_another_user():
     with readable_to_all() as directory, Program(directory) as program:
         pid = program.start("--simulate", "3000")
         program.settings.chmod(0o644)
-        stopped = unprivileged(program, "--kill")
+        stopped = program.run_after(UNPRIVILEGED, "--kill")
         assert (stopped.returncode, stopped.stdout) == (4, "")
         assert stopped.stderr == f"power: pid {pid} belongs to another user: no permission to stop it\n"
-        restarted = unprivileged(program, "--restart")
+        restarted = program.run_after(UNPRIVILEGED, "--restart")
         assert (restarted.returncode, restarted.stdout) == (4, "")
         assert restarted.stderr == "power: only its own user and root may ask how it does\n"
-        asked = unprivileged(program, "--status")
+        asked = program.run_after(UNPRIVILEGED, "--status")
         assert (asked.returncode, asked.stdout) == (0, "")
         assert asked.stderr == f"power: running, pid {pid}; only its own user and root may ask how it does\n"
         assert program.status()["pid"] == pid
@@ -487,7 +441,7 @@ def test_data_dir_that_cannot_be_written():
         for path in (data_dir, program.data_dir):
             path.chmod(0o555)
         try:
-            done = unprivileged(program, "--simulate", "3000")
+            done = program.run_after(UNPRIVILEGED, "--simulate", "3000")
         finally:
             for path in (program.data_dir, data_dir):
                 path.chmod(0o755)
@@ -548,7 +502,7 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
 @pytest.mark.parametrize("way", [[], ["--nodaemon"]], ids=["daemon", "foreground"])
 def test_pidfile_on_a_full_disk(program, way):
     """Where the pid can't be written the start fails with the pidfile's path in one line, and takes the file back."""
-    done = patched(program, FULL_DISK, "--simulate", "3000", *way)
+    done = program.run_after(FULL_DISK, "--simulate", "3000", *way)
     assert_failed(program, done, f"{program.pidfile}: can't be written: File too large")
     assert not (program.data_dir / "simulated" / "journal.db").exists()
 
@@ -718,7 +672,6 @@ def test_no_socket_beside_the_pidfile(program):
 
 def test_a_file_system_without_sockets(program):
     """Beside a pidfile on exFAT no socket can be made: the kernel has another place for it, closed to other users."""
-    line = program.line("--nodaemon", "--simulate", "20000")
     before = """
 import os, socket
 class Socket(socket.socket):
@@ -728,11 +681,11 @@ class Socket(socket.socket):
         super().bind(address)
 socket.socket = Socket
 """
-    code = COMMAND.format(source=str(SOURCE), before=before)
-    with subprocess.Popen([sys.executable, "-c", code, *line[2:]], env=program.env, stdout=subprocess.DEVNULL) as popen:
+    line = program.line_after(before, "--nodaemon", "--simulate", "20000")
+    with subprocess.Popen(line, env=program.env, stdout=subprocess.DEVNULL) as popen:
         wait_until(lambda: program.pid is not None and program.run("--status").stdout)
         if AS_ROOT:
-            done = unprivileged(program, "--status")
+            done = program.run_after(UNPRIVILEGED, "--status")
             assert (done.returncode, done.stdout) == (4, "")
         popen.terminate()
         assert popen.wait(PATIENCE_S) == 0
@@ -742,9 +695,9 @@ def test_a_socket_that_can_be_made_later(program, monkeypatch):
     """It is tried again, and then --status can ask."""
     socket_path = program.pidfile.with_name(program.pidfile.name + ".sock")
     socket_path.mkdir()
-    line = program.line("--nodaemon", "--simulate", "20000")
-    code = COMMAND.format(source=str(SOURCE), before="import powermeter.process as p; p.LISTEN_S = 0.1")
-    with subprocess.Popen([sys.executable, "-c", code, *line[2:]], env=program.env, stdout=subprocess.DEVNULL) as popen:
+    before = "import powermeter.process as p; p.LISTEN_S = 0.1"
+    line = program.line_after(before, "--nodaemon", "--simulate", "20000")
+    with subprocess.Popen(line, env=program.env, stdout=subprocess.DEVNULL) as popen:
         wait_until(lambda: program.pid is not None)
         socket_path.rmdir()
         wait_until(lambda: program.run("--status").stdout)

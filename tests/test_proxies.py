@@ -8,17 +8,14 @@ the reason asks for, all arrive.
 import functools
 
 import pytest
+from deliveries import add_pulses, delivered_all, driven
 from influxd import Influxd
 from nginx import Nginx, nginx_path
-from test_delivery import add, delivered_all, driven
-from test_influxdb import certificate
 from victoriametrics import VictoriaMetrics, Vmauth
 
 from powermeter.delivery import State
 from powermeter.errors import DeliveryError
 from powermeter.journal import Journal
-
-__all__ = ["certificate"]  # a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +30,7 @@ def waiting(tmp_path):
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.meter("house", 1000)
         cursor = journal.cursor("it")
-        add(journal, 30)
+        add_pulses(journal, 30)
         yield journal, cursor
         cursor.close()
 
@@ -45,7 +42,7 @@ def refused(waiting, open_writer, reason):
     delivery = driven(open_writer, cursor)
     for _ in range(40):
         delivery._deliver_next(writer)
-    add(journal, 3)  # later ones are refused like those before
+    add_pulses(journal, 3)  # later ones are refused like those before
     for _ in range(40):
         delivery._deliver_next(writer)
     assert (cursor.position, delivery.refused, delivery.state) == (before, 0, State.FAILING)

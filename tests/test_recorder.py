@@ -1,140 +1,19 @@
 """The recorder on its thread, over a real keeper and journal: edges to pulses, faulty inputs, what the lamps show."""
 
-import contextlib
 import itertools
 import logging
-import sqlite3
 import threading
 import time
 
 import pytest
-from hand_board import HandBoard
+from counting import HOLD_OFF_NS, NEVER_S, Recording, in_a_row, seen
 from program import PATIENCE_S, wait_until
 
 from powermeter import lamps, recorder
-from powermeter.clock import NEAR_NS, Clock
-from powermeter.journal import Journal
-from powermeter.keeper import Keeper
-from powermeter.lamps import TRAIN_S, Condition, Lamp, Lamps
-from powermeter.meter import NS_PER_S, Edge, Flash, Meter, hold_off_ns
-from powermeter.recorder import BURST, LOST_AGAIN_NS, Recorder, WatchedMeter
-
-#: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
-HOLD_OFF_NS = hold_off_ns(1000, 24000)
-
-#: A commit interval that no test waits for.
-NEVER_S = 3600
-
-
-class DiskFullJournal(Journal):
-    """A journal whose disk can be full: SQLite itself fails, as the file may not grow."""
-
-    def __init__(self, path, *, full):
-        super().__init__(path)
-        self.full = full
-        self.tries = 0
-
-    def append(self, rows, ahead_ns, *, settled):
-        self.tries += 1
-        self._connection.execute(f"PRAGMA max_page_count = {1 if self.full else 2**30}")
-        super().append(rows, ahead_ns, settled=settled)
-
-
-class Recording:
-    """
-    A recorder and a keeper that run over the journal in *directory*, and what they called; a context manager.
-
-    *meters*: the names, each with its limit of silence in minutes; *waiting*:
-    edges that are there before it runs; *lit*: the meters whose input is;
-    *full*: whether the disk is, at first; *contacts*: the meters that are one.
-    """
-
-    def __init__(self, directory, commit_interval_s, *, meters=None, waiting=(), lit=(), full=False, contacts=()):
-        self.path = str(directory / "journal.db")
-        self.journal = DiskFullJournal(self.path, full=full)
-        watched = []
-        for name, silence_minutes in (meters or {"house": None}).items():
-            known = self.journal.meter(name, 1000)
-            meter = Meter(name, known.constant, Flash(HOLD_OFF_NS), known.count)
-            watched.append(WatchedMeter(meter, silence_minutes, is_contact=name in contacts))
-        #: Released for each commit, change of the disk's state, change of the inputs' faults; and by which threads.
-        self.commits, self.disk_states, self.faults = (threading.Semaphore(0) for _ in range(3))
-        self.threads = {self.commits: set(), self.disk_states: set(), self.faults: set()}
-        self.board = HandBoard()
-        self.board.lit.update(lit)
-        self.lamps = Lamps(self.board.light)
-        self.keeper = Keeper(
-            self.journal,
-            commit_interval_s,
-            clock=Clock(0),
-            keep_days=400,
-            on_commit=self._noting(self.commits),
-            on_state=self._noting(self.disk_states),
-            on_lost=pytest.fail,
-            try_anew=pytest.fail,
-        )
-        self.recorder = Recorder(watched, self.board, self.keeper, self.lamps, on_state=self._noting(self.faults))
-        self.recording = threading.Thread(target=self.recorder.run)
-        self.keeping = threading.Thread(target=self.keeper.run)
-        for edge in waiting:
-            self.board.put(edge)
-
-    def _noting(self, called):
-        def note():
-            self.threads[called].add(threading.current_thread())
-            called.release()
-
-        return note
-
-    @property
-    def meter(self):
-        return self.recorder.meters[0].meter
-
-    def kept(self, name="house"):
-        """The journal's pulses of *name*: count, time, interval; by a connection of its own."""
-        with contextlib.closing(sqlite3.connect(self.path)) as connection:
-            return connection.execute(
-                "SELECT count, time_ns, interval_ns FROM pulses NATURAL JOIN meters WHERE name = ? ORDER BY count",
-                (name,),
-            ).fetchall()
-
-    def counts(self):
-        """The counts of the journal's pulses."""
-        return [count for count, _, _ in self.kept()]
-
-    def stop(self):
-        """As the program does it; may be called twice."""
-        for part, thread in ((self.recorder, self.recording), (self.keeper, self.keeping)):
-            part.stop()
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
-
-    def __enter__(self):
-        begun_ns = time.monotonic_ns()
-        self.board.watch()
-        self.recording.start()
-        # So that the first commit has all that waits: of a part it would be luck whether a full disk has room for it.
-        wait_until(lambda: self.recorder.complete_ns() > begun_ns)
-        self.keeping.start()
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.stop()
-        self.recorder.close()
-        self.board.close()
-        self.journal.close()
-
-
-def seen(called, times=1):
-    """Wait until *called* was released *times* more."""
-    for _ in range(times):
-        assert called.acquire(timeout=PATIENCE_S)
-
-
-def in_a_row(count, index=0, spacing_ns=NS_PER_S):
-    """Edges that came one after another until now."""
-    now_ns = time.monotonic_ns()
-    return [Edge(index, now_ns - (count - n) * spacing_ns) for n in range(1, count + 1)]
+from powermeter.clock import NEAR_NS
+from powermeter.lamps import TRAIN_S, Condition, Lamp
+from powermeter.meter import NS_PER_S, Edge
+from powermeter.recorder import BURST, LOST_AGAIN_NS
 
 
 def test_first_pulse_has_no_interval(tmp_path):

@@ -1,16 +1,17 @@
 """What --status and the live line say of every state the program can be in."""
 
-import contextlib
 import copy
 import time
 
 import pytest
 from program import wait_until
 
-from powermeter import journal, settings, status
+from powermeter import journal, settings
 from powermeter.boards.simulated import SimulatedBoard, constant
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
+from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
+from powermeter.views import text as view
 
 METER = {
     "watts": 1234.5,
@@ -44,6 +45,20 @@ WELL = {
 }
 
 
+def of(values):
+    """The status with the *values* of a dict, as --status --json has them."""
+    return Status(
+        **values
+        | {
+            "clock": ClockStatus(**values["clock"]),
+            "journal": JournalStatus(**values["journal"]),
+            "log": LogStatus(**values["log"]),
+            "meters": {name: MeterStatus(**meter) for name, meter in values["meters"].items()},
+            "writers": {name: WriterStatus(**writer) for name, writer in values["writers"].items()},
+        }
+    )
+
+
 def made(*, meters=None, writers=None, **changes):
     """The status of a program that is well, but for *changes*; *meters* and *writers*: changes of each by name."""
     made = copy.deepcopy(WELL) | changes
@@ -51,7 +66,7 @@ def made(*, meters=None, writers=None, **changes):
         made["meters"] = {name: METER | change for name, change in meters.items()}
     if writers is not None:
         made["writers"] = {name: WRITER | change for name, change in writers.items()}
-    return made
+    return of(made)
 
 
 def line_of(text, start):
@@ -66,7 +81,7 @@ def shape(value):
 
 def test_text_of_a_program_that_is_well():
     """--status: pid, uptime, power, today, register and rejected edges; each writer's state; a line each."""
-    assert status.text(WELL) == (
+    assert view.text(made()) == (
         "power 1.2.3: running, pid 4242, for 1 d 2 h\n"
         "meter house: 1,234 W; today 12,345 pulses, 12.345 kWh; register 98,765.432 kWh; 1,017 edges rejected\n"
         "writer file: ok; no pulse waits\n"
@@ -75,7 +90,7 @@ def test_text_of_a_program_that_is_well():
 
 def test_line_of_a_program_that_is_well():
     """The live line: power now, energy today and the writers, on one line."""
-    assert status.line(WELL) == "1,234 W, today 12.345 kWh | file ok"
+    assert view.line(made()) == "1,234 W, today 12.345 kWh | file ok"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +98,8 @@ def test_line_of_a_program_that_is_well():
 )
 def test_invented_watts_are_called_so(simulate, said):
     """A simulated meter is never taken for a real one: the first line says it, with its load."""
-    assert status.text(made(simulate=simulate)).splitlines()[0].endswith(said)
-    assert "simulated" not in status.text(WELL)
+    assert view.text(made(simulate=simulate)).splitlines()[0].endswith(said)
+    assert "simulated" not in view.text(made())
 
 
 def test_what_is_not_known_is_said_to_be_unknown():
@@ -93,18 +108,24 @@ def test_what_is_not_known_is_said_to_be_unknown():
         meters={"house": {"watts": None, "pulses_today": None, "kwh_today": None}},
         writers={"file": {"waiting": None, "oldest_s": None}},
     )
-    text = status.text(unknown)
+    text = view.text(unknown)
     assert line_of(text, "meter house").startswith(
         "meter house: power not known before two flashes; today not known; register "
     )
     assert line_of(text, "writer file") == "writer file: ok; how many pulses wait is not known"
-    assert status.line(unknown) == "power not known before two flashes, today not known | file ok"
+    assert view.line(unknown) == "power not known before two flashes, today not known | file ok"
     assert "None" not in text
+
+
+def test_a_register_that_only_the_file_knows():
+    """While a damaged journal is read, count and register are not known, and said so."""
+    unknown = made(meters={"house": {"pulses": None, "register_kwh": None}})
+    assert "; register not known; " in line_of(view.text(unknown), "meter house")
 
 
 def test_nothing_counted_is_zero():
     """No pulse today is said as zero, not as unknown."""
-    text = status.text(made(meters={"house": {"watts": 0.4, "pulses_today": 0, "kwh_today": 0.0}}))
+    text = view.text(made(meters={"house": {"watts": 0.4, "pulses_today": 0, "kwh_today": 0.0}}))
     assert "0 W; today 0 pulses, 0.000 kWh" in text
 
 
@@ -112,63 +133,63 @@ def test_a_failing_writer_says_why_and_how_much_waits():
     """A failing writer's line says why, how many pulses wait and how old the oldest is; the others' lines don't."""
     failing = {"state": "failing", "reason": "answered 503", "waiting": 1234567, "oldest_s": 7322.4}
     both = made(writers={"file": {}, "cloud": failing})
-    text = status.text(both)
+    text = view.text(both)
     assert line_of(text, "writer cloud") == (
         "writer cloud: failing: answered 503; 1,234,567 pulses wait, the oldest for 2 h 2 min"
     )
     assert line_of(text, "writer file") == "writer file: ok; no pulse waits"
-    assert status.line(both) == "cloud failing: answered 503 | 1,234 W, today 12.345 kWh | file ok"
+    assert view.line(both) == "cloud failing: answered 503 | 1,234 W, today 12.345 kWh | file ok"
 
 
 def test_a_writer_that_catches_up():
     """A writer that has more to do than a batch is called waiting."""
-    text = status.text(made(writers={"db": {"state": "waiting", "waiting": 60_000, "oldest_s": 3.2}}))
+    text = view.text(made(writers={"db": {"state": "waiting", "waiting": 60_000, "oldest_s": 3.2}}))
     assert line_of(text, "writer db") == "writer db: waiting; 60,000 pulses wait, the oldest for 3 s"
 
 
 def test_a_clock_that_is_waited_for_is_said():
     """While the clock is not known to be right, both texts say so, and for how long at the most."""
     waiting = made(clock={"waiting": True, "waits_s": 480})
-    assert line_of(status.text(waiting), "clock: ") == (
+    assert line_of(view.text(waiting), "clock: ") == (
         "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most 8 min"
     )
-    assert status.line(waiting).endswith(" | waits for the clock")
+    assert view.line(waiting).endswith(" | waits for the clock")
 
 
 def test_pulses_that_are_no_more_are_counted_aloud():
     """Pulses that a writer can't have any more, and those that the memory had no place for, are said."""
-    text = status.text(made(writers={"db": {"skipped": 1200}}))
+    text = view.text(made(writers={"db": {"skipped": 1200}}))
     assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses are no more, it has their energy"
     full = made(journal={"failing": "disk I/O error", "uncommitted": 100_000, "dropped": 2500})
-    assert line_of(status.text(full), "journal: ") == (
+    assert line_of(view.text(full), "journal: ") == (
         "journal: failing: disk I/O error; 100,000 pulses kept in memory; 2,500 more are counted alone"
     )
 
 
 def test_refused_pulses_are_counted_aloud():
     """Pulses that a service refused, and that are gone for it, are on its line."""
-    text = status.text(made(writers={"db": {"refused": 1200}}))
+    text = view.text(made(writers={"db": {"refused": 1200}}))
     assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses refused"
 
 
 def test_a_silent_meter_is_asked_about():
     """A meter that has been silent for too long is named with where to look; the other meters are not."""
     two = made(meters={"house": {"silent": True}, "heat": {}})
-    text = status.text(two)
+    text = view.text(two)
     assert line_of(text, "meter house").endswith("; no flashes: is the sensor in its place?")
     assert line_of(text, "meter heat").endswith("edges rejected")
-    assert status.line(two) == "house 1,234 W, today 12.345 kWh, no flashes | heat 1,234 W, today 12.345 kWh | file ok"
+    assert view.line(two) == "house 1,234 W, today 12.345 kWh, no flashes | heat 1,234 W, today 12.345 kWh | file ok"
 
 
 def test_a_stuck_led_is_asked_about():
     """A meter whose input stays lit is named with what that can be; the other meters are not."""
     two = made(meters={"house": {"stuck": True}, "heat": {}})
-    text = status.text(two)
+    text = view.text(two)
     assert line_of(text, "meter house").endswith(
         '; the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round'
     )
     assert line_of(text, "meter heat").endswith("edges rejected")
-    assert status.line(two) == (
+    assert view.line(two) == (
         "house 1,234 W, today 12.345 kWh, the LED is stuck on | heat 1,234 W, today 12.345 kWh | file ok"
     )
 
@@ -176,19 +197,19 @@ def test_a_stuck_led_is_asked_about():
 def test_a_meter_that_is_silent_and_stuck():
     """A meter that is both says both."""
     both = made(meters={"house": {"silent": True, "stuck": True}})
-    assert line_of(status.text(both), "meter house").endswith(
+    assert line_of(view.text(both), "meter house").endswith(
         "; no flashes: is the sensor in its place?; the LED is stuck on, or other light falls on the sensor, or "
         '"lit" is the other way round'
     )
-    assert "today 12.345 kWh, no flashes, the LED is stuck on |" in status.line(both)
+    assert "today 12.345 kWh, no flashes, the LED is stuck on |" in view.line(both)
 
 
 def test_a_bound_is_no_power():
     """Power that the silence alone tells of is "at most" so much, in both texts; a measured one never is."""
     bound = made(meters={"house": {"watts": 1234.5, "watts_is_bound": True}})
-    assert line_of(status.text(bound), "meter house").startswith("meter house: at most 1,234 W; today ")
-    assert status.line(bound).startswith("at most 1,234 W, today ")
-    assert "at most" not in status.text(WELL) + status.line(WELL)
+    assert line_of(view.text(bound), "meter house").startswith("meter house: at most 1,234 W; today ")
+    assert view.line(bound).startswith("at most 1,234 W, today ")
+    assert "at most" not in view.text(made()) + view.line(made())
 
 
 @pytest.mark.parametrize(
@@ -207,14 +228,14 @@ def test_a_bound_is_no_power():
 )
 def test_what_an_input_does_is_told(changes, said):
     """What became of the edges, and how long the last flash was, are on the meter's line where there is such."""
-    assert line_of(status.text(made(meters={"house": changes})), "meter house").endswith(f"1,017 edges rejected{said}")
-    assert line_of(status.text(WELL), "meter house").endswith("1,017 edges rejected")
+    assert line_of(view.text(made(meters={"house": changes})), "meter house").endswith(f"1,017 edges rejected{said}")
+    assert line_of(view.text(made()), "meter house").endswith("1,017 edges rejected")
 
 
 @pytest.mark.parametrize(("flash_ms", "said"), [(999.6, "1,000 ms"), (12_345.6, "12,346 ms")])
 def test_a_long_flash_is_told_in_plain_digits(flash_ms, said):
     """The length of a flash of a second and more, as of a meter with little load, is said without an exponent."""
-    assert line_of(status.text(made(meters={"house": {"flash_ms": flash_ms}})), "meter house").endswith(
+    assert line_of(view.text(made(meters={"house": {"flash_ms": flash_ms}})), "meter house").endswith(
         f"; last flash {said}"
     )
 
@@ -222,9 +243,9 @@ def test_a_long_flash_is_told_in_plain_digits(flash_ms, said):
 def test_a_failing_journal_has_a_line():
     """Where the disk fails, the reason and how many pulses are in memory alone are said; and only then."""
     failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500, "dropped": 0})
-    assert status.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
-    assert status.line(failing).startswith("journal failing | ")
-    assert "journal" not in status.text(WELL) + status.line(WELL)
+    assert view.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
+    assert view.line(failing).startswith("journal failing | ")
+    assert "journal" not in view.text(made()) + view.line(made())
 
 
 @pytest.mark.parametrize(
@@ -243,7 +264,7 @@ def test_a_failing_journal_has_a_line():
 )
 def test_spans_of_time(seconds, said):
     """A span is said in its two largest units, and rounding never gives 60 s or 60 min."""
-    assert status.text(made(uptime_s=seconds)).splitlines()[0].endswith(f", for {said}")
+    assert view.text(made(uptime_s=seconds)).splitlines()[0].endswith(f", for {said}")
 
 
 def test_the_program_gives_what_is_said_here(tmp_path):
@@ -256,21 +277,18 @@ def test_the_program_gives_what_is_said_here(tmp_path):
     start_ns = time.monotonic_ns() - 100 * NS_PER_S  # 27 pulses at 1,000 W, and the next in 0.8 s
     crashes = []
 
-    board = SimulatedBoard(found, lambda _name: constant(1000.0), start_ns)
-    board.watch()
-    watching = contextlib.closing(board)
-    with (
-        watching,
-        Monitor(found, board, simulate=1000.0, on_crash=lambda: crashes.append(1), on_lost=pytest.fail) as monitor,
-    ):
-        wait_until(lambda: monitor.status()["meters"]["house"]["pulses"] >= 27)
+    def open_board(of_settings):
+        return SimulatedBoard(of_settings, lambda _name: constant(1000.0), start_ns)
+
+    with Monitor(found, open_board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
+        wait_until(lambda: monitor.status().meters["house"].pulses >= 27)
         now = monitor.status()
-    assert shape(now) == shape(WELL)
-    pulses = now["meters"]["house"]["pulses"]
-    text = status.text(now)
+    assert shape(now.as_dict()) == shape(WELL)
+    pulses = now.meters["house"].pulses
+    text = view.text(now)
     assert line_of(text, "meter house").startswith("meter house: 1,000 W; today ")
     assert f"; register {pulses / 1000:.3f} kWh; 0 edges rejected" in text
-    assert status.line(now).startswith("1,000 W, today ")
+    assert view.line(now).startswith("1,000 W, today ")
     assert crashes == []
 
 
@@ -280,10 +298,10 @@ def test_the_live_line_fits():
         writers={"file": {}, "cloud": {"state": "failing", "reason": "answered 503: " + "a long story " * 20}},
         meters={"house": {}, "heat": {"stuck": True}},
     )
-    whole = status.line(failing)
+    whole = view.line(failing)
     assert whole.startswith("heat 1,234 W, today 12.345 kWh, the LED is stuck on | cloud failing: answered 503: a long")
     assert whole.count("a long story") < 5
     for columns in range(1, 500):
-        line = status.line(failing, columns)
+        line = view.line(failing, columns)
         assert len(line) == min(columns, len(whole))
         assert line == whole or columns < 4 or line == whole[: columns - 3] + "..."

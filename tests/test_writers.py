@@ -1,10 +1,10 @@
 """What holds for every writer, each at a real place: a file, the server with Librato's rules, an InfluxDB."""
 
 import pytest
+from contracts import WriterContract
 from http_server import http_answer
 from influxd import free_port
 
-from powermeter.errors import DeliveryError, PowerError
 from powermeter.writers import LIBRARIES, WRITERS
 
 
@@ -58,86 +58,14 @@ def place(request):
     return request.param(request)
 
 
-def deliver(writer, pulses, note=""):
-    """Deliver all *pulses* as the delivery does; return the last note of how far."""
-    for _ in range(4):
-        receipt = writer.deliver(pulses, note)
-        assert 0 <= receipt.taken <= len(pulses)
-        assert receipt.refused == 0
-        note, pulses = receipt.place, pulses[receipt.taken :]
-        if not pulses:
-            return note
-    raise AssertionError("the writer takes nothing")
-
-
 def test_every_type_of_the_settings_is_tested_here():
     """No type of writer is without its place in these tests."""
     assert {FilePlace.kind, LibratoPlace.kind, InfluxdbPlace.kind} == set(WRITERS)
     assert set(LIBRARIES) <= set(WRITERS)
 
 
-def test_pulses_arrive(place, writer_of, pulses):
-    """Delivered pulses are stored: more pulses, more there."""
-    writer = writer_of(place.kind, **place.options)
-    before = place.stored()
-    note = deliver(writer, pulses(50))
-    first = place.stored()
-    assert first != before
-    deliver(writer, pulses(50, first=51, start_ns=pulses(50)[-1].time_ns + 10**11), note)
-    assert len(str(place.stored())) > len(str(first))
-
-
-def test_making_a_writer_touches_nothing(place, writer_of):
-    """A writer is made without touching disk or network, so that a dead service can't hinder a start."""
-    before = place.stored()
-    writer_of(place.kind, **place.unreachable)
-    writer_of(place.kind, **place.options)
-    assert place.stored() == before
-
-
-def test_delivering_again_changes_nothing(place, writer_of, pulses):
-    """The same pulses from the same place, as after a crash before the cursor was noted, change nothing."""
-    sent = pulses(100)
-    first, second = writer_of(place.kind, **place.options), writer_of(place.kind, **place.options)
-    note = deliver(first, sent[:1])
-    deliver(first, sent, note)
-    stored = place.stored()
-    first.close()
-    deliver(second, sent, note)
-    assert place.stored() == stored
-
-
-def test_close_twice(place, writer_of, pulses):
-    """Closing twice is allowed, also where nothing was ever opened."""
-    writer = writer_of(place.kind, **place.options)
-    writer.close()
-    writer.close()
-    used = writer_of(place.kind, **place.options)
-    deliver(used, pulses(3))
-    used.close()
-    used.close()
-
-
-def test_check_leaves_no_trace(place, writer_of, pulses):
-    """A check says what answered and changes nothing, before the first pulse and after it."""
-    writer = writer_of(place.kind, **place.options)
-    before = place.stored()
-    assert writer.check()
-    assert place.stored() == before
-    deliver(writer, pulses(10))
-    stored = place.stored()
-    assert writer.check()
-    assert place.stored() == stored
-
-
-def test_unreachable(place, writer_of, pulses):
-    """What can't be reached is an error of delivery on one line, for a check as for deliveries."""
-    writer = writer_of(place.kind, **place.unreachable)
-    for ask in (writer.check, lambda: writer.deliver(pulses(3), ""), lambda: writer.deliver(pulses(3), "")):
-        with pytest.raises(DeliveryError) as caught:
-            ask()
-        assert isinstance(caught.value, PowerError)
-        assert "\n" not in str(caught.value)
+class TestContract(WriterContract):
+    """What every writer must do, of those of the program."""
 
 
 @pytest.mark.parametrize("kind", ["librato", "influxdb"])

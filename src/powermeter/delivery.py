@@ -69,7 +69,8 @@ class Delivery:
     the writer. *complete_ns* tells the time (UTC, ns) before which no pulse will
     be added any more, None while there is none. *on_state* is called when
     :attr:`state` changes to or from failing, *on_damage* with what SQLite says
-    where the journal is damaged.
+    where the journal is damaged. *after* is called first, and returns once the
+    delivery before this one, over the same cursor, has ended.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Delivery:
         complete_ns: Callable[[], int | None],
         on_state: Callable[[], None],
         on_damage: Callable[[str], None],
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.cursor = cursor
@@ -94,6 +96,7 @@ class Delivery:
         self._open_writer = open_writer
         self._complete_ns = complete_ns
         self._on_state, self._on_damage = on_state, on_damage
+        self._after = after
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._stopped_s = 0.0
@@ -122,6 +125,7 @@ class Delivery:
 
     def run(self) -> None:
         """Deliver until stopped."""
+        self._after()
         try:
             while (writer := self._opened()) is not None:
                 try:

@@ -20,6 +20,7 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -100,6 +101,9 @@ VIEW = """
 THINNED_TO_NS = 3600 * NS_PER_S
 THINNED_AT_ONCE = 5000
 
+#: Numbers that are counts already.
+NO_BEGINS: Mapping[str, int] = {}
+
 #: More than any count.
 MOST_COUNT = 2**63 - 1
 
@@ -146,6 +150,23 @@ class Row(NamedTuple):
     number: int
     at_ns: int
     interval_ns: int | None
+
+
+class Change(NamedTuple):
+    """
+    From the pulse after *number* on, a pulse of *meter* is worth 1 / *impulses_per_kwh* kWh.
+
+    *register_kwh* is the register after pulse *number*; None: whatever the pulses up to there make it.
+    """
+
+    meter: str
+    number: int
+    impulses_per_kwh: float
+    register_kwh: float | None = None
+
+
+#: What is appended: both in the order in which they happened.
+Entry = Row | Change
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -307,13 +328,15 @@ class Journal:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
-        if path != ":memory:":
-            make_private(path)
+        #: By a meter's key its constant in force.
+        self._constants: dict[int, Constant] = {}
+        make_private(path)
         try:
             self._connection = _connect(path, stopped)
             try:
                 self._prepare()
                 self._look_over(whole=suspect)
+                self._write_ahead()
                 # From here on it takes no time: it is opened, and all calls are short.
                 self._connection.set_progress_handler(None, 0)
             except BaseException:
@@ -330,6 +353,7 @@ class Journal:
                 raise _unfit(path, str(error)) from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
+        self._log_file = _file_at(path + "-wal")
         #: By a meter's name its key, which is this file's own.
         self._keys: dict[str, int] = dict(self._connection.execute("SELECT name, meter FROM meters"))
 
@@ -345,16 +369,18 @@ class Journal:
             raise JournalError(
                 f"{self.path}: not a journal of power: its tables are not those of version {version}: move it away"
             )
-        # Kept in the file: a copy that was made to be stored may have another.
-        mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode not in ("wal", "memory"):
-            raise _unfit(self.path, "no write-ahead log")
         if version < SCHEMA_VERSION:
             with _transaction(self._connection):
                 for schema in SCHEMAS[version:]:
                     for statement in schema.split(";"):
                         self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _write_ahead(self) -> None:
+        """Write by a log from now on; that is kept in the file, and a copy made to be stored may have none."""
+        mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise _unfit(self.path, "no write-ahead log")
 
     def _look_over(self, *, whole: bool) -> None:
         """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
@@ -424,38 +450,55 @@ class Journal:
                     (meter, count, impulses_per_kwh, register_kwh),
                 )
         self._keys[name] = meter
+        self._constants[meter] = constants[-1]
         if time_ns is not None:
             self._last_times[meter] = time_ns
         return MeterRecord(name, count, constants[-1])
 
-    def append(self, rows: list[Row], ahead_ns: int = 0, *, settled: bool = True) -> None:
+    def append(
+        self,
+        entries: Sequence[Entry],
+        ahead_ns: int = 0,
+        *,
+        settled: bool = True,
+        begins: Mapping[str, int] = NO_BEGINS,
+    ) -> None:
         """
-        Make *rows*, and every move of a cursor so far, durable in one transaction.
+        Make *entries*, and every move of a cursor so far, durable in one transaction.
 
-        Each meter's rows come in the order of its count. *ahead_ns* is how far
-        the wall clock is ahead of theirs; unless *settled* it is not believed
+        Each meter's come in the order of its count; the numbers in them are
+        from *begins* on, by the meter's name, if it is there. *ahead_ns* is how
+        far the wall clock is ahead of theirs; unless *settled* it is not believed
         yet: their times may still be shifted by :meth:`settle`, and no writer
         sees them before. Raises :exc:`sqlite3.Error` where the disk fails;
         nothing is kept then.
         """
         last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
-        kept, steps, begun = [], [], []
-        for row in rows:
-            meter, ahead = self._keys[row.meter], ahead_ns
+        constants = dict(self._constants)
+        kept, steps, begun, changed = [], [], [], []
+        for entry in entries:
+            meter, ahead = self._keys[entry.meter], ahead_ns
+            count = begins.get(entry.meter, 0) + entry.number
+            if isinstance(entry, Change):
+                constants[meter] = constant = _changed(constants[meter], entry, count)
+                changed.append((meter, count, constant.impulses_per_kwh, constant.register_kwh))
+                continue
             if not settled:
                 if meter not in unsettled:
                     unsettled[meter] = ahead_ns
-                    begun.append((meter, row.number - 1, ahead_ns, boot_id()))
+                    begun.append((meter, count - 1, ahead_ns, boot_id()))
                 # By one reading of the clock for all of them, so that one shift is right for all.
                 ahead = unsettled[meter]
-            time_ns = row.at_ns + ahead
+            time_ns = entry.at_ns + ahead
             if time_ns < last_times.get(meter, time_ns):
-                steps.append((meter, row.number))
+                steps.append((meter, count))
             last_times[meter] = time_ns
-            kept.append((meter, row.number, time_ns, row.interval_ns))
+            kept.append((meter, count, time_ns, entry.interval_ns))
         with _transaction(self._connection):
             # A commit that was given up for a disk that hung may have been made after all.
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
+            if changed:
+                self._connection.executemany("INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)", changed)
             if steps:
                 self._connection.executemany("INSERT INTO steps VALUES (?, ?) ON CONFLICT DO NOTHING", steps)
             if begun:
@@ -463,7 +506,7 @@ class Journal:
                 self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
-        self._last_times = last_times
+        self._last_times, self._constants = last_times, constants
         for cursor, before, position in moves:
             if cursor.saved is before:
                 cursor.saved = position
@@ -562,6 +605,13 @@ class Journal:
     def _mark_thinned(self, meter: int, to_count: int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO thinned VALUES (?, ?)", (meter, to_count))
 
+    def has(self, row: Row, count: int) -> bool:
+        """Whether *row* is there as the pulse *count* of its meter: a commit that failed may have been made."""
+        found = self._connection.execute(
+            "SELECT interval_ns FROM read_pulses WHERE meter = ? AND count = ?", (self._keys[row.meter], count)
+        ).fetchone()
+        return bool(found == (row.interval_ns,))
+
     # --- A file that went away while it was used
 
     @property
@@ -611,6 +661,17 @@ class Journal:
         """Whether its path leads to nothing, on another disk than the one that it was on."""
         return _file_at(self.path) is None and _device_of(self.path) != (self._file or (None,))[0]
 
+    def take_log_away(self) -> None:
+        """
+        Remove the files beside it, where another file has taken its place: the log would be read as that one's.
+
+        They are as they were for those who have them open.
+        """
+        if self._log_file is not None and _file_at(self.path + "-wal") == self._log_file:
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path + suffix)
+
     def write_again(self) -> None:
         """
         Write all of it to its path again, where it was deleted: it can be read as long as it is open.
@@ -636,22 +697,36 @@ class Journal:
 
     # --- The writers' side
 
-    def cursor(self, writer: str) -> "Cursor":
+    def follow(self, cursor: "Cursor") -> None:
         """
-        The cursor of the writer *writer*; a new one stands after the last pulse of each meter.
+        Have *cursor* read this file, and make its moves durable with each append.
 
-        It knows the meters that :meth:`meter` was asked for before.
+        A writer that is new to the file begins after the last pulse of each meter that :meth:`meter` was asked for.
         """
         with _transaction(self._connection):
-            if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (writer,)).fetchone():
-                self._connection.execute("INSERT INTO writers VALUES (?, '')", (writer,))
+            if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (cursor.writer,)).fetchone():
+                self._connection.execute("INSERT INTO writers VALUES (?, '')", (cursor.writer,))
                 self._connection.execute(
                     "INSERT INTO cursors SELECT ?, meter, coalesce("
                     "(SELECT max(count) FROM pulses WHERE pulses.meter = meters.meter), 0) FROM meters",
-                    (writer,),
+                    (cursor.writer,),
                 )
-        cursor = Cursor(self.path, writer)
-        self._cursors.append(cursor)
+            (place,) = self._connection.execute("SELECT place FROM writers WHERE name = ?", (cursor.writer,)).fetchone()
+            reached = "SELECT name, count FROM cursors NATURAL JOIN meters WHERE writer = ?"
+            counts = dict(self._connection.execute(reached, (cursor.writer,)))
+        cursor.attach(self.path, Position(counts, place))
+        if cursor not in self._cursors:
+            self._cursors.append(cursor)
+
+    def forget(self, cursor: "Cursor") -> None:
+        """Leave *cursor*'s moves to itself from now on."""
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+
+    def cursor(self, writer: str) -> "Cursor":
+        """A cursor of the writer *writer* that follows this file."""
+        cursor = Cursor(writer)
+        self.follow(cursor)
         return cursor
 
     def reader(self) -> "Reader":
@@ -695,29 +770,60 @@ class Position(NamedTuple):
 
 class Cursor:
     """
-    How far one writer has delivered the journal, and the pulses from there on.
+    How far one writer has delivered the journal, and the pulses from there on; it outlives any file.
 
-    Used by that writer's thread; but :attr:`position` is replaced whole, so
-    that any thread may read it.
+    :meth:`attach` and :meth:`detach` are for the keeper, the rest for that
+    writer's thread; but :attr:`position` is replaced whole, so that any thread
+    may read it. While it is detached there are no pulses.
     """
 
-    def __init__(self, path: str, writer: str) -> None:
+    def __init__(self, writer: str) -> None:
         self.writer = writer
-        self._connection = _connect(path)
-        (place,) = self._connection.execute("SELECT place FROM writers WHERE name = ?", (writer,)).fetchone()
-        reached = "SELECT name, count FROM cursors NATURAL JOIN meters WHERE writer = ?"
-        counts = dict(self._connection.execute(reached, (writer,)))
-        self.position = self.saved = Position(counts, place)
-        self._meters = self._known_meters()
+        self.position = self.saved = Position({}, "")
+        #: Held for a step that reads the position and replaces it; never while a disk is asked.
+        self._moving = threading.Lock()
+        #: The path of the file, None while there is none, and how often it was another.
+        self._file: tuple[str | None, int] = None, 0
+        self._connection: sqlite3.Connection | None = None
+        self._connected_to = 0
+        self._meters: dict[str, tuple[int, list[Constant]]] = {}
+
+    def attach(self, path: str, found: Position) -> None:
+        """
+        Read the file at *path* from now on, in which the writer stands at *found*.
+
+        Where it was further before, by memory or by another file, it stays there: that was delivered.
+        """
+        with self._moving:
+            (counts, place), (_, generation) = self.position, self._file
+            position = found
+            if generation:
+                further = {name: max(count, found.counts.get(name, 0)) for name, count in counts.items()}
+                position = Position({**found.counts, **further}, place)
+            self.saved = found
+            self.position = found if position == found else position
+            self._file = path, generation + 1
+
+    def detach(self) -> None:
+        """Read no file from now on."""
+        with self._moving:
+            self._file = None, self._file[1] + 1
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._connected_to = 0
 
-    def _known_meters(self) -> dict[str, tuple[int, list[Constant]]]:
-        known = self._connection.execute("SELECT meter, name FROM meters").fetchall()
-        # Of one that lost its constants by damage nobody knows what a pulse is worth.
-        return {name: (meter, of) for meter, name in known if (of := _constants(self._connection, meter))}
+    def _connect(self) -> sqlite3.Connection | None:
+        path, generation = self._file
+        if generation != self._connected_to or self._connection is None:
+            self.close()
+            if path is not None:
+                self._connection = _connect(path)
+                self._connected_to = generation
+        return self._connection
 
     def read(self, limit: int) -> list[Pulse]:
         """
@@ -726,16 +832,20 @@ class Cursor:
         Those of one meter come in the order of their count; between meters
         the earlier time goes first.
         """
-        streams = [pulses for name in self._meters if (pulses := self._read_meter(name, limit))]
+        connection = self._connect()
+        if connection is None:
+            return []
+        self._meters = _known_meters(connection)
+        streams = [pulses for name in self._meters if (pulses := self._read_meter(connection, name, limit))]
         if len(streams) == 1:
             return streams[0]
         # merge() keeps the order within a stream, whatever its times are.
         return [pulse for pulse, _ in zip(heapq.merge(*streams, key=attrgetter("time_ns")), range(limit), strict=False)]
 
-    def _read_meter(self, name: str, limit: int) -> list[Pulse]:
+    def _read_meter(self, connection: sqlite3.Connection, name: str, limit: int) -> list[Pulse]:
         meter, constants = self._meters[name]
         after = self.position.counts.get(name, 0)
-        rows = self._connection.execute(
+        rows = connection.execute(
             "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count > ?2 "
             "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
             (meter, after, MOST_COUNT, limit),
@@ -750,39 +860,40 @@ class Cursor:
         Returns how many pulses were skipped by that, as they are no more: they
         were thinned, or lost with a journal.
         """
-        counts, skipped = dict(self.position.counts), 0
-        for pulse in delivered:
-            _, constants = self._meters[pulse.meter]
-            skipped += pulse.number - max(counts.get(pulse.meter, 0), constants[0].from_count) - 1
-            counts[pulse.meter] = pulse.number
-        self.position = Position(counts, place)
+        with self._moving:
+            counts, skipped = dict(self.position.counts), 0
+            for pulse in delivered:
+                _, constants = self._meters[pulse.meter]
+                skipped += max(0, pulse.number - max(counts.get(pulse.meter, 0), constants[0].from_count) - 1)
+                counts[pulse.meter] = max(pulse.number, counts.get(pulse.meter, 0))
+            self.position = Position(counts, place)
         return skipped
-
-    def resume(self, counts: Mapping[str, int], place: str) -> None:
-        """
-        Go on from *counts*, by the meters' names, and *place*, whatever this journal knows of the writer.
-
-        It may be another one: made anew from what could be read of a damaged one.
-        """
-        position = Position({**self.position.counts, **counts}, place)
-        if position != self.position:
-            self.position = position
 
     def move(self, place: str) -> None:
         """Note another *place*, durable when this returns. On an error the position is as before."""
-        before = self.position
-        self.position = Position(before.counts, place)
+        with self._moving:
+            before = self.position
+            moved = self.position = Position(before.counts, place)
         try:
+            if self._file[0] is None:
+                raise sqlite3.OperationalError("the journal is not open")
             self.commit()
         except sqlite3.Error:
-            self.position = before
+            with self._moving:
+                if self.position is moved:
+                    self.position = before
             raise
 
     def commit(self) -> None:
-        """Make the position durable now."""
-        with _transaction(self._connection):
-            position = self.save(self._connection)
-        self.saved = position
+        """Make the position durable now, if it has a file."""
+        connection, saved = self._connect(), self.saved
+        if connection is None:
+            return
+        with _transaction(connection):
+            position = self.save(connection)
+        with self._moving:
+            if self.saved is saved:  # else it has another file now, where this is to be saved yet
+                self.saved = position
 
     @property
     def moved(self) -> bool:
@@ -807,6 +918,18 @@ class Cursor:
             [(self.writer, count, name) for name, count in position.counts.items() if saved.counts.get(name) != count],
         )
         return position
+
+
+def _known_meters(connection: sqlite3.Connection) -> dict[str, tuple[int, list[Constant]]]:
+    known = connection.execute("SELECT meter, name FROM meters").fetchall()
+    # Of one that lost its constants by damage nobody knows what a pulse is worth.
+    return {name: (meter, of) for meter, name in known if (of := _constants(connection, meter))}
+
+
+def _changed(constant: Constant, change: Change, count: int) -> Constant:
+    """The constant behind *change*, which is behind the pulse *count*."""
+    register_kwh = constant.register_at(count) if change.register_kwh is None else change.register_kwh
+    return Constant(change.impulses_per_kwh, count, register_kwh)
 
 
 def _pulses(name: str, after: int, rows: list[tuple[int, int, int | None]], constants: list[Constant]) -> list[Pulse]:

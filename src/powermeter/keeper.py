@@ -1,151 +1,240 @@
 """
 Pulses into the journal, on a thread of its own: a disk that hangs holds up nothing but itself.
 
-Owns the tail of the journal and when it is written; when its pulses get their
-time, and when they are thinned.
+Owns the journal's file from its first opening to its last: when pulses are
+written to it, when they get their time, when they are thinned; and what is done
+when it is damaged, deleted, replaced, or its disk fails. Whatever happens to the
+file, the pulses stay in one list here until some file has them, and the
+deliveries' cursors are led from one file to the next.
+
+The numbers of the pulses begin at 1 when the program starts. What count and
+register the meter had then, only the file knows: :class:`Tally` has it once a
+file was opened, and keeps it when that file is gone.
 """
 
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from powermeter.clock import Clock, ahead_ns
-from powermeter.errors import PowerError
-from powermeter.journal import Journal, Row, is_damage, is_of_the_disk
-from powermeter.meter import NS_PER_S
+from powermeter.errors import DamagedError, JournalError, PowerError
+from powermeter.journal import Change, Cursor, Entry, Journal, Row, is_damage, is_of_the_disk
+from powermeter.meter import NS_PER_S, Constant
+from powermeter.salvage import open_journal
 
 log = logging.getLogger(__name__)
 
-#: The most pulses that are kept in memory while the journal can't be written. Of what comes then each meter's newest is
+#: The most pulses that are kept in memory while the journal can't be written. After that only each meter's newest is
 #: kept, for the count that it has: the register stays right, and the others have neither time nor power of their own.
-MOST_UNCOMMITTED = 100_000
+MAX_UNCOMMITTED = 100_000
 
 #: How often the clock is looked at while it is waited for, in s.
 CLOCK_S = 1.0
 
-#: How often it is tried to open the journal anew, in s: what is damaged is read whole for that.
+#: How often it is tried to open another file, in s: a damaged one is read whole for that.
 TRY_S = 30.0
 
 #: How often old pulses are looked for, in s.
 THIN_S = 3600.0
 
+#: How long the opening of a file may still take at a stop, if pulses wait for it, in s.
+LAST_OPENING_S = 2.5
+
 DAY_NS = 86400 * NS_PER_S
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    One meter: how the numbers since the program's start go with the counts in the file.
+
+    *in_force* is the constant behind the pulse *written*, the last one that a
+    file has, with the register counted from 0 at the program's start.
+    *begin* is the count and the register (kWh) at the start, None while no
+    file could be asked.
+    """
+
+    in_force: Constant
+    written: int = 0
+    begin: tuple[int, float] | None = None
+
+    def tie(self, journal: Journal, name: str, waiting: Sequence[Row]) -> None:
+        """Find out where the meter stands in *journal*; *waiting* are its pulses that no file has yet."""
+        register_kwh = self.in_force.register_at(self.written)
+        known_as = None
+        if self.begin is not None:
+            count, kwh = self.begin
+            known_as = Constant(self.in_force.impulses_per_kwh, count + self.written, kwh + register_kwh)
+        known = journal.meter(name, self.in_force.impulses_per_kwh, known_as)
+        count = known.count - self.written
+        if self.begin is not None:
+            count = max(count, self.begin[0])
+            # A commit that failed may have been made after all: the file is further then by pulses that wait here.
+            ahead = next((row for row in waiting if row.number == known.count - self.begin[0]), None)
+            if ahead is not None and journal.has(ahead, known.count):
+                count = self.begin[0]
+        self.begin = count, known.constant.register_at(count + self.written) - register_kwh
 
 
 class Keeper:
     """
-    Keeps the pulses that :meth:`keep` is given, until :meth:`stop`.
+    Keeps the pulses that :meth:`keep` is given in the journal at *path*, until :meth:`stop`.
 
-    A pulse is in *journal* at most *commit_interval_s* after it came: at once
+    A pulse is in the file at most *commit_interval_s* after it came: at once
     if that long nothing was written, else together with all that come within
     it. Their times are not settled while *clock* is waited for. Pulses older
-    than *keep_days* are thinned. *unwritten*: pulses that another keeper could
-    not write, and *dropped* how many found no place there. With *unopened*,
-    *journal* only stands in for the one that can't be opened, for that reason;
-    in *try_in_s* it is tried. On the keeper's thread, *on_commit* is called after a commit,
-    *on_state* when :attr:`failing` changes, and *on_lost* once the journal has
-    to be opened anew, which *try_anew* has tried before where it was not open
-    or another file is there; nothing more is written after that. Raises
-    :exc:`sqlite3.Error` where the journal can't be written at once.
+    than *keep_days* are thinned. These three may be replaced at any time.
+    *open_file* opens what is at the path, as :func:`~powermeter.salvage.open_journal` does.
+    On the keeper's thread, *on_commit* is called when there is something new
+    to read, and *on_state* when :attr:`failing` changes.
     """
 
     def __init__(
         self,
-        journal: Journal,
+        path: str,
         commit_interval_s: float,
         *,
         clock: Clock,
         keep_days: float,
-        unwritten: Iterable[Row] = (),
-        dropped: int = 0,
-        unopened: str = "",
-        try_in_s: float = 0.0,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
-        on_lost: Callable[[], None],
-        try_anew: Callable[[], None],
+        open_file: Callable[..., Journal] = open_journal,
     ) -> None:
-        #: Pulses that are not in the journal yet. The recorder appends, the keeper cuts off what is written; each in
-        #: one step of the interpreter, so that a copy of it is whole at any time.
-        self.uncommitted: list[Row] = list(unwritten)
+        self.path = path
+        self.commit_interval_s = commit_interval_s
+        self.clock = clock
+        self.keep_days = keep_days
+        #: What is not in the journal yet. The recorder appends, the keeper cuts off what is written; each in one step
+        #: of the interpreter, so that a copy of it is whole at any time.
+        self.uncommitted: list[Entry] = []
         #: Each meter's newest of those that found no place there; and how many had to go.
         self._newest: dict[str, Row] = {}
-        self.dropped = dropped
+        self.dropped = 0
         #: Why the journal can't be written; "" while it can.
-        self.failing = unopened
-        #: Why there is no journal yet; "" where there is.
-        self.unopened = unopened
-        #: Whether the journal has to be opened anew, whether damage was met in it, and whether what is at its path is
-        #: looked over just now.
-        self.lost = False
-        self.damaged = False
-        self.opening = False
-        self._journal = journal
-        self._commit_interval_s = commit_interval_s
-        self._clock = clock
-        self._keep_ns = round(keep_days * DAY_NS)
-        self._thin_at_s = self._settle_at_s = time.monotonic()
-        self._try_at_s = time.monotonic() + try_in_s
-        self._on_commit, self._on_state = on_commit, on_state
-        self._on_lost, self._try_anew = on_lost, try_anew
-        self._pulses = threading.Event()
-        self._stopping = threading.Event()
+        self.failing = ""
         #: Whether pulses get the time that they keep; those of an earlier run of the program too, now.
         self.settled = False
-        if not clock.waits_s:
-            self._give_times()
+        #: How often a file was opened, 0 while none is: who reads it by a connection of his own makes another then.
+        self.opened = 0
+        self._openings = 0
+        #: By a meter's name; replaced whole.
+        self.tallies: Mapping[str, Tally] = {}
+        self._cursors: tuple[Cursor, ...] = ()
+        self._followed: set[Cursor] = set()
+        self._journal: Journal | None = None
+        self._damaged = False
+        self._thin_at_s = self._settle_at_s = self._try_at_s = time.monotonic()
+        self._on_commit, self._on_state = on_commit, on_state
+        self._open_file = open_file
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._stopped_s = 0.0
+
+    # --- For the thread that starts it, and later for any
+
+    def open(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """
+        Open the file, before :meth:`run`; a damaged one is left to that, as it may take minutes.
+
+        Raises :exc:`~powermeter.errors.JournalError` where it can't be used.
+        """
+        try:
+            self._adopt(self._open_file(self.path, self._impulses, save=False, stopped=stopped))
+            if not self.clock.waits_s:
+                self._give_times()
+        except DamagedError as error:
+            self._damaged = True
+            self.failing = str(error)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise JournalError(f"{self.path}: the journal can't be used: {error}") from error
+            self._damaged = True
+            self.failing = f"{self.path}: the journal is damaged: {error}"
+
+    def close(self) -> None:
+        """Close the file, once :meth:`run` has ended; may be called twice."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def enter(self, name: str, impulses_per_kwh: float) -> None:
+        """Take pulses of the meter *name* from now on; a no-op for one that was entered before."""
+        if name not in self.tallies:
+            self.tallies = {**self.tallies, name: Tally(Constant(impulses_per_kwh))}
+            self.wake()
+
+    def follow(self, cursor: Cursor) -> None:
+        """Lead *cursor* from file to file; it has one soon, if there is one."""
+        if cursor not in self._cursors:
+            self._cursors = (*self._cursors, cursor)
+            self.wake()
+
+    def forget(self, cursor: Cursor) -> None:
+        """Lead *cursor* no more."""
+        self._cursors = tuple(other for other in self._cursors if other is not cursor)
+        self.wake()
+
+    def waiting(self) -> list[Row]:
+        """All pulses that are not in the journal yet, each meter's in the order of its count; from any thread."""
+        return [entry for entry in _in_order(self.uncommitted.copy(), self._newest.copy()) if isinstance(entry, Row)]
+
+    def suspect(self, reason: str) -> None:
+        """Tell that damage was met in the journal, by another's reading; from any thread."""
+        if not self._damaged:
+            log.error("journal: %s", reason)
+            self._damaged = True
+            self.wake()
+
+    def wake(self) -> None:
+        """Tell that there is something to do; from any thread."""
+        if not self._news.is_set():
+            self._news.set()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
+        self._stopped_s = time.monotonic()
+        self._stopping.set()
+        self._news.set()
+
+    # --- For the recorder's thread
 
     def keep(self, row: Row) -> None:
-        """Take a pulse; from the recorder's thread."""
-        if len(self.uncommitted) < MOST_UNCOMMITTED:
+        """Take a pulse."""
+        if len(self.uncommitted) < MAX_UNCOMMITTED:
             self.uncommitted.append(row)
         else:
             # Each takes the place of the one before it.
             self.dropped += row.meter in self._newest
             self._newest[row.meter] = row
 
-    def waiting(self) -> list[Row]:
-        """All that is not in the journal yet, each meter's in the order of its count; from any thread."""
-        return _in_order(self.uncommitted.copy(), self._newest.copy())
+    def change(self, change: Change) -> None:
+        """Take a change of what a pulse is worth: in force behind the pulses that :meth:`keep` was given before."""
+        self.uncommitted.append(change)
+        self.wake()
 
-    def wake(self) -> None:
-        """Tell that there are pulses; from the recorder's thread."""
-        if not self._pulses.is_set():
-            self._pulses.set()
-
-    def stop(self) -> None:
-        """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
-        self._stopping.set()
-        self._pulses.set()
-
-    def suspect(self, reason: str) -> None:
-        """Tell that damage was met in the journal, by another's reading; from any thread."""
-        if not self.damaged:
-            log.error("journal: %s", reason)
-            self.damaged = True
-            self._pulses.set()
+    # --- Its own thread
 
     def run(self) -> None:
         """Write until stopped."""
         if self.failing:
-            self._say_failing()
+            self._log_failing()
             self._on_state()
         while not self._stopping.is_set():
             self._settle()
-            if self.lost or not self._has_work:
-                self._pulses.wait(None if self.settled else CLOCK_S)
-            self._pulses.clear()
-            while self._has_work and not self._stopping.is_set() and not self.lost:
+            if not self._has_work:
+                self._news.wait(None if self.settled else CLOCK_S)
+            self._news.clear()
+            while self._has_work and not self._stopping.is_set():
                 began_s = time.monotonic()
                 self._commit()
                 self._thin()
-                # Not woken by what comes meanwhile: in a steady flow that is one wake-up a commit. A try that fails may
-                # take longer than the interval: then there is one between two tries.
+                # Not woken by what comes meanwhile: in a steady flow that is one wake-up per commit. A try that fails
+                # may take longer than the interval: then there is one interval between two tries.
                 took_s = 0.0 if self.failing else time.monotonic() - began_s
-                self._stopping.wait(max(0.0, self._commit_interval_s - took_s))
+                self._stopping.wait(max(0.0, self.commit_interval_s - took_s))
                 self._settle()
         # What came while the last commit was under way.
         self.save()
@@ -153,42 +242,52 @@ class Keeper:
     @property
     def _has_work(self) -> bool:
         # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
-        return bool(self.uncommitted or self._newest or self.damaged or self.failing)
+        return bool(
+            self.uncommitted or self._newest or self._damaged or self.failing or self._unfollowed or self._unentered
+        )
+
+    @property
+    def _unfollowed(self) -> bool:
+        return self._followed != set(self._cursors)
+
+    @property
+    def _unentered(self) -> bool:
+        return any(tally.begin is None for tally in self.tallies.values())
 
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
-        if (self.uncommitted or self._newest) and not self.lost:
+        for _ in range(3):  # in a file that is damaged, that is opened in its place, and that is there then
+            if not (self.uncommitted or self._newest):
+                return
+            self._try_at_s = 0.0
             self._commit()
 
     def _commit(self) -> None:
         """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
         kept, newest = self.uncommitted.copy(), self._newest.copy()
         try:
-            if self.unopened:
-                self._try("it can be opened")
+            if (journal := self._usable()) is None:
                 return
-            if not self._journal.is_in_place:
-                self._look_at_path()
-                return
-            if self.damaged:
-                self._look_at_damage()
-                return
-            if self._journal.is_read_only:
-                self._fail("its disk is read-only")
-                return
-            self._journal.append(_in_order(kept, newest), ahead_ns(), settled=self.settled)
+            entries = _in_order(kept, newest)
+            tallies = self.tallies
+            begins = {name: tally.begin[0] for name, tally in tallies.items() if tally.begin is not None}
+            journal.append(entries, ahead_ns(), settled=self.settled, begins=begins)
         except sqlite3.Error as error:
-            if self.lost:
-                return  # left behind in this commit: another writes what it could not
-            if self.failing and is_of_the_disk(error) and self._journal.can_be_written_anew():
-                # The disk came back, and what was open on it is of no use any more.
-                self._lose("it can be written again")
-            else:
-                self._failed(error)
+            self._failed(error)
         else:
+            self._count_as_written(entries, tallies)
             self._committed(kept, newest)
 
-    def _committed(self, kept: list[Row], newest: Mapping[str, Row]) -> None:
+    @staticmethod
+    def _count_as_written(entries: Sequence[Entry], tallies: Mapping[str, Tally]) -> None:
+        for entry in entries:
+            tally = tallies[entry.meter]
+            tally.written = entry.number
+            if isinstance(entry, Change):
+                register_kwh = tally.in_force.register_at(entry.number)
+                tally.in_force = Constant(entry.impulses_per_kwh, entry.number, register_kwh)
+
+    def _committed(self, kept: Sequence[Entry], newest: Mapping[str, Row]) -> None:
         del self.uncommitted[: len(kept)]
         written = 0
         for meter, row in newest.items():
@@ -207,51 +306,127 @@ class Keeper:
         self._set_failing("")
         self._on_commit()
 
-    def _look_at_damage(self) -> None:
-        """Have it opened anew where the file can be read; else it is the disk that fails."""
-        if self._journal.can_be_read():
-            self._lose("damage was met in it")
-        else:
-            self._fail("it can't be read")
+    # --- The file
 
-    def _look_at_path(self) -> None:
-        """Decide what to do where the file is not at its path any more."""
-        if self._journal.is_elsewhere:
-            self._fail(f"{self._journal.path} is not there: is its disk mounted?")
-        elif not self._journal.is_deleted:
-            self._try("another file has taken its place")
-        else:
-            try:
-                self._journal.write_again()
-            except (OSError, sqlite3.Error) as error:
-                self._fail(f"{self._journal.path} was deleted, and can't be written again: {error}")
-            else:
-                self._try("it was deleted, and has been written again")
+    def _usable(self) -> Journal | None:
+        """The journal, if it can be written; another one where it has to be. None: :attr:`failing` tells why."""
+        journal = self._journal
+        if journal is None:
+            return self._opened("it can be opened", suspect=self._damaged)
+        if not journal.is_in_place:
+            return self._looked_at_path(journal)
+        if self._damaged:
+            return self._looked_at_damage(journal)
+        if journal.is_read_only:
+            self._fail("its disk is read-only")
+            return None
+        self._enter_new(journal)
+        return journal
 
-    def _try(self, reason: str) -> None:
-        """Have what is at the path opened, if it can be."""
-        if time.monotonic() < self._try_at_s:
-            return
-        self.opening = True
+    def _enter_new(self, journal: Journal) -> None:
+        """Have *journal* know the meters and cursors that were added since it was opened."""
+        waiting = self.waiting()
+        for name, tally in self.tallies.items():
+            if tally.begin is None:
+                tally.tie(journal, name, [row for row in waiting if row.meter == name])
+        cursors = set(self._cursors)
+        for cursor in self._followed - cursors:
+            journal.forget(cursor)
+        for cursor in cursors - self._followed:
+            journal.follow(cursor)
+        self._followed = cursors
+
+    def _adopt(self, journal: Journal) -> None:
+        """Write to *journal* from now on, and have the cursors read it. Raises :exc:`sqlite3.Error`."""
         try:
-            self._try_anew()
-        except PowerError as error:
-            self._try_at_s = time.monotonic() + TRY_S
-            self._fail(str(error))
-        else:
-            self._lose(reason)
-        finally:
-            self.opening = False
+            waiting = self.waiting()
+            for name, tally in self.tallies.items():
+                tally.tie(journal, name, [row for row in waiting if row.meter == name])
+            if self.settled:
+                journal.settle(ahead_ns())
+            cursors = self._cursors
+            for cursor in cursors:
+                journal.follow(cursor)
+        except BaseException:
+            journal.close()
+            raise
+        self._let_go()
+        self._journal, self._followed = journal, set(cursors)
+        self._openings += 1
+        self.opened = self._openings
+        self._damaged = False
 
-    def _lose(self, reason: str) -> None:
+    def _let_go(self) -> None:
+        """Close the file there was: whoever reads it finds out by the cursors, and by :attr:`opened`."""
+        self.opened = 0
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _opened(self, reason: str, *, suspect: bool) -> Journal | None:
+        """What is at the path, opened because of *reason*; None where it can't be, or it was tried just now."""
+        if time.monotonic() < self._try_at_s:
+            return None
+        self._try_at_s = time.monotonic() + TRY_S
+        try:
+            journal = self._open_file(self.path, self._impulses, suspect=suspect, stopped=self._is_late)
+        except PowerError as error:
+            self._fail(str(error))
+            return None
+        self._adopt(journal)
+        self._try_at_s = 0.0
         log.warning("journal: %s: it is opened anew", reason)
-        self.lost = True
-        self._on_lost()
+        self._on_commit()
+        return journal
+
+    @property
+    def _impulses(self) -> dict[str, float]:
+        return {name: tally.in_force.impulses_per_kwh for name, tally in self.tallies.items()}
+
+    def _is_late(self) -> bool:
+        patience_s = LAST_OPENING_S if self.uncommitted else 0.0
+        return self._stopping.is_set() and time.monotonic() >= self._stopped_s + patience_s
+
+    def _looked_at_damage(self, journal: Journal) -> Journal | None:
+        """Another file in place of the damaged one, if that can be read; else it is the disk that fails."""
+        if not journal.can_be_read():
+            self._fail("it can't be read")
+            return None
+        # Saving what can be read takes long: until then the cursors have no file, and the pulses wait here.
+        self._fail("damage was met in it")
+        for cursor in self._cursors:
+            cursor.detach()
+        self._followed = set()
+        self._on_commit()
+        self._let_go()
+        return self._opened("damage was met in it", suspect=True)
+
+    def _looked_at_path(self, journal: Journal) -> Journal | None:
+        """Decide what to do where the file is not at its path any more."""
+        if journal.is_elsewhere:
+            self._fail(f"{journal.path} is not there: is its disk mounted?")
+            return None
+        if not journal.is_deleted:
+            journal.take_log_away()
+            return self._opened("another file has taken its place", suspect=True)
+        try:
+            journal.write_again()
+        except (OSError, sqlite3.Error) as error:
+            self._fail(f"{journal.path} was deleted, and can't be written again: {error}")
+            return None
+        return self._opened("it was deleted, and has been written again", suspect=False)
 
     def _failed(self, error: sqlite3.Error) -> None:
         if is_damage(error):
             self.suspect(str(error))
-            self._look_at_damage()
+            # Whether the file is damaged or its disk fails is decided by reading it, at the next try: at once.
+            self.wake()
+        elif self.failing and self._journal and is_of_the_disk(error) and self._journal.can_be_written_anew():
+            # The disk came back, and what was open on it is of no use any more.
+            try:
+                self._opened("it can be written again", suspect=False)
+            except sqlite3.Error as again:
+                self._fail(str(again))
         else:
             self._fail(str(error))
 
@@ -259,14 +434,22 @@ class Keeper:
         before = self.failing
         self._set_failing(reason)
         if not before:
-            self._say_failing()
+            self._log_failing()
 
-    def _say_failing(self) -> None:
+    def _log_failing(self) -> None:
         log.error("journal: %s: counting goes on, pulses are kept in memory", self.failing)
+
+    def _set_failing(self, reason: str) -> None:
+        changed = bool(reason) != bool(self.failing)
+        self.failing = reason
+        if changed:
+            self._on_state()
+
+    # --- Times
 
     def _settle(self) -> None:
         """Give the pulses their time, once the clock is believed."""
-        if self.settled or self._clock.waits_s or self.lost or time.monotonic() < self._settle_at_s:
+        if self.settled or self.clock.waits_s or time.monotonic() < self._settle_at_s:
             return
         try:
             self._give_times()
@@ -277,39 +460,34 @@ class Keeper:
             self._on_commit()
 
     def _give_times(self) -> None:
-        pulses = self._journal.settle(ahead_ns())
+        # Without a file now, in the one that will be opened.
+        pulses = self._journal.settle(ahead_ns()) if self._journal is not None else 0
         self.settled = True
         if pulses:
-            taken = "is right" if self._clock.right else "is taken as it is"
+            taken = "is right" if self.clock.right else "is taken as it is"
             log.info("the clock %s: %d pulses that waited for it have their time", taken, pulses)
 
     def _thin(self) -> None:
-        """Thin old pulses, some at a time; by a clock that is known to be right alone: one ahead would thin all."""
-        if self.failing or self.lost or time.monotonic() < self._thin_at_s:
+        """Thin old pulses, some at a time; only by a clock that is known to be right: one ahead would thin all."""
+        if self.failing or self._journal is None or time.monotonic() < self._thin_at_s:
             return
         more = False
-        if self.settled and self._clock.right:
+        if self.settled and self.clock.right:
             try:
-                more = self._journal.thin(time.time_ns() - self._keep_ns)
+                more = self._journal.thin(time.time_ns() - round(self.keep_days * DAY_NS))
             except sqlite3.Error as error:
                 self._put_off("old pulses can't be thinned", error)
         if not more:
             self._thin_at_s = time.monotonic() + THIN_S
 
     def _put_off(self, what: str, error: sqlite3.Error) -> None:
-        """Say that it is done later: what counts is written all the same, but where the journal is damaged."""
+        """Log that it is done later: what counts is written all the same, unless the journal is damaged."""
         if is_damage(error):
             self._failed(error)
         else:
             log.warning("journal: %s now, it is tried again: %s", what, error)
 
-    def _set_failing(self, reason: str) -> None:
-        changed = bool(reason) != bool(self.failing)
-        self.failing = reason
-        if changed:
-            self._on_state()
 
-
-def _in_order(kept: list[Row], newest: Mapping[str, Row]) -> list[Row]:
+def _in_order(kept: list[Entry], newest: Mapping[str, Row]) -> list[Entry]:
     """Both, each meter's in the order of its count: of the newest some may have come before the last that was kept."""
     return sorted([*kept, *newest.values()], key=attrgetter("number")) if newest else kept

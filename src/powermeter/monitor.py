@@ -1,38 +1,36 @@
 """
-The running program: board, recorder, lamps and deliveries put together, and how they do.
+The running program: board, recorder, keeper, lamps and deliveries put together, and how they are doing.
 
-Owns every thread. They are started in the order in which data flows and ended
-in it too, so that what was seen is counted, kept and, in the time given,
-delivered.
+Owns every thread. Each lives as long as what it serves: the recorder as long as
+its board, the keeper as long as the program, a delivery as long as its entry in
+the settings. They are started in the order in which data flows and ended in it
+too, so that what was seen is counted, kept and, in the time given, delivered.
 """
 
 import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple
 
 from powermeter import __version__
 from powermeter.boards import Board
 from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
-from powermeter.errors import JournalError, PowerError
-from powermeter.journal import Journal, MeterRecord, Row, is_damage
-from powermeter.keeper import TRY_S, Keeper
+from powermeter.errors import BoardError, PowerError
+from powermeter.journal import Change, Cursor, Row
+from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
+from powermeter.lookup import Found, Lookup
 from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog, WatchedMeter
-from powermeter.salvage import open_journal
-from powermeter.settings import MeterSettings, Settings
-from powermeter.status import Status
+from powermeter.settings import JOURNAL, MeterSettings, Settings, WriterSettings
+from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
 from powermeter.writers import open_writer
 
 log = logging.getLogger(__name__)
@@ -42,304 +40,178 @@ RECORDER_STOP_S = 1.0
 KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
 
-#: After every time there will be (UTC, ns): the largest int of SQLite.
-FAR_NS = 2**63 - 1
+#: How long a change of the meters may wait for the recorder, in s: it sleeps through a phase of L1 at most.
+CHANGE_S = 2.0
 
 #: A library's callback stamps an edge within this, in s; so much later a span of time is complete.
 EDGE_DELAY_S = 1.0
-
-
-class Handed(NamedTuple):
-    """
-    What one monitor hands over to the next: meters, by their names, and pulses that the journal does not have.
-
-    *reached*: by a writer's name the counts that it has, by the meters' names, and its place. *dropped*: how many
-    pulses were too many for the memory. *damaged*: the journal may be so; *closed*: it must not be opened.
-    *settled*: the clock is believed.
-    """
-
-    meters: Mapping[str, Meter]
-    unwritten: Sequence[Row] = ()
-    reached: Mapping[str, tuple[Mapping[str, int], str]] = {}
-    dropped: int = 0
-    damaged: bool = False
-    closed: bool = False
-    settled: bool = False
 
 
 class Monitor:
     """
     Counts from its entry as a context manager to its exit.
 
-    *board* is watched already, and may stay so after :meth:`hand_over`; *before*
-    is what the monitor before this one has handed over, of the meters that
-    have stayed on their pins. The *last* one only writes what was handed over.
-    *simulate* is passed on to :meth:`status`, and *since_s*, the monotonic time
-    in s of the program's start, for its uptime.
-    *on_progress* is called while a damaged journal is read; *stopping* is asked
-    whether the program was told to stop, so that this ends.
-    From any thread, *on_crash* is called when a bug ended a thread;
-    :attr:`crashed` is set then; and *on_lost* when another monitor has to take
-    over, as the journal must be opened anew; :attr:`lost` is set then.
+    *open_board* makes the board of some settings, not yet watched. *simulate*
+    is passed on to :meth:`status`. *stopping* is asked while the journal is
+    opened, whether the program was told to stop. From any thread, *on_crash*
+    is called when a bug ended a thread; :attr:`crashed` is set then.
     """
 
     def __init__(
         self,
         settings: Settings,
-        board: Board,
+        open_board: Callable[[Settings], Board],
         *,
         own_log: Log | None = None,
         simulate: float | bool | None,
         on_crash: Callable[[], None],
-        on_lost: Callable[[], None],
-        since_s: float | None = None,
-        before: Handed | None = None,
-        last: bool = False,
         watchdog: Watchdog | None = None,
-        on_progress: Callable[[], None] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._on_progress = on_progress
-        self._stopping = stopping
         self.crashed = False
-        self._settings = settings
-        self._board = board
+        self.settings = settings
+        self._open_board = open_board
         self._log = own_log
-        self._before = before or Handed({})
-        self._last = last
         self._watchdog = watchdog
-        self._hands_over = False
-        self._unwatches = True
+        self._stopping = stopping
         self._simulate = simulate
-        self._on_crash, self._on_lost = on_crash, on_lost
-        self._since_s = time.monotonic() if since_s is None else since_s
-        self._ending_s = 0.0
-        self._deliveries: list[tuple[Delivery, threading.Thread]] = []
+        self._on_crash = on_crash
+        self._since_s = time.monotonic()
+        #: By its name each meter that was ever counted: one that comes back goes on from its count.
+        self._meters: dict[str, Meter] = {}
+        #: By the writer's name its delivery and that one's thread; and the threads of those that were replaced.
+        self._deliveries: dict[str, tuple[Delivery, threading.Thread]] = {}
+        self._replaced: list[tuple[Delivery, threading.Thread]] = []
+        self._recording: threading.Thread | None = None
         self._keeping: threading.Thread | None = None
         self._showing = threading.Lock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
-        # Where all that counting needs was handed over it goes on without a journal, while the keeper tries to open it:
-        # at once where it is damaged, as looking it over and saving what can be read of it may take minutes.
-        handed = {meter.name for meter in self._settings.meters} <= self._before.meters.keys()
-        if handed and self._before.closed:
-            self._enter(unopened="it is looked over", try_in_s=TRY_S)
-            return self
-        if handed and self._before.damaged and not self._last:
-            self._enter(unopened="it is damaged, and looked over")
-            return self
-        try:
-            self._enter()
-        except JournalError as error:
-            if not handed:
-                raise
-            self._enter(unopened=str(error), try_in_s=TRY_S)
-        return self
-
-    def _enter(self, *, unopened: str = "", try_in_s: float = 0.0) -> None:
         with contextlib.ExitStack() as stack:
-            try:
-                self._start(stack, unopened, try_in_s)
-            except sqlite3.Error as error:
-                raise JournalError(f"{self._settings.data_dir}: the journal can't be used: {error}") from error
+            self._start(stack)
             self._stack = stack.pop_all()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
 
-    def _start(self, stack: contextlib.ExitStack, unopened: str, try_in_s: float) -> None:
+    def _start(self, stack: contextlib.ExitStack) -> None:
         """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
-        settings, before = self._settings, self._before
-        # What stands in for one that can't be opened is empty, and takes nothing.
-        kept = self._journal = Journal(":memory:") if unopened else self._opened_journal()
-        stack.callback(self._close_journal)
-        self._reader = kept.reader()
-        stack.callback(self._reader.close)
-        board = self._board
-        watched, unwritten = [], []
-        for meter in settings.meters:
-            rows = [row for row in before.unwritten if row.meter == meter.name]
-            known = self._known(meter, rows)
-            # A commit of the keeper before, which took too long to be waited for, may have written them.
-            rows = [row for row in rows if row.number > known.count]
-            unwritten += rows
-            watched.append(self._watched(meter, known, max([known.count, *(row.number for row in rows)])))
-
-        # An invented pulse is as old as it says.
-        waits = self._simulate is None and not before.settled
-        self._clock = Clock(settings.clock_wait_s if waits else 0)
+        settings = self.settings
+        self._board = self._watched_board(settings)
+        stack.callback(self._close_board)
         self._keeper = Keeper(
-            kept,
+            os.path.join(settings.data_dir, JOURNAL),
             settings.commit_interval_s,
-            clock=self._clock,
+            clock=self._clock(settings),
             keep_days=settings.keep_days,
-            unwritten=unwritten,
-            dropped=before.dropped,
-            unopened=unopened,
-            try_in_s=try_in_s,
             on_commit=self._wake_deliveries,
             on_state=self.show_condition,
-            on_lost=self._on_lost,
-            try_anew=lambda: self._open_journal(suspect=True).close(),
         )
-        self._lamps = Lamps(board.light)
-        self._recorder = Recorder(
-            watched, board, self._keeper, self._lamps, on_state=self.show_condition, watchdog=self._watchdog
-        )
-        stack.callback(self._recorder.close)
+        for meter in settings.meters:
+            self._keeper.enter(meter.name, meter.impulses_per_kwh)
+        stack.callback(self._close_journal)
+        self._lookup = Lookup(self._keeper.path)
+        self._start_recorder([self._watched(meter, self._board) for meter in settings.meters])
+        stack.callback(self._close_recorder)
+        for writer in settings.writers:
+            self._prepare_delivery(writer, settings)
+        self._keeper.open(self._stopping)
         stack.callback(self._stop_deliveries)
-        self._deliveries.clear()
-        for writer in () if unopened or self._last else settings.writers:
-            cursor = kept.cursor(writer.name)
-            if writer.name in before.reached:
-                cursor.resume(*before.reached[writer.name])
-            delivery = Delivery(
-                writer.name,
-                functools.partial(open_writer, writer, settings.writers),
-                cursor,
-                complete_ns=self._complete_ns,
-                on_state=self.show_condition,
-                on_damage=self._keeper.suspect,
-            )
-            self._deliveries.append((delivery, self._thread(f"writer {writer.name}", delivery.run)))
-
-        self._keeping = keeping = self._started("journal", self._keeper.run)
-        stack.callback(self._stop_keeper, keeping)
-        stack.callback(self._stop_recorder, self._started("recorder", self._recorder.run))
-        for _, thread in self._deliveries:
+        self._keeping = self._started("journal", self._keeper.run)
+        stack.callback(self._stop_keeper)
+        stack.callback(self._stop_recorder)
+        self._recording = self._started("recorder", self._recorder.run)
+        for _, thread in self._deliveries.values():
             thread.start()
-        log.info("counting: %s", ", ".join(f"{w.meter.name} from {w.meter.register_kwh:.3f} kWh on" for w in watched))
+        if self._log is not None:
+            self._log.on_state = self.show_condition
+        log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
 
-    def _opened_journal(self) -> Journal:
-        """The journal; at a stop within KEEPER_STOP_S: looking it over may take minutes, and a dead disk for ever."""
-        if not self._last:
-            return self._open_journal(suspect=self._before.damaged)
-        opened: list[Journal | PowerError] = []
+    def _said(self, name: str) -> str:
+        begin = self._keeper.tallies[name].begin
+        return name if begin is None else f"{name} from {begin[1]:.3f} kWh on"
 
-        def work() -> None:
-            try:
-                opened.append(self._open_journal(suspect=self._before.damaged))
-            except PowerError as error:
-                opened.append(error)
+    def _watched_board(self, settings: Settings) -> Board:
+        board = self._open_board(settings)
+        try:
+            board.watch()
+        except BaseException:
+            board.close()
+            raise
+        return board
 
-        self._started("opening", work).join(KEEPER_STOP_S)
-        if not opened:
-            raise JournalError(f"{self._settings.data_dir}: the journal was not open in {KEEPER_STOP_S:g} s")
-        (found,) = opened
-        if isinstance(found, PowerError):
-            raise found
-        return found
+    def _close_board(self) -> None:
+        self._board.close()
 
-    def _open_journal(self, *, suspect: bool) -> Journal:
-        return open_journal(
-            os.path.join(self._settings.data_dir, "journal.db"),
-            {meter.name: meter.impulses_per_kwh for meter in self._settings.meters},
-            suspect=suspect,
-            progress=self._on_progress,
-            stopped=self._stops(),
+    def _close_recorder(self) -> None:
+        self._recorder.close()
+
+    def _clock(self, settings: Settings) -> Clock:
+        # An invented pulse is as old as it says.
+        return Clock(settings.clock_wait_s if self._simulate is None else 0)
+
+    def _start_recorder(self, watched: list[WatchedMeter]) -> None:
+        self._lamps = Lamps(self._board.light)
+        self._recorder = Recorder(
+            watched, self._board, self._keeper, self._lamps, on_state=self.show_condition, watchdog=self._watchdog
         )
 
-    def _stops(self) -> Callable[[], bool]:
-        """What tells whether opening the journal must end: at once at a start; later pulses may wait for it."""
-        patience_s = KEEPER_STOP_S if self._before.meters or self._before.unwritten else 0.0
-        end_s = math.inf
-
-        def stops() -> bool:
-            nonlocal end_s
-            if not self._stopping():
-                return False
-            end_s = min(end_s, time.monotonic() + patience_s)
-            return time.monotonic() >= end_s
-
-        return stops
-
-    def _known(self, settings: MeterSettings, unwritten: Sequence[Row]) -> MeterRecord:
-        """The meter in the journal; where that is another one now it begins there behind what was written."""
-        before = self._before.meters.get(settings.name)
-        begin = None
-        if before:
-            count = unwritten[0].number - 1 if unwritten else before.count
-            begin = Constant(before.constant.impulses_per_kwh, count, before.constant.register_at(count))
-        return self._journal.meter(settings.name, settings.impulses_per_kwh, begin)
-
-    def _watched(self, settings: MeterSettings, known: MeterRecord, count: int) -> WatchedMeter:
-        """The meter, going on from *count*, or from where it was."""
-        before = self._before.meters.get(settings.name)
-        hold_off = hold_off_ns(settings.impulses_per_kwh, settings.max_watts)
-        # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
-        judged = settings.min_flash_ms is not None and self._board.sees_ends
-        shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
-        if before:
-            # What was counted stays so, whatever a journal that was lost has of it.
-            meter = dataclasses.replace(before, constant=known.constant, count=max(count, before.count))
-            meter.flash.hold_off_ns, meter.flash.min_flash_ns = hold_off, shortest
-        else:
-            meter = Meter(settings.name, known.constant, Flash(hold_off, shortest), count)
+    def _watched(self, settings: MeterSettings, board: Board) -> WatchedMeter:
+        """The meter of *settings*, new on its input; its count goes on where it was counted before."""
+        before = self._meters.get(settings.name) or Meter(settings.name, Constant(settings.impulses_per_kwh), Flash(0))
+        meter = Meter(settings.name, before.constant, _flash(settings, board), before.count)
+        self._meters[settings.name] = meter
         return WatchedMeter(meter, settings.silence_minutes, is_contact=settings.sensor == "contact")
 
-    def end_deliveries(self) -> None:
-        """Let the deliveries end, and nothing else."""
-        self._ending_s = self._ending_s or time.monotonic()
-        for delivery, _ in self._deliveries:
+    # --- Deliveries
+
+    def _prepare_delivery(
+        self, writer: WriterSettings, settings: Settings, before: tuple[Delivery, threading.Thread] | None = None
+    ) -> None:
+        """A delivery whose thread is to be started; it goes on where *before*, of the same name, ends."""
+        cursor = before[0].cursor if before else Cursor(writer.name)
+        self._keeper.follow(cursor)
+        delivery = Delivery(
+            writer.name,
+            functools.partial(open_writer, writer, settings.writers),
+            cursor,
+            complete_ns=self._complete_ns,
+            on_state=self.show_condition,
+            on_damage=self._keeper.suspect,
+            after=before[1].join if before else lambda: None,
+        )
+        self._deliveries[writer.name] = delivery, self._thread(f"writer {writer.name}", delivery.run)
+
+    def _stop_deliveries(self) -> None:
+        of_all = [*self._replaced, *self._deliveries.values()]
+        for delivery, _ in of_all:
             delivery.stop()
+        end_s = time.monotonic() + WRITERS_STOP_S
+        for delivery, thread in of_all:
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
 
-    @property
-    def delivering(self) -> list[str]:
-        """The writers whose deliveries have not ended."""
-        return [delivery.name for delivery, thread in self._deliveries if thread.is_alive()]
+    def _wake_deliveries(self) -> None:
+        for delivery, _ in list(self._deliveries.values()):
+            delivery.wake()
 
-    def hand_over(self, *, watched: bool) -> Callable[[], Handed]:
-        """
-        Let another take over at the exit; return what tells, after that, what there is to hand over.
+    def _complete_ns(self) -> int | None:
+        """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
+        if not self._keeper.settled or not self._keeper.opened:
+            return None
+        behind_ns = time.monotonic_ns() - self._recorder.complete_ns()
+        seen_ns = time.time_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
+        # Not only the first: one that was judged by its length comes after others that are younger.
+        ahead = ahead_ns()
+        return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
-        The board stays *watched*; else it is another's turn, and the meters are not handed over.
-        """
-        self._hands_over, self._unwatches = True, not watched
-
-        def handed() -> Handed:
-            return Handed(
-                {one.meter.name: one.meter for one in self._recorder.meters} if watched else {},
-                self._keeper.waiting(),
-                {
-                    **self._before.reached,
-                    **{delivery.name: delivery.cursor.position for delivery, _ in self._deliveries},
-                },
-                self._keeper.dropped,
-                self._keeper.damaged,
-                # One that did not end in time may still set it aside.
-                self._keeper.opening and self._left_behind,
-                self._keeper.settled,
-            )
-
-        return handed
-
-    @property
-    def lost(self) -> bool:
-        """Whether the journal has to be opened anew."""
-        return self._keeper.lost
-
-    @property
-    def unsure(self) -> bool:
-        """Whether what is counted may wait for a journal that is lost, damaged, or not open yet."""
-        return bool(self._keeper.lost or self._keeper.damaged or self._keeper.unopened)
-
-    @property
-    def openable(self) -> bool:
-        """After the exit: whether the journal has to be opened anew, and nobody is at it any more."""
-        return self._keeper.lost and not self._left_behind
-
-    @property
-    def _left_behind(self) -> bool:
-        """After the exit: whether the keeper did not end in time."""
-        return self._keeping is not None and self._keeping.is_alive()
-
-    @property
-    def settled(self) -> bool:
-        """Whether the clock is believed."""
-        return self._keeper.settled
+    # --- Threads
 
     def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
         thread = self._thread(name, work)
@@ -354,68 +226,199 @@ class Monitor:
                 work()
             except PowerError as error:
                 log.critical("%s: %s, the program ends", name, error)
-                self.crashed = True
-                self._on_crash()
+                self.crash()
             except BaseException:
                 log.critical("%s: ended by a bug, the program ends", name, exc_info=True)
-                self.crashed = True
-                self._on_crash()
+                self.crash()
 
         return threading.Thread(target=run, name=name, daemon=True)
 
-    def _stop_recorder(self, thread: threading.Thread) -> None:
-        self._recorder.stop(unwatch=self._unwatches)
-        thread.join(RECORDER_STOP_S)
+    def crash(self) -> None:
+        """End the program with status 1; from any thread."""
+        self.crashed = True
+        self._on_crash()
 
-    def _stop_keeper(self, thread: threading.Thread) -> None:
+    def _stop_recorder(self) -> None:
+        self._recorder.stop()
+        if self._recording is not None:
+            self._recording.join(RECORDER_STOP_S)
+
+    def _stop_keeper(self) -> None:
+        keeping = self._keeping
+        if keeping is None:
+            return
         self._keeper.stop()
-        thread.join(KEEPER_STOP_S)
-        if thread.is_alive():
-            # Another will write what it has not written yet.
-            self._keeper.lost = self._keeper.lost or self._hands_over
-        else:
+        keeping.join(KEEPER_STOP_S)
+        if not keeping.is_alive():
             # What a bug that ended its thread has left.
             try:
                 self._keeper.save()
             except Exception:
                 log.debug("journal: what is left can't be written either: a bug", exc_info=True)
 
-    def _stop_deliveries(self) -> None:
-        self.end_deliveries()
-        end_s = self._ending_s + WRITERS_STOP_S
-        for delivery, thread in self._deliveries:
-            if thread.ident is not None:  # it was started
-                thread.join(max(0.0, end_s - time.monotonic()))
-            if thread.is_alive():
-                log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
-            else:
-                delivery.cursor.close()
-
     def _close_journal(self) -> None:
+        self._lookup.close()
         # Judged last: a slow disk has had the writers' time too.
-        if self._keeping is not None and not self._hands_over and (lost := len(self._keeper.waiting())):
+        if self._keeping is not None and (lost := len(self._keeper.waiting())):
             self.crashed = True
             log.critical("journal: %d pulses could not be written and are lost", lost)
         # Not under a keeper that hangs in a write: closing would wait for it.
         if self._keeping is None or not self._keeping.is_alive():
-            self._journal.close()
+            self._keeper.close()
 
-    def _wake_deliveries(self) -> None:
-        for delivery, _ in self._deliveries:
-            delivery.wake()
+    # --- Other settings
 
-    def _complete_ns(self) -> int | None:
-        """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
-        if not self._keeper.settled:
-            return None
-        behind_ns = time.monotonic_ns() - self._recorder.complete_ns()
-        seen_ns = time.time_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
-        # Not the first alone: one that was judged by its length comes after others that are younger.
-        ahead = ahead_ns()
-        return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
+    def change(self, settings: Settings) -> None:
+        """
+        Go on with *settings*; only what differs is touched.
+
+        Raises :exc:`~powermeter.errors.PowerError` where they can't take
+        effect; those from before stay in force then.
+        """
+        before = self.settings
+        self._refuse_what_needs_a_restart(settings)
+        if self._pins(settings) != self._pins(before):
+            self._change_board(settings)
+        else:
+            self._change_meters(settings)
+        self._keeper.commit_interval_s = settings.commit_interval_s
+        self._keeper.keep_days = settings.keep_days
+        if settings.clock_wait_s != before.clock_wait_s:
+            self._keeper.clock = self._clock(settings)
+        self.settings = settings
+        self._change_writers(before, settings)
+        self._keeper.wake()
+        self.show_condition()
+
+    def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
+        for name, before, now in (
+            ("DATA_DIR", self.settings.data_dir, settings.data_dir),
+            ("LOG_FILE", self.settings.log_file, settings.log_file),
+            # RPi.GPIO takes one numbering in its process's life.
+            ("PIN_NUMBERING", self.settings.pin_numbering, settings.pin_numbering),
+        ):
+            if before != now:
+                raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
+        judged = [meter.name for meter in settings.meters if meter.min_flash_ms is not None]
+        if judged and self._simulate is None and not self._board.sees_ends:
+            raise PowerError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
+
+    def _pins(self, settings: Settings) -> tuple[object, ...]:
+        """What a board is made of."""
+        if self._simulate is not None:  # its flashes are made of all that the meters are
+            return (settings.meters,)
+        return (
+            settings.gpio_library,
+            settings.gpio_chip,
+            tuple((meter.pin, meter.pull, meter.lit) for meter in settings.meters),
+            settings.l1_pin,
+            settings.l2_pin,
+        )
+
+    def _change_board(self, settings: Settings) -> None:
+        """Go on with the board of *settings*, and a recorder of its own; where that can't be opened, with the old."""
+        if self._simulate is None:
+            self._try_pins(settings)
+        self._stop_recorder()
+        self._recorder.close()
+        self._board.close()
+        error = None
+        try:
+            self._board = self._watched_board(settings)
+        except BoardError as refused:
+            error, settings = refused, self.settings
+            try:
+                self._board = self._watched_board(settings)
+            except BoardError:
+                self.crash()  # nothing is left to count with
+                raise
+        for meter in settings.meters:
+            self._enter(meter)
+        self._start_recorder([self._watched(meter, self._board) for meter in settings.meters])
+        self._recording = self._started("recorder", self._recorder.run)
+        self.show_condition()
+        if error is not None:
+            raise error
+
+    def _try_pins(self, settings: Settings) -> None:
+        """Open those pins of *settings* that this program does not have yet, while the others are counted on."""
+        before = self.settings
+        if (settings.gpio_library, settings.gpio_chip) == (before.gpio_library, before.gpio_chip):
+            had = {before.l1_pin, before.l2_pin, *(meter.pin for meter in before.meters)}
+            settings = dataclasses.replace(
+                settings,
+                meters=tuple(meter for meter in settings.meters if meter.pin not in had),
+                l1_pin=None if settings.l1_pin in had else settings.l1_pin,
+                l2_pin=None if settings.l2_pin in had else settings.l2_pin,
+            )
+        if settings.meters:
+            self._watched_board(settings).close()
+
+    def _change_meters(self, settings: Settings) -> None:
+        """Have the recorder count by *settings* between two edges, on the same inputs."""
+        done = threading.Event()
+        recorder, board = self._recorder, self._board
+
+        def work() -> None:
+            for index, meter in enumerate(settings.meters):
+                recorder.meters[index] = self._changed(recorder.meters[index], meter, board)
+            done.set()
+
+        recorder.change(work)
+        done.wait(CHANGE_S)
+
+    def _changed(self, watched: WatchedMeter, settings: MeterSettings, board: Board) -> WatchedMeter:
+        """What is watched by *settings* on the input of *watched*; on the recorder's thread."""
+        self._enter(settings)
+        if watched.meter.name != settings.name:
+            return self._watched(settings, board)
+        of_input = _flash(settings, board)
+        watched.meter.flash.hold_off_ns = of_input.hold_off_ns
+        watched.meter.flash.min_flash_ns = of_input.min_flash_ns
+        watched.change(settings.silence_minutes, is_contact=settings.sensor == "contact")
+        return watched
+
+    def _enter(self, settings: MeterSettings) -> None:
+        """Have the keeper take the meter's pulses, worth what *settings* say from the next one on."""
+        meter = self._meters.get(settings.name)
+        if meter is None:
+            self._keeper.enter(settings.name, settings.impulses_per_kwh)
+        elif meter.constant.impulses_per_kwh != settings.impulses_per_kwh:
+            self._keeper.change(Change(settings.name, meter.count, settings.impulses_per_kwh))
+            meter.constant = Constant(settings.impulses_per_kwh, meter.count, meter.register_kwh)
+
+    def _change_writers(self, before: Settings, now: Settings) -> None:
+        """Replace the deliveries whose entries differ; each new one first waits for its own predecessor."""
+        entries = {writer.name: _entry(writer, before) for writer in before.writers}
+        wanted = {writer.name: writer for writer in now.writers}
+        starting = []
+        for name, (delivery, thread) in list(self._deliveries.items()):
+            if name in wanted and _entry(wanted[name], now) == entries.get(name):
+                continue
+            delivery.stop()
+            del self._deliveries[name]
+            self._replaced.append((delivery, thread))
+            if name in wanted:
+                self._prepare_delivery(wanted[name], now, (delivery, thread))
+                starting.append(name)
+            else:
+                self._keeper.forget(delivery.cursor)
+        for name, writer in wanted.items():
+            if name not in self._deliveries:
+                # One that was taken out, and is put in again, may still be in its last request.
+                before_it = next((one for one in self._replaced if one[0].name == name and one[1].is_alive()), None)
+                self._prepare_delivery(writer, now, before_it)
+                starting.append(name)
+        self._replaced = [one for one in self._replaced if one[1].is_alive()]
+        # In the order of the settings, in which they are shown.
+        self._deliveries = {name: self._deliveries[name] for name in wanted}
+        for name in starting:
+            self._deliveries[name][1].start()
+
+    # --- How it is doing
 
     def show_condition(self) -> None:
-        """Have L2 show how all does now; from any thread."""
+        """Have L2 show how all is doing now; from any thread."""
         # By one thread at a time: of two the later look must also be shown later.
         with self._showing:
             if self._recorder.faulty:
@@ -423,20 +426,13 @@ class Monitor:
             elif (
                 self._keeper.failing
                 or self.log_failing
-                or any(delivery.state is State.FAILING for delivery, _ in self._deliveries)
+                or any(delivery.state is State.FAILING for delivery, _ in list(self._deliveries.values()))
             ):
                 condition = Condition.FAILING
             else:
                 condition = Condition.WELL
             self._lamps.show(condition)
-        self._recorder.look()
-
-    # --- How it does; for the thread that entered
-
-    @property
-    def failing(self) -> str:
-        """Why the journal can't be written; "" while it can."""
-        return self._keeper.failing
+            self._recorder.look()
 
     @property
     def log_failing(self) -> str:
@@ -445,99 +441,94 @@ class Monitor:
 
     def status(self) -> Status:
         """
-        How all does now, as a dict that JSON can hold.
+        How all is doing now; for one thread.
 
-        Power in W, energy in kWh, times in s; None is "not known".
+        What only the file knows is not known while that does not answer.
         """
-        uncommitted = self._keeper.waiting()
-        waits_s = 0.0 if self._keeper.settled else self._clock.waits_s
-        with self._reader.snapshot():
-            fresh = self._not_in_journal(uncommitted)
-            meters = {watched.meter.name: self._meter_status(watched, fresh) for watched in self._recorder.meters}
-            writers = {delivery.name: self._writer_status(delivery, fresh) for delivery, _ in self._deliveries}
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._since_s, 1),
-            "running": True,
-            "simulate": self._simulate,
-            "clock": {"waiting": waits_s > 0, "waits_s": round(waits_s)},
-            "journal": {
-                "failing": self._keeper.failing,
-                "uncommitted": len(uncommitted),
-                "dropped": self._keeper.dropped,
-            },
-            "log": {"failing": self.log_failing},
-            "meters": meters,
-            "writers": writers,
-        }
+        keeper = self._keeper
+        uncommitted = keeper.waiting()
+        waits_s = 0.0 if keeper.settled else keeper.clock.waits_s
+        found = self._lookup.ask(
+            keeper.opened,
+            [watched.meter.name for watched in self._recorder.meters],
+            {name: delivery.cursor.position for name, (delivery, _) in self._deliveries.items()},
+        )
+        if found.damage:
+            keeper.suspect(found.damage)
+        fresh = self._not_in_journal(uncommitted, found)
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._since_s, 1),
+            running=True,
+            simulate=self._simulate,
+            clock=ClockStatus(waits_s > 0, round(waits_s)),
+            journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
+            log=LogStatus(self.log_failing),
+            meters={w.meter.name: self._meter_status(w, fresh, found) for w in self._recorder.meters},
+            writers={name: _writer_status(of, fresh, found) for name, (of, _) in self._deliveries.items()},
+        )
 
-    def _look_at(self, error: sqlite3.Error) -> None:
-        if is_damage(error):
-            self._keeper.suspect(str(error))
-
-    def _not_in_journal(self, uncommitted: list[Row]) -> list[Row]:
+    def _not_in_journal(self, uncommitted: list[Row], found: Found) -> list[Row]:
         """The rows of *uncommitted* that no commit has written since it was copied."""
-        try:
-            last = {watched.meter.name: self._reader.last(watched.meter.name) for watched in self._recorder.meters}
-        except sqlite3.Error as error:
-            self._look_at(error)
-            return uncommitted
-        return [row for row in uncommitted if row.number > last[row.meter]]
+        begins = {name: tally.begin[0] for name, tally in self._keeper.tallies.items() if tally.begin is not None}
+        return [row for row in uncommitted if begins.get(row.meter, 0) + row.number > found.lasts.get(row.meter, 0)]
 
-    def _meter_status(self, watched: WatchedMeter, fresh: list[Row]) -> Status:
+    def _meter_status(self, watched: WatchedMeter, fresh: Sequence[Row], found: Found) -> MeterStatus:
         meter = watched.meter
-        midnight_ns, ahead = _local_midnight_ns(), ahead_ns()
-        try:
-            pulses, kwh = self._reader.span(meter.name, midnight_ns, FAR_NS)
-        except sqlite3.Error as error:
-            self._look_at(error)
-            today: Status = {"pulses_today": None, "kwh_today": None}
-        else:
-            of_today = sum(row.meter == meter.name and row.at_ns + ahead >= midnight_ns for row in fresh)
-            kwh += of_today * meter.constant.watt_hours / 1000
-            today = {"pulses_today": pulses + of_today, "kwh_today": kwh}
+        begin = self._keeper.tallies[meter.name].begin
+        pulses_today, kwh_today = None, None
+        if meter.name in found.today:
+            pulses, kwh = found.today[meter.name]
+            ahead = ahead_ns()
+            of_today = sum(row.meter == meter.name and row.at_ns + ahead >= found.midnight_ns for row in fresh)
+            pulses_today, kwh_today = pulses + of_today, kwh + of_today * meter.constant.watt_hours / 1000
         # An edge that waits for L1 is no silence.
         watts, bound = meter.watts_at(self._recorder.taken_ns())
-        return {
-            "watts": watts,
-            "watts_is_bound": bound,
-            **today,
-            "pulses": meter.count,
-            "register_kwh": meter.register_kwh,
-            "rejected": meter.flash.rejected,
-            "rejected_after_stall": meter.flash.rejected_late,
-            "too_short": meter.flash.too_short,
-            "counted_without_being_seen": meter.made_up,
-            "flash_ms": None if meter.flash.length_ns is None else meter.flash.length_ns / 1e6,
-            "silent": watched.silent,
-            "stuck": watched.stuck,
-            "flickers": watched.flickers,
-            "noisy": watched.noisy,
-        }
-
-    def _writer_status(self, delivery: Delivery, fresh: list[Row]) -> Status:
-        waiting: int | None
-        try:
-            waiting, oldest_ns = self._reader.waiting(delivery.cursor.position)
-        except sqlite3.Error as error:
-            self._look_at(error)
-            waiting, oldest_ns = None, None
-        else:
-            waiting += len(fresh)
-            if oldest_ns is None and fresh:
-                oldest_ns = fresh[0].at_ns + ahead_ns()
-        return {
-            "state": delivery.state.value,
-            "reason": delivery.reason,
-            "waiting": waiting,
-            "oldest_s": None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
-            "refused": delivery.refused,
-            "skipped": delivery.skipped,
-        }
+        return MeterStatus(
+            watts=watts,
+            watts_is_bound=bound,
+            pulses_today=pulses_today,
+            kwh_today=kwh_today,
+            pulses=None if begin is None else begin[0] + meter.count,
+            register_kwh=None if begin is None else begin[1] + meter.register_kwh,
+            rejected=meter.flash.rejected,
+            rejected_after_stall=meter.flash.rejected_late,
+            too_short=meter.flash.too_short,
+            counted_without_being_seen=meter.made_up,
+            flash_ms=None if meter.flash.length_ns is None else meter.flash.length_ns / 1e6,
+            silent=watched.silent,
+            stuck=watched.stuck,
+            flickers=watched.flickers,
+            noisy=watched.noisy,
+        )
 
 
-def _local_midnight_ns() -> int:
-    """When the local day began (UTC, ns)."""
-    now = time.localtime()
-    return round(time.mktime((now.tm_year, now.tm_mon, now.tm_mday, 0, 0, 0, 0, 0, -1))) * NS_PER_S
+def _writer_status(delivery: Delivery, fresh: Sequence[Row], found: Found) -> WriterStatus:
+    waiting, oldest_ns = found.waiting.get(delivery.name, (None, None))
+    if waiting is not None:
+        waiting += len(fresh)
+        if oldest_ns is None and fresh:
+            oldest_ns = fresh[0].at_ns + ahead_ns()
+    return WriterStatus(
+        state=delivery.state.value,
+        reason=delivery.reason,
+        waiting=waiting,
+        oldest_s=None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
+        refused=delivery.refused,
+        skipped=delivery.skipped,
+    )
+
+
+def _flash(settings: MeterSettings, board: Board) -> Flash:
+    """The light of a meter of *settings* before its first edge."""
+    # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
+    judged = settings.min_flash_ms is not None and board.sees_ends
+    shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
+    return Flash(hold_off_ns(settings.impulses_per_kwh, settings.max_watts), shortest)
+
+
+def _entry(writer: WriterSettings, settings: Settings) -> tuple[object, ...]:
+    """What a delivery is made of: its entry, and for a file the paths of the others, which it keeps off."""
+    beside = [other.options["path"] for other in settings.writers if other.type == "file" and other != writer]
+    return writer, beside if writer.type == "file" else []

@@ -377,7 +377,6 @@ class Control:
         self.stopping = False
         #: Whether it is to read its settings again; who does so takes it back.
         self.reload = False
-        self._called = False
 
     def __enter__(self) -> "Control":
         self._wake, self._waker = socket.socketpair()
@@ -416,11 +415,6 @@ class Control:
         self.stopping = True
         self._wake_up()
 
-    def call(self) -> None:
-        """Let :meth:`serve` return; from any thread."""
-        self._called = True
-        self._wake_up()
-
     def _wake_up(self) -> None:
         # Where so many wake-ups wait that the pipe is full, one more changes nothing.
         with contextlib.suppress(BlockingIOError):
@@ -430,13 +424,13 @@ class Control:
         self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], bool] | None = None
     ) -> bool:
         """
-        Answer questions by *answer* until stopped, called or asked to reload; false where it is to end.
+        Answer questions by *answer* until stopped or asked to reload; false where it is to end.
 
         *tick*, if given, is called every *every_s*, and ends it by being false.
         Sleeps without an end otherwise.
         """
         tick_s = time.monotonic()
-        while not (self.stopping or self.reload or self._called):
+        while not (self.stopping or self.reload):
             if tick is not None and every_s is not None and time.monotonic() >= tick_s:
                 if not tick():
                     return False
@@ -449,7 +443,6 @@ class Control:
                     self._wake.recv(4096)
                 elif self._listener is not None:
                     self._answer_one(self._listener, answer)
-        self._called = False
         return not self.stopping
 
     def _stop_signal(self, _number: int, _frame: FrameType | None) -> None:

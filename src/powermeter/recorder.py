@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,8 +58,7 @@ class WatchedMeter:
 
     def __init__(self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False) -> None:
         self.meter = meter
-        self.is_contact = is_contact
-        self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
+        self.change(silence_minutes, is_contact=is_contact)
         #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
         #: than pulses.
         self.silent = False
@@ -70,6 +70,11 @@ class WatchedMeter:
         self.noise: tuple[int, int, int] | None = None
         #: When lost edges were said last.
         self.said_ns: int | None = None
+
+    def change(self, silence_minutes: float | None, *, is_contact: bool) -> None:
+        """Judge by another limit of silence, or another kind of input."""
+        self.is_contact = is_contact
+        self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
 
     @property
     def faulty(self) -> bool:
@@ -104,10 +109,11 @@ class Recorder:
         self._started_ns = time.monotonic_ns()
         self._judge_at_ns = self._started_ns
         self._stopping = False
-        self._unwatches = True
         self._ended = False
         self._taking = False
         self._taken_ns = self._started_ns
+        #: What to do between two edges.
+        self._changes: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
@@ -155,9 +161,13 @@ class Recorder:
             with contextlib.suppress(OSError):  # closed this moment: there is nothing more to step
                 os.eventfd_write(wake, 1)
 
-    def stop(self, *, unwatch: bool = True) -> None:
-        """Let :meth:`run` end once it has taken the edges there are; without *unwatch* more may come for another."""
-        self._unwatches = unwatch
+    def change(self, work: Callable[[], None]) -> None:
+        """Have *work* done between two edges, on the thread that counts, before any that come from now on."""
+        self._changes.append(work)
+        self.look()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end once it has taken the edges there are."""
         self._stopping = True
         self.look()
 
@@ -178,14 +188,16 @@ class Recorder:
                     time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
                     due_s = 0.0
                 burst = self._edges_by(due_s) and self._take() > BURST
+                while self._changes:
+                    self._changes.popleft()()
+                    self._judge_at_ns = 0
                 now_ns = time.monotonic_ns()
                 if now_ns >= self._judge_at_ns:
                     self._judge(now_ns)
                 due_s = self._lamps.step(now_ns / NS_PER_S)
             # From here on the board has no descriptor to ask.
             self._taking = True
-            if self._unwatches:
-                self._board.unwatch()
+            self._board.unwatch()
             self._take()
             self._ended = True
         finally:

@@ -91,12 +91,14 @@ def open_journal(
     meters: Mapping[str, float],
     *,
     suspect: bool = False,
+    save: bool = True,
     progress: Progress = lambda: None,
     stopped: Stopped = lambda: False,
 ) -> Journal:
     """
     The journal in the file *path*; if it is damaged, a new one there with what can be read of it.
 
+    That may take minutes: unless *save*, :exc:`DamagedError` is raised instead.
     *meters*: the impulses per kWh of the settings' meters, by name, for the
     case that these can't be read. *progress* is called while a damaged one is
     read, and *stopped* is asked whether to end; the next call then goes on
@@ -110,6 +112,8 @@ def open_journal(
     try:
         return Journal(path, suspect=suspect, stopped=stopped)
     except DamagedError as error:
+        if not save:
+            raise
         going = _Going(path, progress, stopped)
         try:
             _replace(path, meters, error, going)

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from delivered import in_file, in_influxdb, in_librato
 from librato_server import LibratoServer
+from pins import STANDIN, Pins
 from program import PATIENCE_S, SOURCE, Program, wait_until
+from records import journal_rows
 from rig import HERE, Row, times
-from test_end_to_end import STANDIN, Pins, journal_rows
 
 from powermeter.errors import PowerError
 from powermeter.process import ask
@@ -57,6 +58,7 @@ THREADS = {
     "MainThread": ("powermeter.process:Control._answer_one", "simulated"),
     "recorder": ("powermeter.recorder:Recorder._take", "simulated"),
     "journal": ("powermeter.keeper:Keeper._commit", "simulated"),
+    "lookup": ("powermeter.lookup:Lookup._look", "simulated"),
     "simulated meter": ("powermeter.boards:EdgeQueue.put", "simulated"),
     "GPIO edges": ("powermeter.boards:EdgeQueue.put", "RPi.GPIO"),
     "stalls": ("powermeter.boards.rpi_gpio:_Witness.is_late", "RPi.GPIO"),

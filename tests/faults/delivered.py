@@ -1,7 +1,7 @@
 """What the services have, beside what they are to have for the journal."""
 
+from records import csv_rows, expected, journal_rows
 from rig import differences
-from test_end_to_end import csv_rows, expected, journal_rows
 
 from powermeter.meter import NS_PER_S
 

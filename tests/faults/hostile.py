@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import hostile_settings
 from hostile_answers import ANSWERS, WRITTEN, Hostile, Unread, changed, said_back
-from http_server import tls_context
+from http_server import self_signed, tls_context
 from program import PATIENCE_S, SOURCE, Program, wait_until
 from rig import Row, times
 
@@ -212,17 +212,9 @@ def timeouts_of_librato():
         librato.TIMEOUT_S = before
 
 
-def certificate(directory):
-    """The paths of a certificate for loopback and its key."""
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    line = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=power -keyout {key} -out {cert}"
-    subprocess.run([*line.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
-    return str(cert), str(key)
-
-
 def answers(part, rig):
     """The answers of servers."""
-    cert = certificate(rig.directory)
+    cert = self_signed(rig.directory)
 
     def named(kind, name):
         with Hostile(ANSWERS[name]) as server, writer_to(kind, server.port) as writer:

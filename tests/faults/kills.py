@@ -21,8 +21,8 @@ import threading
 import time
 
 from program import PATIENCE_S, Program, wait_until
+from records import csv_rows, expected, journal_rows
 from rig import Row, differences, times
-from test_end_to_end import csv_rows, expected, journal_rows
 
 from powermeter.errors import PowerError
 from powermeter.meter import NS_PER_S

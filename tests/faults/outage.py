@@ -24,9 +24,9 @@ from delivered import gauges, in_file
 from influxd import Influxd
 from librato_server import LibratoServer
 from program import Program, wait_until
+from records import expected, journal_rows
 from rig import TOP, Row, differences, fill
 from servers import WATTS, Influxdb, Librato, judged
-from test_end_to_end import expected, journal_rows
 
 from powermeter.delivery import LONGEST_PAUSE_S
 from powermeter.errors import ProcessError

@@ -39,6 +39,7 @@ from powermeter.meter import NS_PER_S  # noqa: E402
 #: The modules, in the order of docs/reliability.rst.
 FAULTS = (
     "kills",
+    "changes",
     "powercut",
     "stick",
     "wear",

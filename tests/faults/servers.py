@@ -15,18 +15,16 @@ import json
 import math
 import os
 import signal
-import subprocess
 import threading
 import time
 
 from delivered import gauges, in_file
-from http_server import HANG, Answering, Reset, forward_to, http_answer, tls_context
-from influxd import Influxd
+from guarded_influxd import ADMIN, GuardedInfluxd
+from http_server import HANG, Answering, Reset, forward_to, http_answer, self_signed, tls_context
 from librato_server import LibratoServer
 from program import SOURCE, Program, wait_until
+from records import as_ns, expected, journal_rows
 from rig import HERE, Row, differences, fill
-from test_end_to_end import as_ns, expected, journal_rows
-from test_influxdb import ADMIN, query_as_admin
 
 from powermeter.delivery import LONGEST_PAUSE_S
 from powermeter.errors import PowerError
@@ -133,18 +131,6 @@ def p99(delays_s):
     return sorted(delays_s)[math.ceil(0.99 * len(delays_s)) - 1]
 
 
-def certificate(directory, name):
-    """The paths of a certificate for 127.0.0.1 that only itself vouches for, and of its key."""
-    cert, key = directory / f"{name}.pem", directory / f"{name}.key"
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=power -keyout {key} -out {cert}"
-        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign".split(),
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
-
-
 #: By trouble: what a server with it answers (None: the trouble is not the answer), and words of the reason shown.
 TROUBLES = {
     "hung": (HANG, "no answer within"),
@@ -171,11 +157,11 @@ class Street:
         self.directory = rig.directory / "street"
         self.directory.mkdir()
         self.influxd = rig.influxd
-        self.guarded = Influxd(self.directory / "guarded", auth=True)
+        self.guarded = GuardedInfluxd(self.directory / "guarded")
         self.libratos = {trouble: LibratoServer() for trouble in (*TROUBLES, WELL)}
         self.names = self.directory / "names"
         self.names.write_text("influxdb.test librato.test")
-        self.right, self.wrong = (certificate(self.directory, name) for name in ("right", "wrong"))
+        self.right, self.wrong = (self_signed(self.directory, name) for name in ("right", "wrong"))
         self.services = {}
 
     def __enter__(self):
@@ -189,9 +175,6 @@ class Street:
 
     def _open(self, stack):
         stack.enter_context(self.guarded)
-        user, password = ADMIN["username"], ADMIN["password"]
-        self.guarded.query(f"CREATE USER {user} WITH PASSWORD '{password}' WITH ALL PRIVILEGES")
-        query_as_admin(self.guarded, "CREATE DATABASE power")
         for trouble, librato in self.libratos.items():
             stack.enter_context(librato)
             if trouble != "password":
@@ -204,7 +187,7 @@ class Street:
         env = {
             "PYTHONPATH": os.pathsep.join(map(str, (HERE / "bug", SOURCE))),
             "POWER_NAMES": str(self.names),
-            "SSL_CERT_FILE": str(self.right[0]),
+            "SSL_CERT_FILE": self.right[0],
         }
         self.program = Program(self.directory / "program", env=env)
         stack.callback(self.program.end)
@@ -307,7 +290,7 @@ class Street:
     def _points(self, trouble):
         query = "SELECT * FROM electricity_power"
         if trouble == "password":
-            (series,) = query_as_admin(self.guarded, query)
+            (series,) = self.guarded.query_as_admin(query)
         else:
             (series,) = self.influxd.query(query, trouble)
         points = [dict(zip(series["columns"], values, strict=True)) for values in series["values"]]

@@ -22,7 +22,7 @@ import time
 import urllib.parse
 
 import pytest
-from http_server import HANG, Answering, http_answer, tls_context
+from http_server import HANG, Answering, http_answer, self_signed, tls_context
 from machine import PROGRAM, VENV, VICTIM, WATTS
 from program import wait_until
 
@@ -141,19 +141,10 @@ class Ticketing:
                 self.sent += os.write(connection.fileno(), cipher.record(TICKETS, 22))
 
 
-def certificate(m):
-    """A certificate for loopback, and its key: their paths on the real machine."""
-    directory = m.made("/opt/tls")
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    line = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=power -keyout {key} -out {cert}"
-    subprocess.run([*line.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
-    return str(cert), str(key)
-
-
 def test_tickets_without_an_end_hold_no_request_up(machine):
     """What TLS reads for itself counts against the deadline too: a request takes no longer than its timeout."""
     m = machine
-    with Ticketing(m.directory / "opt", *certificate(m)) as server:
+    with Ticketing(m.directory / "opt", *self_signed(m.made("/opt/tls"))) as server:
         options = {"ssl": True, "verify_ssl": "/opt/tls/cert.pem", "timeout": TIMEOUT_S, "port": server.port}
         settings(m, {"i": influxdb(**options)})
         begun_s = time.monotonic()

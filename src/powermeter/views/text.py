@@ -1,0 +1,144 @@
+"""How the running program is doing, for people: the text of ``--status``, and the live line."""
+
+from powermeter.status import MeterStatus, Status, WriterStatus
+
+
+def text(status: Status) -> str:
+    """The lines that ``--status`` prints for *status*."""
+    simulate = status.simulate
+    simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
+    lines = [f"power {status.version}: running, pid {status.pid}, for {_duration(status.uptime_s)}{simulated}"]
+    for name, meter in status.meters.items():
+        today = "not known"
+        if meter.pulses_today is not None:
+            today = f"{meter.pulses_today:,} pulses, {meter.kwh_today or 0.0:.3f} kWh"
+        lines.append(
+            f"meter {name}: {_watts(meter)}; today {today}; register {_register(meter)}; "
+            f"{meter.rejected:,} edges rejected{_input(meter)}"
+        )
+    for name, writer in status.writers.items():
+        refused = f"; {writer.refused:,} pulses refused" if writer.refused else ""
+        skipped = f"; {writer.skipped:,} pulses are no more, it has their energy" if writer.skipped else ""
+        lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}{skipped}")
+    if status.clock.waiting:
+        lines.append(
+            "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most "
+            f"{_duration(status.clock.waits_s)}"
+        )
+    journal = status.journal
+    if journal.failing:
+        dropped = f"; {journal.dropped:,} more are counted alone" if journal.dropped else ""
+        lines.append(f"journal: failing: {journal.failing}; {journal.uncommitted:,} pulses kept in memory{dropped}")
+    if status.log.failing:
+        lines.append(f"log: failing: {status.log.failing}")
+    return "\n".join(lines) + "\n"
+
+
+#: What is wrong with an input, in the words of the live line.
+TROUBLES = {
+    "silent": "no flashes",
+    "stuck": "the LED is stuck on",
+    "flickers": "never dark",
+    "noisy": "far more edges than pulses",
+}
+
+#: How much of a writer's reason the live line shows, in characters: --status and the log have the rest.
+MAX_REASON = 60
+
+
+def line(status: Status, columns: int | None = None) -> str:
+    """
+    The live line for *status*: what fails first, then power now, energy today and the writers.
+
+    It takes *columns* at the most, None for any number.
+    """
+    several = len(status.meters) > 1
+    failing = [f"{part} failing" for part, state in (("journal", status.journal), ("log", status.log)) if state.failing]
+    healthy: list[str] = []
+    for name, meter in status.meters.items():
+        today = "not known" if meter.kwh_today is None else f"{meter.kwh_today:.3f} kWh"
+        trouble = [words for key, words in TROUBLES.items() if getattr(meter, key)]
+        label = f"{name} " if several else ""
+        (failing if trouble else healthy).append(", ".join([f"{label}{_watts(meter)}", f"today {today}", *trouble]))
+    for name, writer in status.writers.items():
+        said = f"{name} {fitted(_state(writer), MAX_REASON)}"
+        (failing if writer.state == "failing" else healthy).append(said)
+    clock = ["waits for the clock"] if status.clock.waiting else []
+    return fitted(" | ".join([*failing, *healthy, *clock]), columns)
+
+
+def fitted(text: str, columns: int | None) -> str:
+    """
+    *text*, or as much of it as *columns* have room for.
+
+    >>> fitted("1,234 W, today 12.345 kWh", 12)
+    '1,234 W, ...'
+    """
+    if columns is None or len(text) <= columns:
+        return text
+    return text[: columns - 3] + "..." if columns > 3 else text[: max(0, columns)]
+
+
+def _watts(meter: MeterStatus) -> str:
+    if meter.watts is None:
+        return "power not known before two flashes"
+    return f"{'at most ' if meter.watts_is_bound else ''}{meter.watts:,.0f} W"
+
+
+def _register(meter: MeterStatus) -> str:
+    return "not known" if meter.register_kwh is None else f"{meter.register_kwh:,.3f} kWh"
+
+
+def _input(meter: MeterStatus) -> str:
+    """What else is to be said of a meter's input."""
+    said = [
+        f"{getattr(meter, key):,} {words}"
+        for key, words in (
+            ("rejected_after_stall", "rejected after a stall"),
+            ("too_short", "flashes too short"),
+            ("counted_without_being_seen", "flashes counted without being seen"),
+        )
+        if getattr(meter, key)
+    ]
+    if meter.flash_ms is not None:
+        length = meter.flash_ms
+        said.append(f"last flash {length:,.0f} ms" if length >= 100 else f"last flash {length:.3g} ms")
+    if meter.silent:
+        said.append("no flashes: is the sensor in its place?")
+    if meter.stuck:
+        said.append('the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round')
+    if meter.flickers:
+        said.append('never dark: other light flickers on the sensor, or "lit" is the other way round')
+    if meter.noisy:
+        said.append("far more edges than pulses: does the sensor see the pulse LED, and nothing else?")
+    return "".join(f"; {words}" for words in said)
+
+
+def _state(writer: WriterStatus) -> str:
+    return f"{writer.state}: {writer.reason}" if writer.reason else str(writer.state)
+
+
+def _waiting(writer: WriterStatus) -> str:
+    if writer.waiting is None:
+        return "how many pulses wait is not known"
+    if writer.oldest_s is None:
+        return "no pulse waits"
+    waiting = "1 pulse waits" if writer.waiting == 1 else f"{writer.waiting:,} pulses wait"
+    return f"{waiting}, the oldest for {_duration(writer.oldest_s)}"
+
+
+def _duration(seconds: float) -> str:
+    """
+    A time span as people say it.
+
+    >>> _duration(59.4), _duration(3700), _duration(200000)
+    ('59 s', '1 h 1 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
