@@ -1107,6 +1107,7 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
         "USER": _plain(user, entry and entry.pw_uid),
         "GROUP": _plain(grp.getgrgid(entry.pw_gid).gr_name, entry.pw_gid) if entry else user,
         "SHELL_USER": shlex.quote(user),
+        "QUOTED_USER": json.dumps(user, ensure_ascii=False)[1:-1],
         "RPIENV": places.rpienv,
         "DEFAULT": places.default,
         "COMMAND": places.command,

@@ -900,21 +900,22 @@ def service(tmp_path):
 
 
 def test_the_script_is_good_shell():
-    """dash takes it, and shellcheck where it is installed; no word of the template is left unfilled."""
+    """dash takes it, and shellcheck where it is installed; the command is Python; no word of a template is left."""
     places, files = installer.Places(), installer.Files("/var/lib/power", "/var/lib/power/power.log", ())
     for name in os.listdir(TOP / "init"):
         text = installer.rendered(name, places, user="power", files=files, reads=["/opt/power"])
         assert not re.search(r"@[A-Z_]+@", text), name
         assert installer.MARK in text
-    for name in ("power.init", "power.command"):
-        script = installer.rendered(name, places, user="power", files=files)
-        for shell in ("dash", "sh"):
-            done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
-            assert (done.returncode, done.stderr) == (0, "")
-        if shutil.which("shellcheck"):
-            line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
-            done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
-            assert done.stdout == ""
+    script = installer.rendered("power.init", places, user="power", files=files)
+    for shell in ("dash", "sh"):
+        done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    if shutil.which("shellcheck"):
+        line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
+        done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
+        assert done.stdout == ""
+    command = installer.rendered("power.command", places, user='HOME\\jo "smith', files=files)
+    assert 'HOME\\jo "smith' in compile(command, "power", "exec").co_consts
 
 
 def test_start_and_stop_have_lsbs_statuses(service):

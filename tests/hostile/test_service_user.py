@@ -8,9 +8,15 @@ it one of root's files, or let it type on root's terminal.
 
 import json
 import os
+import platform
+import re
+import signal
+import subprocess
+import time
 
 import pytest
-from machine import POWER, VENV, WATTS, spy, tree_of
+from machine import POWER, PYTHON, VENV, VICTIM, WATTS, spy, tree_of
+from program import wait_until
 
 SETTINGS = f"{POWER}/settings.py"
 HONEST = "L1_PIN = None\n"
@@ -104,6 +110,153 @@ def test_the_power_command_becomes_the_services_user(installed):
         assert done.returncode != 127, done
         assert m.ran() <= {m.uid("power")}, args
     assert m.ran() == {m.uid("power")}
+
+
+#: add_key(2) and keyctl(2) by machine.
+ADD_KEY, KEYCTL = {"x86_64": (248, 250), "aarch64": (217, 219)}.get(platform.machine(), (0, 0))
+
+#: Runs its arguments with what root may have: a session's key, open files and a directory of its own.
+WITH_ROOTS_OWN = f"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+if {ADD_KEY}:
+    assert libc.syscall({KEYCTL}, 1, None) > 0
+    assert libc.syscall({ADD_KEY}, b"user", b"roots", b"secret", 6, -3) > 0
+shadow = os.open("/etc/shadow", os.O_RDONLY)
+for number in (3, 4, 5, 6, 9, 10, 63, 700):
+    os.dup2(shadow, number)
+os.chdir("/home/roots")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+#: What of that its code has.
+LOOKING = (
+    spy()
+    + f"""
+import ctypes
+def _note(label):
+    with open("/opt/ran", "a") as _ran: _ran.write(f"{{os.geteuid()}} {{label}}\\n")
+for _number in os.listdir("/proc/self/fd"):
+    try:
+        if "shadow" in os.readlink(f"/proc/self/fd/{{_number}}"): _note(f"descriptor {{_number}}")
+    except OSError: pass
+if os.getcwd() == "/home/roots": _note("directory")
+if {KEYCTL} and ctypes.CDLL(None).syscall({KEYCTL}, 10, -3, b"user", b"roots", 0) > 0: _note("key")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["/usr/local/bin/power", "--check"],
+        ["/etc/init.d/power", "start"],
+        [PYTHON, f"{POWER}/install_init_script.py", "--sysv"],
+    ],
+    ids=["power", "the init script", "the installer"],
+)
+def test_nothing_of_roots_goes_along(installed, line):
+    """The user's code has none of the open files, of the keys and of the directory of root's that called it."""
+    m = installed
+    m.made("/home/roots", mode=0o700)
+    taken_over(m, LOOKING + HONEST)
+    m.run("/usr/bin/python3", "-c", WITH_ROOTS_OWN, *line)
+    assert m.ran_labels(m.uid("power")) == {"settings"}
+
+
+@pytest.mark.parametrize("words", [["--settings", "own.py"], ["--settings=../conf/own.py"]])
+def test_a_relative_path_begins_at_the_callers_directory(installed, words):
+    """The command leaves root's directory, and the paths of its command line are still what root meant."""
+    m = installed
+    m.write("/home/conf/own.py", "L1_PIN = 1\n", mode=0o644)
+    done = m.run("sh", "-c", 'cd /home/conf && exec /usr/local/bin/power --check "$@"', "sh", *words)
+    assert (done.returncode, done.stderr.startswith("power: /home/conf/own.py: L1_PIN: found 1")) == (1, True), done
+
+
+#: Code that holds up who waits for it.
+HOLDING = {
+    "sleeps": "import time\ntime.sleep(10**6)\n",
+    "does not hear": "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(10**6)\n",
+    "floods": "import os\nwhile True: os.write(1, b'x' * 65536)\n",
+}
+
+#: Leaves a process that holds the pipes, in the same session or in one of its own.
+LEAVING = "import os, time\nif os.fork() == 0:\n    OWN\n    time.sleep(10**6)\nos._exit(9)\n"
+
+
+@pytest.mark.parametrize("code", HOLDING.values(), ids=HOLDING)
+def test_a_start_has_a_deadline(installed, code):
+    """Settings that never end do not keep the boot, or whoever starts the service, from going on."""
+    m = installed
+    script = m.on_host("/etc/init.d/power")
+    text, count = re.subn("^(LONG_S|SHORT_S)=.*$", r"\1=2", script.read_text(), flags=re.MULTILINE)
+    assert count == 2
+    script.write_text(text)
+    taken_over(m, f"open('/opt/ran', 'a').write(f'{{__import__(\"os\").getpid()}} pid\\n')\n{code}")
+    done = m.run("/etc/init.d/power", "start", patience_s=25)
+    assert done.returncode == 1, done.returncode
+    assert "not finished after 2 s" in done.stderr
+    assert not any(m.runs(pid) for pid in m.ran())
+
+
+@pytest.mark.parametrize("own", ["pass", "os.setsid()"], ids=["its session", "a session of its own"])
+def test_a_process_that_is_left_holds_nobody_up(installed, own):
+    """The command ends with the program, whoever still has its pipes."""
+    m = installed
+    taken_over(m, LEAVING.replace("OWN", own))
+    assert m.run("/usr/local/bin/power", "--check", patience_s=20).returncode == 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_whatever_runs(installed, number):
+    """The first lets the program end, the second ends it: root has its prompt back."""
+    m = installed
+    taken_over(m, f"open('/opt/ran', 'a').write(f'{{__import__(\"os\").getpid()}} pid\\n')\n{HOLDING['does not hear']}")
+    popen = m.begin("/usr/local/bin/power", "--check", stderr=subprocess.PIPE)
+    (pid,) = wait_until(m.ran)
+    os.kill(m.numbers(popen)[0], number)
+    time.sleep(1)
+    assert m.runs(pid)
+    os.kill(m.numbers(popen)[0], number)
+    assert popen.wait(10) == 128 + signal.SIGKILL
+    assert not m.runs(pid)
+
+
+#: Runs its arguments, and tells how that ended and how much memory it took, in KiB.
+MEASURED = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([done.returncode, len(done.stdout), done.stderr[-300:], peak_kib]))
+"""
+
+
+def test_a_flood_is_no_answer_to_a_reload(installed):
+    """Where the program itself is the user's, what it answers to a reload does not fill root's memory."""
+    m = installed
+    script = m.on_host("/etc/init.d/power")
+    script.write_text(re.sub("^SHORT_S=.*$", "SHORT_S=3", script.read_text(), flags=re.MULTILINE))
+    m.write(f"{POWER}/src/power.py", HOLDING["floods"], mode=0o644)
+    line = ["prlimit", f"--as={2**29}", "--", "/etc/init.d/power", "reload"]
+    done = m.run("/usr/bin/python3", "-c", MEASURED, *line, patience_s=30)
+    status, said, _, peak_kib = json.loads(done.stdout)
+    assert (status, said) == (1, 0), done
+    assert peak_kib < 64 * 1024, done
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"pid": PID}', '{"pid": "PID"}', "[]", '{"pid": 1e400}', '{"pid": -1}', f'{{"pid": {10**30}}}', "[" * 60000],
+)
+def test_a_reload_signals_no_process_but_the_users(installed, answer):
+    """Where the program itself is the user's, root sends its signal to none of its own processes."""
+    m = installed
+    other = m.attack("import time\nprint('ready', flush=True)\ntime.sleep(1000)", user="root")
+    answer = answer.replace("PID", str(m.numbers(other)[-1]))
+    m.write(f"{POWER}/src/power.py", f"print({answer!r})\n", mode=0o644)
+    done = m.run("/etc/init.d/power", "reload")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+    assert other.poll() is None
 
 
 # --- What the installer is answered
@@ -354,7 +507,8 @@ def test_what_the_services_user_says_is_plain_on_roots_terminal(installed, scrip
     """No control character that the user's process writes reaches root's terminal: it could say anything there."""
     m = installed
     said = b"\x1b]0;owned\x07\x1b[2J\xc2\x9b2Jall is well\r\n"
-    taken_over(m, f"import os\nos.write({stream}, {said!r})\nos._exit(1)\n")
+    # One by one, as a character may come in pieces.
+    taken_over(m, f"import os\nfor n in {said!r}: os.write({stream}, bytes([n]))\nos._exit(1)\n")
     shown = m.on_terminal(script)
     shown = shown.decode(errors="replace")
     assert not [c for c in shown if not c.isprintable() and c not in "\r\n\t"], shown
