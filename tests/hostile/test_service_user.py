@@ -264,7 +264,7 @@ def test_a_reload_signals_no_process_but_the_users(installed, answer):
 
 def answered(**changed):
     """Code that answers for the settings, in their place."""
-    answer = {"data_dir": STATE, "log_file": None, "files": [], "away": {}} | changed
+    answer = {"data_dir": STATE, "log_file": None, "files": []} | changed
     return f"import os, sys\nos.write(1, {json.dumps(answer).encode()!r} + b'\\n')\nos._exit(0)\n"
 
 
@@ -290,6 +290,51 @@ def test_a_line_feed_in_a_path_is_no_section_for_logrotate(installed, by):
     m.install("--sysv")
     m.run("logrotate", "--force", "--state", "/run/state", "/etc/logrotate.d/power")
     assert m.ran() <= {uid}
+
+
+@pytest.mark.parametrize(
+    ("log_file", "why"),
+    [
+        ("/var/log/syslog", "can't write /var/log"),
+        (f"{STATE}/../../log/syslog", "is not understood"),
+        ("//var/log/syslog", "is not understood"),
+    ],
+)
+def test_what_the_user_cannot_write_is_not_rotated(installed, log_file, why):
+    """Whether a path's disk is away, and where it leads, root finds out by itself."""
+    m = installed
+    before = m.on_host("/etc/logrotate.d/power").read_text()
+    m.made("/mnt" if not os.path.isdir("/mnt") else "/opt/mnt")
+    taken_over(m, answered(log_file=log_file, away={log_file: "/mnt"}))
+    done = m.install("--sysv")
+    assert (done.returncode, why in done.stderr) == (1, True), done
+    assert m.on_host("/etc/logrotate.d/power").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/cron.d",
+        "/etc/new.d",
+        "/lib/new",
+        "/var/spool/cron/crontabs",
+        "/var/lib/extensions",
+        "/root/.ssh",
+        "/home/victim/.ssh",
+        "/home/victim/new/deep",
+        "/home/link/new",
+        "/home/there",
+    ],
+)
+def test_no_advice_gives_a_directory_away(installed, path):
+    """Root is not told to make, or to give away, a directory of the system's or of another user's."""
+    m = installed
+    m.on_host("/home/link").symlink_to("/etc")
+    m.made("/home/there")
+    taken_over(m, answered(data_dir=path))
+    done = m.install("--sysv")
+    assert (done.returncode, f"can't write {path}" in done.stderr or "/etc" in done.stderr) == (1, True), done
+    assert "sudo" not in done.stderr, done
 
 
 @pytest.mark.parametrize("log_file", [f"{STATE}/*", f"{STATE}/journal.d[b]", f'{STATE}/power.csv" "{STATE}/x'])
@@ -341,7 +386,7 @@ MALFORMED = [
     b"{}",
     b"[" * 100_000,
     *(
-        json.dumps({"data_dir": STATE, "log_file": None, "files": [], "away": {}} | changed).encode()
+        json.dumps({"data_dir": STATE, "log_file": None, "files": []} | changed).encode()
         for changed in (
             {"data_dir": None},
             {"data_dir": 5},
@@ -356,8 +401,8 @@ MALFORMED = [
             {"files": [None]},
             {"files": ["power.csv"]},
             {"files": {"/a": 1}},
-            {"away": []},
-            {"away": {"/a": 1}},
+            {"data_dir": f"{STATE}/../../../etc"},
+            {"data_dir": "//etc"},
         )
     ),
 ]
@@ -433,6 +478,121 @@ def test_a_link_in_time_gives_no_file_away(installed):
         for name in names:  # what root left there by hand, another time
             os.chown(name, 0, 0, dir_fd=left, follow_symlinks=False)
     os.close(left)
+
+
+def test_code_of_one_user_is_not_run_as_another(installed):
+    """An install for another user runs nothing that the user of before wrote, and gives it to nobody."""
+    m = installed
+    taken_over(m, spy() + HONEST)
+    for words in (["--dry-run"], []):
+        done = m.install("--sysv", "--user", "victim", *words)
+        assert "belongs to power, the service runs as victim" in done.stdout + done.stderr, done
+    assert m.ran() == set()
+    assert m.on_host(SETTINGS).stat().st_uid == m.uid("power")
+
+
+#: Has the file of its argument open, and writes into it once a line comes.
+KEEPING = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+print("ready", flush=True)
+sys.stdin.readline()
+os.pwrite(fd, b"WRITTEN = 1\\n#", 0)
+print("written", flush=True)
+"""
+
+
+def test_settings_are_given_as_a_new_file(installed):
+    """Who has the file of before open, can't write into what the next user runs."""
+    m = installed
+    keeping = m.begin("/usr/bin/python3", "-c", KEEPING, SETTINGS, user="power", stdin=subprocess.PIPE)
+    assert keeping.stdout.readline() == "ready\n"
+    os.chown(m.on_host(SETTINGS), 0, 0)
+    m.installed("--sysv", "--user", "victim")
+    keeping.stdin.write("\n")
+    keeping.stdin.flush()
+    assert keeping.stdout.readline() == "written\n"
+    assert m.on_host(SETTINGS).read_text() == HONEST
+    about = m.on_host(SETTINGS).stat()
+    assert (about.st_uid, about.st_mode & 0o7777) == (VICTIM, 0o600)
+    assert [path.name for path in m.on_host(POWER).glob(".power-*")] == []
+
+
+def test_a_file_of_roots_is_not_the_users_for_its_place(machine):
+    """A file that only root may read, moved to where the settings are by who owns the directory, is not given away."""
+    m = machine
+    own = "/home/victim/conf/settings.py"
+    m.made("/home/victim/conf", owner=VICTIM)
+    m.write(own, HONEST, owner=VICTIM)
+    m.write(SETTINGS, HONEST)
+    m.installed("--sysv", "--link", "--user", "victim")
+    with m.on_host("/etc/default/power").open("a") as file:
+        file.write(f'POWER_SETTINGS="{own}"\n')
+    m.installed("--sysv", "--user", "victim")
+    m.write("/home/victim/backup.py", spy("a file of root's"))
+    m.run("mv", "-f", "/home/victim/backup.py", own, user="victim")
+    for words in (["--dry-run"], []):
+        done = m.install("--sysv", "--user", "victim", *words)
+        assert f"{own} is root's, but others may change /home/victim" in done.stdout + done.stderr, done
+    assert m.ran() == set()
+    assert m.on_host(own).stat().st_uid == 0
+
+
+def test_settings_without_an_end(installed):
+    """Settings of a terabyte, which their user can't read, are not read by root either."""
+    m = installed
+    os.truncate(taken_over(m, HONEST), 2**40)
+    m.on_host(SETTINGS).chmod(0)
+    done = m.install("--sysv")
+    assert (done.returncode, f"{SETTINGS} is larger than 1,000,000 bytes" in done.stderr) == (1, True), done
+
+
+def test_umask_of_the_caller(machine):
+    """With a umask of 0 the installer makes nothing that all may write."""
+    m = machine
+    m.write(SETTINGS, HONEST)
+    m.run("rm", "-rf", "/etc/logrotate.d", "/etc/default", "/usr/local/bin")
+    done = m.run("sh", "-c", f"umask 0; exec {PYTHON} {POWER}/install_init_script.py --sysv --link")
+    assert done.returncode == 0, done
+    made = ["/etc/logrotate.d", "/etc/default", "/usr/local/bin", "/etc/power.installed", "/usr/local/bin/power"]
+    assert [path for path in made if m.on_host(path).stat().st_mode & 0o022] == []
+
+
+# --- An uninstall
+
+#: Directories, one in another.
+DEEP = """
+import os, sys
+os.chdir(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    os.mkdir("d"); os.chdir("d")
+"""
+
+
+def test_an_uninstall_of_deep_directories(installed):
+    """However deep it is what the user has put beside the pidfile: all is taken back."""
+    m = installed
+    m.made("/run/power", owner=m.uid("power"))
+    m.run("/usr/bin/python3", "-c", DEEP, "/run/power", 1500, user="power")
+    m.installed("--uninstall")
+    assert not m.on_host("/run/power").exists()
+    assert not m.on_host("/etc/init.d/power").exists()
+
+
+def test_an_uninstall_while_the_user_runs_something(installed):
+    """A process that the user has left running keeps the user, and nothing else; it is named."""
+    m = installed
+    m.run("rm", "-rf", STATE, SETTINGS)
+    left = m.attack("import time\nprint('ready', flush=True)\ntime.sleep(10**6)", user="power")
+    done = m.installed("--uninstall")
+    said = f"keep the user power, whose process {m.numbers(left)[-1]} runs: sudo pkill -KILL -U power, then --uninstall"
+    assert said in done.stdout, done
+    for path in ("/etc/init.d/power", "/usr/local/bin/power", "/etc/logrotate.d/power", "/usr/local/rpienv"):
+        assert not os.path.lexists(m.on_host(path)), path
+    m.run("pkill", "-KILL", "-U", "power")
+    wait_until(lambda: left.poll() is not None)
+    assert "done: remove the user power\n" in m.installed("--uninstall").stdout
+    assert not m.on_host("/etc/power.installed").exists()
 
 
 def test_code_of_the_services_user_is_never_roots(installed):
