@@ -417,7 +417,8 @@ class Private(Step):
         mend = f"sudo {first}chown -h {shlex.quote(self.name)} {path} && sudo chmod 600 {path}"
         if found.st_uid != 0:
             other = "" if entry else f", or --user {shlex.quote(owner)}"
-            return f"{self.path} belongs to {owner}, the service runs as {self.name}: {mend}{other}"
+            look = f" (look at it first: it is code that {self.name} will run)"
+            return f"{self.path} belongs to {owner}, the service runs as {self.name}: {mend}{other}{look}"
         if not found.st_mode & stat.S_IROTH and (others := _not_roots(os.path.dirname(self.path))) is not None:
             return (
                 f"{self.path} is root's, but others may change {others}, and have moved any file of root's there: "
@@ -440,7 +441,7 @@ class Private(Step):
         with open(opened.fd, "rb", closefd=False) as file:
             content = file.read(MAX_SETTINGS + 1)
         if len(content) > MAX_SETTINGS:
-            raise InstallError(f"{self.path} is larger than {MAX_SETTINGS:,} bytes: it is none of settings")
+            raise InstallError(f"{self.path} is larger than {MAX_SETTINGS:,} bytes: settings are not")
         return content
 
     def content(self) -> bytes:

@@ -80,14 +80,21 @@ def main(args):
     except KeyError:
         service = None
     if user != 0 and (service is None or user != service.pw_uid):
-        os.execv(PYTHON, [PYTHON, PROGRAM, *args])
+        execute(args, os.environ)
     if service is None:
         raise CommandError(1, f"there is no user {SERVICE_USER}: run install_init_script.py again")
     if HANG_UP in args:
         return hang_up(service)
     if user != 0:
-        os.execve(PYTHON, [PYTHON, PROGRAM, *args], {**os.environ, **of_service()})
+        execute(args, {**os.environ, **of_service()})
     return Run([PYTHON, PROGRAM, *absolute(args)], service).status()
+
+
+def execute(args, environment):
+    """Become the program."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python has ignored
+        signal.signal(number, signal.SIG_DFL)
+    os.execve(PYTHON, [PYTHON, PROGRAM, *args], environment)
 
 
 def absolute(args):
@@ -157,7 +164,7 @@ def hang_up(service):
     except (OSError, OverflowError, StopIteration) as error:
         why = getattr(error, "strerror", "") or "no such process"
         raise CommandError(1, f"pid {pid}, which it names: {why}") from None
-    print(f"power: pid {pid} reads its settings again, its log says how that went", flush=True)
+    os.write(1, f"power: pid {pid} reads its settings again, its log says how that went\n".encode())
     return 0
 
 
@@ -396,6 +403,8 @@ def say(text):
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # What the caller has closed is no pipe's number.
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

@@ -310,7 +310,8 @@ def test_settings_of_a_third_user_are_left_alone(machine):
     done = m.install("--sysv", "--link")
     assert re.search(
         r"/opt/power/settings.py belongs to alice, the service runs as power: sudo (useradd .*? power) && "
-        r"sudo (chown -h power /opt/power/settings.py) && sudo chmod 600 \S+, or --user alice\n",
+        r"sudo (chown -h power /opt/power/settings.py) && sudo chmod 600 \S+, or --user alice "
+        r"[(]look at it first: it is code that power will run[)]\n",
         done.stderr,
     )
     assert "chown root" not in done.stderr

@@ -579,6 +579,18 @@ def test_an_uninstall_of_deep_directories(installed):
     assert not m.on_host("/etc/init.d/power").exists()
 
 
+def test_an_uninstall_of_a_program_that_never_stops(installed):
+    """Where the program itself is the user's, and hears no stop: that is told, and all else is taken back."""
+    m = installed
+    script = m.on_host("/etc/init.d/power")
+    script.write_text(re.sub("^LONG_S=.*$", "LONG_S=2", script.read_text(), flags=re.MULTILINE))
+    m.write(f"{POWER}/src/power.py", HOLDING["does not hear"], mode=0o644)
+    done = m.install("--uninstall")
+    assert (done.returncode, "/etc/init.d/power stop failed with status 1" in done.stderr) == (1, True), done
+    for path in ("/etc/init.d/power", "/usr/local/bin/power", "/usr/local/rpienv"):
+        assert not os.path.lexists(m.on_host(path)), path
+
+
 def test_an_uninstall_while_the_user_runs_something(installed):
     """A process that the user has left running keeps the user, and nothing else; it is named."""
     m = installed
