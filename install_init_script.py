@@ -17,6 +17,8 @@ a session of its own, and the answer is taken for hostile.
 
 import argparse
 import contextlib
+import ctypes
+import errno
 import fcntl
 import functools
 import glob
@@ -73,12 +75,26 @@ MAX_PATH, MAX_PATHS = 4096, 64
 #: As many directories as are entered, one in another.
 MAX_DEPTH = 64
 
+#: The most that settings may have, as the program has it, in bytes.
+MAX_SETTINGS = 1_000_000
+
 #: What no path may hold that is written into the files of others, beside what can't be printed: quotation marks and
 #: what escapes them, and for logrotate what begins its block.
 NOT_IN_PATHS = "\"'`\\{}"
 
 #: What logrotate takes for a pattern (glob(7)).
 PATTERN = re.compile(r"[*?\[\]]")
+
+#: Where the system keeps what it obeys and runs: nobody is told to make a directory of another user's in there.
+SYSTEM = re.compile(r"/(bin|boot|dev|etc|lib[^/]*|proc|root|run|sbin|sys|usr|var)(/|$)")
+
+#: keyctl(2) by machine and by its words' length; a kernel of 64 bits may run programs of 32.
+KEYCTL = {"x86_64": (288, 250), "i686": (288, 250), "aarch64": (311, 219), "arm": (311, 219), "riscv64": (0, 219)}
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+#: What is to be mounted where, fstab(5), and what is, proc_pid_mountinfo(5).
+FSTAB = "/etc/fstab"
+MOUNTED = "/proc/self/mountinfo"
 
 UDEV_RULE = f'SUBSYSTEM=="gpio", KERNEL=="gpiochip*", GROUP="{GROUP}", MODE="0660"'
 
@@ -202,7 +218,7 @@ class Link(Step):
         if owner == "root" or os.geteuid() != 0:
             work()
         elif _entry(owner) is None:
-            raise InstallError(f"{directory} belongs to {owner}, who is no user here: sudo chown root {directory}")
+            raise InstallError(f"{directory} belongs to {owner}, who is no user here: remove it, and make it again")
         else:
             _as(person(owner), work)
 
@@ -263,9 +279,10 @@ class User(Step):
         self.name, self.home, self.left, self.record = name, home, tuple(left), record
 
     def __str__(self) -> str:
-        return f"make the system user {self.name}: {shlex.join(self._line())}"
+        return f"make the system user {self.name}: {shlex.join(self.line())}"
 
-    def _line(self) -> list[str]:
+    def line(self) -> list[str]:
+        """The command that makes it."""
         group = ["--gid", self.name] if _group(self.name) else ["--user-group"]
         words = ["--system", *group, "--no-create-home", "--home-dir", self.home, "--shell", "/usr/sbin/nologin"]
         return ["useradd", *words, "--comment", "counts the flashes of the electricity meter", self.name]
@@ -274,7 +291,7 @@ class User(Step):
         return _entry(self.name) is not None
 
     def do(self) -> None:
-        _run(*self._line())
+        _run(*self.line())
         self.record.add(f"user {self.name}")
 
     def undo(self, *, dry: bool = False) -> str | None:
@@ -283,6 +300,11 @@ class User(Step):
         entry = _entry(self.name)
         if entry and (own := [p for p in self.left if os.path.lexists(p) and os.lstat(p).st_uid == entry.pw_uid]):
             return f"keep the user {self.name}, who owns {' and '.join(own)}: once they are gone --uninstall removes it"
+        if entry and (pids := _processes(entry.pw_uid)):
+            return (
+                f"keep the user {self.name}, whose process {' '.join(map(str, pids[:9]))} runs: "
+                f"sudo pkill -KILL -U {shlex.quote(self.name)}, then --uninstall removes it"
+            )
         if not dry:
             if entry:
                 _run("userdel", self.name)
@@ -364,10 +386,15 @@ class Directory(Step):
 
 
 class Private(Step):
-    """The settings *path*, for *name* and nobody else. A third user's are not taken away."""
+    """
+    The settings *path*, for *name* and nobody else. A third user's are not taken away.
 
-    def __init__(self, path: str, name: str, record: Record) -> None:
-        self.path, self.name, self.record = path, name, record
+    They are run as *name*. So they may be *name*'s own; or root's, which become a new file: who has the one of before
+    open can't write into it. Where others may have moved one of root's there, only what all may read is taken.
+    """
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
 
     def __str__(self) -> str:
         return f"give {self.path} to {self.name}, closed to others (mode 600)"
@@ -376,34 +403,73 @@ class Private(Step):
         entry, found = _entry(self.name), os.lstat(self.path)
         return entry is not None and found.st_uid == entry.pw_uid and not stat.S_IMODE(found.st_mode) & 0o077
 
-    def _owners(self) -> set[int]:
-        """Root, the user, and the one that an install made before it was to be another."""
-        made = [DEFAULT_USER] if f"user {DEFAULT_USER}" in self.record.lines() else []
-        return {0, *(entry.pw_uid for name in [self.name, *made] if (entry := _entry(name)))}
-
     def problem(self) -> str | None:
         found, entry = os.lstat(self.path), _entry(self.name)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             return (
                 f"{self.path} is a link or no file: put the settings themselves there, or name them in POWER_SETTINGS"
             )
-        if found.st_uid not in self._owners():
-            path, owner = shlex.quote(self.path), _name_of(found.st_uid)
-            mend = f"chown {shlex.quote(self.name)} {path} && sudo chmod 600 {path}"
-            if entry is None:
-                return f"{self.path} belongs to {owner}: sudo chown root {path}, or --user {shlex.quote(owner)}"
-            return f"{self.path} belongs to {owner}, the service runs as {self.name}: sudo {mend}"
+        if entry is not None and found.st_uid == entry.pw_uid:
+            return None
+        path, owner = shlex.quote(self.path), _name_of(found.st_uid)
+        making = User(self.name, Places().state, [], Record("")).line()
+        first = "" if entry else f"{shlex.join(making)} && sudo "
+        mend = f"sudo {first}chown -h {shlex.quote(self.name)} {path} && sudo chmod 600 {path}"
+        if found.st_uid != 0:
+            other = "" if entry else f", or --user {shlex.quote(owner)}"
+            look = f" (look at it first: it is code that {self.name} will run)"
+            return f"{self.path} belongs to {owner}, the service runs as {self.name}: {mend}{other}{look}"
+        if not found.st_mode & stat.S_IROTH and (others := _not_roots(os.path.dirname(self.path))) is not None:
+            return (
+                f"{self.path} is root's, but others may change {others}, and have moved any file of root's there: "
+                f"look at it, and if these are the settings: {mend}"
+            )
         return None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator["Opened"]:
+        """The file, if it may be read for the user and given to it."""
+        entry = _entry(self.name)
+        with _own_file(self.path) as opened:
+            found = os.fstat(opened.fd)
+            of_root = found.st_uid == 0 and (opened.only_roots or found.st_mode & stat.S_IROTH)
+            if not of_root and (entry is None or found.st_uid != entry.pw_uid):
+                raise InstallError(f"{self.path} was changed while this ran: run it again")
+            yield opened
+
+    def _content(self, opened: "Opened") -> bytes:
+        with open(opened.fd, "rb", closefd=False) as file:
+            content = file.read(MAX_SETTINGS + 1)
+        if len(content) > MAX_SETTINGS:
+            raise InstallError(f"{self.path} is larger than {MAX_SETTINGS:,} bytes: settings are not")
+        return content
+
+    def content(self) -> bytes:
+        """What is in it, for the user."""
+        with self._opened() as opened:
+            return self._content(opened)
 
     def do(self) -> None:
         entry = pwd.getpwnam(self.name)
-        with _own_file(self.path) as fd:
-            found = os.fstat(fd)
-            if found.st_uid not in self._owners():
-                raise InstallError(f"{self.path} was changed while this ran: run it again")
-            # Last, so that a failure leaves the file as it was. It is never given back: the user may have written it.
-            os.fchown(fd, entry.pw_uid, entry.pw_gid)
-            os.fchmod(fd, 0o600)
+        with self._opened() as opened:
+            if os.fstat(opened.fd).st_uid == entry.pw_uid:
+                os.fchmod(opened.fd, 0o600)
+                return
+            content = self._content(opened)
+            new = f".power-{os.getpid()}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(new, flags, 0o600, dir_fd=opened.directory)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fchown(fd, entry.pw_uid, entry.pw_gid)
+                    os.fsync(fd)
+                # It is never given back: the user may have written it.
+                os.rename(new, opened.name, src_dir_fd=opened.directory, dst_dir_fd=opened.directory)
+            except BaseException:
+                os.unlink(new, dir_fd=opened.directory)
+                raise
 
     def undo(self, *, dry: bool = False) -> str | None:  # noqa: ARG002
         return None
@@ -504,8 +570,18 @@ def _replace(path: str, content: bytes, mode: int) -> None:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open file: *name* in the open *directory*; *only_roots*: nobody but root may change a directory above it."""
+
+    fd: int
+    directory: int
+    name: str
+    only_roots: bool
+
+
 @contextlib.contextmanager
-def _own_file(path: str) -> Iterator[int]:
+def _own_file(path: str) -> Iterator[Opened]:
     """
     The file *path*, open.
 
@@ -513,28 +589,50 @@ def _own_file(path: str) -> Iterator[int]:
     no second name taken.
     """
     parts = [name for name in reversed(path.split("/")) if name]
-    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+
+        def opened(name: str, flags: int, above: int | None = None) -> int:
+            fd = os.open(name, flags, dir_fd=above)
+            stack.callback(os.close, fd)
+            return fd
+
+        directory = opened("/", flags)
+        only_roots = True
         for _ in range(MAX_DEPTH):
+            only_roots = only_roots and _is_roots(os.fstat(directory))
             name = parts.pop()
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            flags = (
-                os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_PATH | os.O_DIRECTORY if parts else os.O_RDONLY | os.O_NONBLOCK)
-            )
-            if parts and stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
-                target = os.readlink(name, dir_fd=fd)
-                parts += [name for name in reversed(target.split("/")) if name]
-                name, flags = "/" if target.startswith("/") else ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-            before, fd = fd, os.open(name, flags, dir_fd=fd)
-            os.close(before)
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if not parts:
                 break
-        found = os.fstat(fd)
-        if parts or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            if stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
+                target = os.readlink(name, dir_fd=directory)
+                parts += [name for name in reversed(target.split("/")) if name]
+                directory = opened("/" if target.startswith("/") else ".", flags, directory)
+            else:
+                directory = opened(name, flags | os.O_NOFOLLOW, directory)
+        # Its kind before it is opened: a device may do something then.
+        if parts or not stat.S_ISREG(found.st_mode):
             raise InstallError(f"{path} is a link or no file: put the settings themselves there")
-        yield fd
-    finally:
-        os.close(fd)
+        fd = opened(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, directory)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise InstallError(f"{path} is a link or no file: put the settings themselves there")
+        yield Opened(fd, directory, name, only_roots)
+
+
+def _is_roots(found: os.stat_result) -> bool:
+    """Whether only root may change it; an ACL shows in the group's bits."""
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _not_roots(path: str) -> str | None:
+    """The highest directory on the way to *path*, itself included, that others than root may change."""
+    real = os.path.realpath(path)
+    for end in [1, *(end for end, letter in enumerate(real) if letter == "/" and end), len(real)]:
+        if os.path.lexists(real[:end]) and not _is_roots(os.lstat(real[:end])):
+            return real[:end]
+    return None
 
 
 def _run(*line: str) -> None:
@@ -545,10 +643,12 @@ def _run(*line: str) -> None:
 
 
 def _output(
-    line: Iterable[str], seconds: float, *, given: bytes = b"", **options: Any
+    line: Iterable[str], seconds: float, *, given: bytes = b"", who: "Person | None" = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """
-    The exit status and what the command *line* prints; it has *given* as its input, a session of its own and *seconds*.
+    The exit status and what the command *line* prints, run as *who*, if given.
+
+    It has *given* as its input, a session of its own and *seconds*.
 
     Raises :exc:`InstallError` where it is missing, takes longer or prints more than MAX_OUTPUT bytes.
     """
@@ -558,8 +658,16 @@ def _output(
         stdin.seek(0)
         try:
             process = subprocess.Popen(  # noqa: S603
-                line, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
+                line,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=functools.partial(_become, who) if who else None,  # noqa: PLW1509 - this process has one thread
+                **options,
             )
+        except subprocess.SubprocessError as error:
+            raise InstallError(f"{line[0]} can't be run as {who and who.name}") from error
         except FileNotFoundError as error:
             raise InstallError(f"{line[0]} is missing: install the Debian package that has it") from error
         with process:
@@ -655,6 +763,53 @@ def _is_foreign(fd: int, uid: int) -> bool:
     return found.st_uid != uid and (stat.S_ISDIR(found.st_mode) or one_name)
 
 
+def _remove_tree(path: str) -> None:
+    """
+    Remove the directory *path*, however deep, and all in it: as its owner, whom no exchange of names leads elsewhere.
+
+    Raises :exc:`InstallError` where somebody fills it again meanwhile.
+    """
+    found = os.lstat(path)
+    owner = Person(_name_of(found.st_uid), found.st_uid, found.st_gid, (found.st_gid,))
+    # The directory itself is left by it: the one above is root's.
+    asked = _output(["rm", "-rf", "--one-file-system", path], COMMAND_S, who=owner if found.st_uid else None, cwd="/")
+    if asked.returncode or os.path.lexists(path):
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            raise InstallError(f"{path} can't be removed: {error.strerror}: sudo rm -rf {path}") from error
+
+
+def _processes(uid: int) -> list[int]:
+    """The processes of the user *uid*."""
+    found = []
+    for number in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with contextlib.suppress(OSError), open(f"/proc/{number}/status", encoding="utf-8", errors="replace") as file:
+            users = next((line.split()[1:] for line in file if line.startswith("Uid:")), [])
+            if str(uid) in users:
+                found.append(number)
+    return found
+
+
+def _not_mounted(path: str) -> str | None:
+    """The mount point above *path*, without links, that /etc/fstab names, where nothing is mounted there."""
+    points = [point.rstrip("/") for point in _fields(FSTAB, 1) if point.startswith("/") and point != "/"]
+    below = max((point for point in points if _is_under(path, point)), key=len, default=None)
+    return None if below is None or below in _fields(MOUNTED, 4) else below
+
+
+def _fields(table: str, index: int) -> list[str]:
+    """A field of every line of *table*, with its escapes (getmntent(3)) undone; none where it can't be read."""
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as file:
+            rows = [line.split() for line in file if not line.startswith("#")]
+    except OSError:
+        return []
+    return [
+        re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), row[index]) for row in rows if len(row) > index
+    ]
+
+
 def _is_under(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
@@ -719,6 +874,21 @@ def chosen_user(named: str | None, paths: Iterable[str]) -> tuple[str, str | Non
     return owners[0], None
 
 
+def _become(who: Person) -> None:
+    """Take leave of root's keys, and become *who*."""
+    machine = os.uname().machine
+    number = KEYCTL.get("arm" if machine.startswith("arm") else machine, (0, 0))[sys.maxsize > 2**32]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if number and libc.syscall(*map(ctypes.c_long, (number, KEYCTL_JOIN_SESSION_KEYRING, 0))) < 0:
+        # Where there are no keys, or none may be asked for, there are none of root's either.
+        failed = ctypes.get_errno()
+        if failed not in (errno.ENOSYS, errno.EPERM):
+            raise OSError(failed, os.strerror(failed))
+    os.setgroups(who.groups)
+    os.setresgid(who.gid, who.gid, who.gid)
+    os.setresuid(who.uid, who.uid, who.uid)
+
+
 def _as(who: Person, work: Callable[[], Any]) -> Any:
     """
     What *work* returns in a child process with the ids of *who*; None where this process may not take them.
@@ -734,9 +904,7 @@ def _as(who: Person, work: Callable[[], Any]) -> Any:
         try:
             os.setsid()
             if os.geteuid() == 0:
-                os.setgroups(who.groups)
-                os.setresgid(who.gid, who.gid, who.gid)
-                os.setresuid(who.uid, who.uid, who.uid)
+                _become(who)
             os.write(writing, json.dumps(work()).encode())
             status = 0
         finally:
@@ -789,13 +957,12 @@ def _opens_a_chip() -> bool:
 
 def _python(who: Person, places: Places, *line: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """The virtual environment's Python run as *who*, as the service will."""
-    others = {"user": who.uid, "group": who.gid, "extra_groups": list(who.groups)} if os.geteuid() == 0 else {}
     # No __pycache__ either: nothing is changed.
     # fmt: off
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": places.state, "STATE_DIRECTORY": places.state,
            "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
     # fmt: on
-    return _output(line, ANSWER_S, given=given, cwd="/", env=env, **others)
+    return _output(line, ANSWER_S, given=given, who=who if os.geteuid() == 0 else None, cwd="/", env=env)
 
 
 #: Run by the virtual environment's Python as the service's user: where the settings let the program write. Their text
@@ -804,7 +971,7 @@ READ_SETTINGS = """
 import json, os, sys
 source, named, given = sys.argv[1:]
 sys.path.insert(0, source)
-from powermeter import errors, mounts, settings
+from powermeter import errors, settings
 path = named
 if given == "given":
     fd = os.memfd_create("settings")
@@ -814,10 +981,10 @@ try:
     read = settings.read(path)
 except errors.PowerError as error:
     sys.exit(str(error).replace(path, named))
-files = [writer.options["path"] for writer in read.writers if writer.type == "file"]
-away = {file: mounts.not_mounted(os.path.realpath(file)) for file in [*files, read.log_file] if file}
-away = {file: point for file, point in away.items() if point}
-print(json.dumps({"data_dir": read.data_dir, "log_file": read.log_file, "files": files, "away": away}))
+def plain(path):
+    return path and "/" + os.path.normpath(path).lstrip("/")
+files = [plain(writer.options["path"]) for writer in read.writers if writer.type == "file"]
+print(json.dumps({"data_dir": plain(read.data_dir), "log_file": plain(read.log_file), "files": files}))
 """
 
 
@@ -839,9 +1006,8 @@ def understood(answer: bytes) -> dict[str, Any]:
     try:
         read = json.loads(answer.decode())
         paths = [read["data_dir"], *([] if read["log_file"] is None else [read["log_file"]]), *read["files"]]
-        known = isinstance(read["files"], list) and isinstance(read["away"], dict) and len(paths) <= MAX_PATHS
-        paths += [*read["away"].keys(), *read["away"].values()]
-        known = known and all(isinstance(path, str) and os.path.isabs(path) for path in paths)
+        known = isinstance(read["files"], list) and len(paths) <= MAX_PATHS
+        known = known and all(isinstance(path, str) and _is_plain(path) for path in paths)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         known = False
     if not known:
@@ -852,7 +1018,12 @@ def understood(answer: bytes) -> dict[str, Any]:
                 f"the settings name {path[:200]!r}: quotation marks, braces, backslashes and control characters can't "
                 "be written into the files of the service: choose another path"
             )
-    return {name: read[name] for name in ("data_dir", "log_file", "files", "away")}
+    return {name: read[name] for name in ("data_dir", "log_file", "files")}
+
+
+def _is_plain(path: str) -> bool:
+    """Whether *path* begins at the root and says where it leads: what is below a directory is so by its text."""
+    return path.startswith("/") and not path.startswith("//") and os.path.normpath(path) == path
 
 
 # --- The plan
@@ -989,12 +1160,11 @@ class Plan:
             return None
         if self.settings is None:
             return None
-        given = None
-        if _as(self.who, lambda: _closed([(str(self.settings), os.R_OK)])):
-            if Private(self.settings, self.user, Record(self.places.record)).problem():
-                return None
-            with _own_file(self.settings) as fd, open(fd, "rb", closefd=False) as file:
-                given = file.read()
+        try:
+            given = self._given(self.settings)
+        except InstallError as error:
+            self.problems += str(error).splitlines()
+            return None
         words = (self.source, self.settings, "" if given is None else "given")
         asked = _python(self.who, self.places, self.python, "-c", READ_SETTINGS, *words, given=given or b"")
         if asked.returncode:
@@ -1008,6 +1178,15 @@ class Plan:
             self.problems.append(f"{self.settings}: {error}")
             return None
 
+    def _given(self, settings: str) -> bytes | None:
+        """The content of *settings*, if the user can't read them yet. Raises :exc:`InstallError` as the step does."""
+        if not _as(self.who, lambda: _closed([(settings, os.R_OK)])):
+            return None
+        private = Private(settings, self.user)
+        if private.problem():  # it is told with those of the steps
+            raise InstallError
+        return private.content()
+
     def _check_writing(self, read: dict[str, Any]) -> Files:
         log_file = read["log_file"]
         # A socket: syslog has its own rotation.
@@ -1015,19 +1194,19 @@ class Plan:
             log_file = os.path.join(read["data_dir"], "power.log")
         wanted = [read["data_dir"], *(os.path.dirname(path) for path in [log_file, *read["files"]])]
         directories = [path for path in dict.fromkeys(wanted) if not _is_under(path, self.places.state)]
-        away = {os.path.dirname(file): point for file, point in read["away"].items()}
         for path in directories:
-            if path in away:
-                self.notes.append(f"{path}, as its disk is not mounted at {away[path]}")
+            if away := _not_mounted(os.path.realpath(path)):
+                self.notes.append(f"{path}, as its disk is not mounted at {away}")
                 continue
             # DATA_DIR itself the program makes, where it may.
             parent = path
             while path == read["data_dir"] and not os.path.exists(parent):
                 parent = os.path.dirname(parent)
             if _as(self.who, functools.partial(_closed, [(parent, os.W_OK | os.X_OK)])):
+                make = f"sudo install -d -m 750 -o {shlex.quote(self.user)} {shlex.quote(path)}"
                 self.problems.append(
                     f"{self.user} can't write {path}, which {self.settings} names: "
-                    f"sudo install -d -m 750 -o {shlex.quote(self.user)} {shlex.quote(path)}"
+                    f"{make if _may_be_made(path) else 'choose another place in it'}"
                 )
         return Files(read["data_dir"], log_file, tuple(directories))
 
@@ -1049,7 +1228,7 @@ class Plan:
         # Last: what was given to the user is not taken back where a later step fails.
         steps.append(Directory(places.state, self.user))
         if self.settings:
-            steps.append(Private(self.settings, self.user, record))
+            steps.append(Private(self.settings, self.user))
         return steps
 
     def _render(self, name: str) -> str:
@@ -1060,6 +1239,11 @@ class Plan:
             files=self.files,
             reads=[self.venv, self.python, self.source, self.settings],
         )
+
+
+def _may_be_made(path: str) -> bool:
+    """Whether root may make the directory *path* for another user: it is new, outside the system's, among root's."""
+    return not (os.path.lexists(path) or SYSTEM.match(path) or SYSTEM.match(os.path.realpath(path)) or _not_roots(path))
 
 
 def _owner(path: str) -> str:
@@ -1107,6 +1291,7 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
         "USER": _plain(user, entry and entry.pw_uid),
         "GROUP": _plain(grp.getgrgid(entry.pw_gid).gr_name, entry.pw_gid) if entry else user,
         "SHELL_USER": shlex.quote(user),
+        "QUOTED_USER": json.dumps(user, ensure_ascii=False)[1:-1],
         "RPIENV": places.rpienv,
         "DEFAULT": places.default,
         "COMMAND": places.command,
@@ -1240,20 +1425,37 @@ def uninstall(places: Places, *, dry: bool) -> None:
         unit,
         _enable(places),
     ]
-    stop = _stop(places, dry=dry)
-    said = [stop] if stop else []
     had_unit = os.path.exists(places.unit)
-    said += [line for step in reversed(steps) if (line := step.undo(dry=dry))]
-    if os.path.isdir(places.run):
-        said.append(f"remove {places.run}")
-        if not dry:
-            shutil.rmtree(places.run)
+    works: list[Callable[[], str | None]] = [
+        functools.partial(_stop, places, dry=dry),
+        functools.partial(_remove_run, places, dry=dry),
+        *(functools.partial(step.undo, dry=dry) for step in reversed(steps)),
+    ]
+    said: list[str] = []
+    failed: list[str] = []
+    for work in works:
+        # What can't be taken back keeps nothing else.
+        try:
+            said += [line] if (line := work()) else []
+        except (InstallError, OSError) as error:
+            failed.append(str(error))
     if had_unit and _systemd_runs() and not dry:
         _run("systemctl", "daemon-reload")
     for line in said:
         say(f"{'would' if dry else 'done'}: {line}")
+    if failed:
+        raise InstallError("\n".join([*failed, "all else was taken back: mend that, then --uninstall again"]))
     if all(line.startswith("keep") for line in said):
         say("nothing is installed")
+
+
+def _remove_run(places: Places, *, dry: bool) -> str | None:
+    """Remove pidfile and socket, in the order of the service's user."""
+    if not os.path.isdir(places.run):
+        return None
+    if not dry:
+        _remove_tree(places.run)
+    return f"remove {places.run}"
 
 
 def _stop(places: Places, *, dry: bool) -> str | None:
@@ -1300,6 +1502,7 @@ def main(argv: list[str] | None = None, places: Places | None = None) -> int:
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     places = places or Places()
+    os.umask(0o022)  # what is made for the system is nobody else's to change
     try:
         if args.uninstall:
             uninstall(places, dry=args.dry_run)

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE_S, Program, kill, root_alone, wait_until
 
-from powermeter import process
+from powermeter import mounts, process
 
 TOP = Path(__file__).resolve().parents[1]
 NAME = "install_init_script.py"
@@ -303,9 +303,18 @@ def test_settings_of_a_third_user_are_left_alone(machine):
     done = m.install("--sysv", "--link", "--user", "nobody")
     assert (
         "/opt/power/settings.py belongs to alice, the service runs as nobody: "
-        "sudo chown nobody /opt/power/settings.py && sudo chmod 600 /opt/power/settings.py" in done.stderr
+        "sudo chown -h nobody /opt/power/settings.py && sudo chmod 600 /opt/power/settings.py" in done.stderr
     )
     assert m.owner("/opt/power/settings.py") == "alice 644"
+    # Nor are they to be root's, who would run them: the user is made first.
+    done = m.install("--sysv", "--link")
+    assert re.search(
+        r"/opt/power/settings.py belongs to alice, the service runs as power: sudo (useradd .*? power) && "
+        r"sudo (chown -h power /opt/power/settings.py) && sudo chmod 600 \S+, or --user alice "
+        r"[(]look at it first: it is code that power will run[)]\n",
+        done.stderr,
+    )
+    assert "chown root" not in done.stderr
 
 
 @root_alone
@@ -336,6 +345,35 @@ def test_paths_of_the_settings_are_the_units_and_logrotates(machine):
     assert '\nReadWritePaths=-/home/data "-/home/my csv"\n' in unit
     assert "\nProtectHome=read-only\n" in unit
     assert '"/home/data/power.log" {' in m.on_host("/etc/logrotate.d/power").read_text()
+
+
+@root_alone
+def test_a_disk_that_is_away(machine):
+    """What the user may write on a disk that is not mounted is not known: it is noted, and hinders nothing."""
+    m = machine(settings='LOG_FILE = "/home/my stick/logs/power.log"')
+    with m.on_host("/etc/fstab").open("a") as file:
+        file.write("LABEL=stick /home/my\\040stick ext4 noauto 0 0\n")
+    out = m.installed("--systemd", "--link")
+    assert "not checked: /home/my stick/logs, as its disk is not mounted at /home/my stick\n" in out
+    assert '"/home/my stick/logs/power.log" {' in m.on_host("/etc/logrotate.d/power").read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/mnt", "/mnt/nas", "/mnt/nas/x", "/mnt/nas2", "/mnt/a disk/x", "/mnt/nas/in", "/mnt/nas/in/x", "/proc/x"],
+)
+def test_what_is_mounted_is_seen_as_by_the_program(tmp_path, monkeypatch, path):
+    """The installer, which runs nothing of src, and the program agree on what is not mounted."""
+    fstab, mounted = tmp_path / "fstab", tmp_path / "mountinfo"
+    fstab.write_text(
+        "# /dev/sda1 /mnt ext4\n\n/dev/sda2 / ext4 defaults 0 1\n//nas/x /mnt/nas cifs noauto\nx /mnt/nas/in ext4\n"
+        "/dev/sda3 /mnt/a\\040disk vfat\n/dev/sda4 none swap\nproc /proc/ proc\nbroken\n"
+    )
+    mounted.write_text("1 0 8:2 / / rw - ext4 /dev/sda2 rw\n2 1 8:3 / /mnt/a\\040disk rw - vfat /dev/sda3 rw\n")
+    for name, table in (("FSTAB", fstab), ("MOUNTED", mounted)):
+        monkeypatch.setattr(mounts, name, str(table))
+        monkeypatch.setattr(installer, name, str(table))
+    assert installer._not_mounted(path) == mounts.not_mounted(path)
 
 
 @root_alone
@@ -592,10 +630,13 @@ def test_another_user_needs_a_stopped_service(machine):
     m.on_host("/etc/default/power").write_text(f"# {installer.MARK}\n{SIMULATED}")
     assert m.service("start").returncode == 0
     done = m.install("--sysv", "--user", "pi")
-    assert done.stderr == "install_init_script: power runs as power: sudo service power stop, then again\n"
+    assert "install_init_script: power runs as power: sudo service power stop, then again\n" in done.stderr
     assert m.owner("/var/lib/power/simulated/journal.db") == "power 600"
     assert "sudo service power restart" in m.installed("--sysv")
     assert m.service("stop").returncode == 0
+    # The settings are code of the other one's.
+    done = m.install("--sysv", "--user", "pi")
+    m.run("sh", "-c", re.search("belongs to power, the service runs as pi: sudo (chown .*) &&", done.stderr)[1])
     m.installed("--sysv", "--user", "pi")
     assert m.owner("/var/lib/power/simulated/journal.db") == "pi 600"
     assert m.service("start").returncode == 0
@@ -716,7 +757,7 @@ def test_an_unknown_init_is_one_line(place):
     )
 
 
-ANSWER = {"data_dir": "/var/lib/power", "log_file": None, "files": ["/srv/my csv/p.csv"], "away": {}}
+ANSWER = {"data_dir": "/var/lib/power", "log_file": None, "files": ["/srv/my csv/p.csv"]}
 
 
 def test_the_program_s_answer_is_understood():
@@ -737,8 +778,11 @@ def test_the_program_s_answer_is_understood():
         json.dumps({**ANSWER, "files": {"/a": "/b"}}).encode(),
         json.dumps({**ANSWER, "files": [["/a"]]}).encode(),
         json.dumps({**ANSWER, "files": ["/a"] * 65}).encode(),
-        json.dumps({**ANSWER, "away": ["/a"]}).encode(),
-        json.dumps({**ANSWER, "away": {"/a": 1}}).encode(),
+        *(
+            json.dumps({**ANSWER, name: [path] if name == "files" else path}).encode()
+            for name in ANSWER
+            for path in ("/var/lib/power/../../etc/x", "/var/./x", "//etc", "/etc/", "/etc//x", "/..")
+        ),
     ],
 )
 def test_an_answer_that_is_none(answer):
@@ -748,11 +792,11 @@ def test_an_answer_that_is_none(answer):
 
 
 @pytest.mark.parametrize("letter", [*"\"'`\\{}\n\r\t\x1b\0\x9b\u2028\ud800", "/a" * 2048])
-@pytest.mark.parametrize("name", ["data_dir", "log_file", "files", "away"])
+@pytest.mark.parametrize("name", ["data_dir", "log_file", "files"])
 def test_paths_that_the_files_of_root_can_not_hold(name, letter):
     """A path that could end a line, a quotation or a block in a file that root obeys is refused, and shown plainly."""
     path = f"/srv/{letter}x"
-    said = {**ANSWER, name: {"files": [path], "away": {path: "/srv"}}.get(name, path)}
+    said = {**ANSWER, name: [path] if name == "files" else path}
     with pytest.raises(installer.InstallError) as refused:
         installer.understood(json.dumps(said).encode())
     assert str(refused.value).isprintable()
@@ -900,21 +944,22 @@ def service(tmp_path):
 
 
 def test_the_script_is_good_shell():
-    """dash takes it, and shellcheck where it is installed; no word of the template is left unfilled."""
+    """dash takes it, and shellcheck where it is installed; the command is Python; no word of a template is left."""
     places, files = installer.Places(), installer.Files("/var/lib/power", "/var/lib/power/power.log", ())
     for name in os.listdir(TOP / "init"):
         text = installer.rendered(name, places, user="power", files=files, reads=["/opt/power"])
         assert not re.search(r"@[A-Z_]+@", text), name
         assert installer.MARK in text
-    for name in ("power.init", "power.command"):
-        script = installer.rendered(name, places, user="power", files=files)
-        for shell in ("dash", "sh"):
-            done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
-            assert (done.returncode, done.stderr) == (0, "")
-        if shutil.which("shellcheck"):
-            line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
-            done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
-            assert done.stdout == ""
+    script = installer.rendered("power.init", places, user="power", files=files)
+    for shell in ("dash", "sh"):
+        done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    if shutil.which("shellcheck"):
+        line = ["shellcheck", "--shell=sh", "--exclude=SC1091", "-"]
+        done = subprocess.run(line, input=script, text=True, capture_output=True, check=False)
+        assert done.stdout == ""
+    command = installer.rendered("power.command", places, user='HOME\\jo "smith', files=files)
+    assert 'HOME\\jo "smith' in compile(command, "power", "exec").co_consts
 
 
 def test_start_and_stop_have_lsbs_statuses(service):
