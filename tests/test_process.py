@@ -25,7 +25,7 @@ from program import PATIENCE_S, SOURCE, Program, kill, root_alone, wait_until
 import power
 from powermeter import commands
 from powermeter.errors import ProcessError
-from powermeter.process import STOP_S, PidFile, ask, holder
+from powermeter.process import STOP_S, PidFile, ask, holder, notify
 
 #: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
 #: without privileges: under root by a child that gives its own up, else by the user of the tests.
@@ -1319,6 +1319,39 @@ def test_answer_of_another_process(program):
         done = program.run("--status")
     assert done.returncode == 4
     assert done.stderr.endswith("another process answers in its place\n")
+
+
+def test_a_link_in_the_place_of_the_socket(program):
+    """The running one is asked at its socket; a link of another's to another socket there is not followed."""
+    program.start("--simulate", "3000")
+    path = Path(f"{program.pidfile}.sock")
+    path.rename(program.directory / "elsewhere")
+    path.symlink_to("elsewhere")
+    assert program.run("--status").returncode == 0  # this user's own
+    if AS_ROOT:
+        os.lchown(path, 54321, 54321)
+        done = program.run("--status")
+        assert done.returncode == 4
+        assert f"{path} belongs to user 54321, and is not followed" in done.stderr
+        path.unlink()
+        (program.directory / "elsewhere").rename(path)
+
+
+@root_alone
+@pytest.mark.parametrize("owner", [0, 54321])
+def test_another_user_s_manager_is_told_nothing(tmp_path, monkeypatch, owner):
+    """Only a socket of this user's or root's is told how it does: su keeps the variable of the user before."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0)
+        os.chown(tmp_path / "notify", owner, owner)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("STATUS=x")
+        if owner == 0:
+            assert manager.recv(99) == b"STATUS=x"
+        else:
+            with pytest.raises(BlockingIOError):
+                manager.recv(99)
 
 
 @root_alone
