@@ -947,6 +947,14 @@ def test_missing_requirements_beside_a_virtual_environment(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"power: missing: lockfile, python-daemon: call it with {python} {script}\n"
+    # One that another user may change runs that user's code.
+    if AS_ROOT:
+        venv = python.parent.parent
+        os.chown(venv, 54321, -1)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        os.chown(venv, 0, -1)
+        user = "'user 54321'"
+        assert done.stderr.endswith(f": call it with sudo -u {user} {python} {script}\n")
     # That one, where it lacks them itself.
     (python.parent.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
     packages = python.parent.parent / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -1402,6 +1410,13 @@ def test_default_pidfile_of_a_user(monkeypatch, tmp_path):
     assert default_pidfile("--settings", str(settings)) == in_data_dir
     for unfit in ("", str(tmp_path / "missing"), "/run"):
         monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
+        assert default_pidfile("--settings", str(settings)) == in_data_dir
+    runtime.chmod(0o700)
+    (tmp_path / "link").symlink_to(runtime)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "link"))
+    assert default_pidfile("--settings", str(settings)) == str(runtime / "power.pid")
+    if AS_ROOT:  # whoever has laid the link may lead it elsewhere after the look
+        os.lchown(tmp_path / "link", 54321, 54321)
         assert default_pidfile("--settings", str(settings)) == in_data_dir
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("POWER_SETTINGS", str(settings))
