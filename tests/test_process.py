@@ -235,6 +235,28 @@ def test_pidfiles_of_like_names_side_by_side(tmp_path):
                 kill(holder(str(pidfile)))
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(program, closed):
+    """A caller may have closed any of the three streams: no file or pipe takes its number, and it counts."""
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *program.line("--simulate", "3000")]
+    done = subprocess.run(line, env=program.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [str(Path(f"/proc/{program.pid}/fd/{fd}").readlink()) for fd in "012"] == ["/dev/null"] * 3
+    line[-2:] = ["--status"]
+    assert subprocess.run(line, env=program.env, timeout=PATIENCE_S, check=False).returncode == 0
+
+
+def test_the_caller_s_umask(tmp_path):
+    """What Python keeps of the compiled source nobody else may write, whatever the caller's umask."""
+    script = copy_of_the_program(tmp_path / "top")
+    line = [sys.executable, script, "--version"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(line, env=env, umask=0, stdout=subprocess.DEVNULL, check=True)
+    made = [path for cache in script.parent.rglob("__pycache__") for path in (cache, *cache.iterdir())]
+    assert len(made) > 3
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
+
+
 # --- Pidfiles of all kinds
 
 CONTENTS = {
