@@ -9,8 +9,11 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 - said in one line, where an older one would end in a traceback
     sys.exit("power: needs Python 3.11 or newer, this is " + sys.version.split()[0])
 
-from powermeter import __version__, commands
-from powermeter.errors import ForbiddenError, PowerError
+# Before the first import, which may make __pycache__: nobody else may write that.
+os.umask(os.umask(0o022) | 0o022)
+
+from powermeter import __version__, commands  # noqa: E402 - see above
+from powermeter.errors import ForbiddenError, PowerError  # noqa: E402
 
 #: The modules that every way of running needs, with their names on PyPI.
 REQUIRED = {"daemon": "python-daemon", "lockfile": "lockfile"}
@@ -22,6 +25,7 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command of *argv* and return its exit status. In a daemon it returns the daemon's."""
+    _open_streams()
     _take_any_letter()
     args = _parse(argv)
     try:
@@ -88,6 +92,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def _open_streams() -> None:
+    """Open what of the three streams the caller has closed: else the next file or pipe has its number, and is one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # By the lowest number that is free (open(2)), so its own.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
+
+
 def _take_any_letter() -> None:
     """Let no letter that the terminal's encoding lacks end a command: a server may say anything."""
     for stream in (sys.stdout, sys.stderr):
@@ -98,8 +110,7 @@ def _take_any_letter() -> None:
 def _flush() -> None:
     """Write what was printed: the interpreter's own try, at its end, would say in words of its own that it can't be."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise PowerError(f"standard output can't be written: {error.strerror}") from error

@@ -15,7 +15,7 @@ from program import SOURCE, Program
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
     "power": {"commands", "errors", "process"},
-    "commands": {"check", "errors", "log", "process", "run", "settings", "writers"},
+    "commands": {"check", "errors", "log", "process", "run", "safe_path", "settings", "writers"},
     "check": {"boards", "errors", "journal", "log", "mounts", "safe_path", "settings", "writers"},
     "run": {
         "boards",

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sqlite3
 import stat
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from influxd import Influxd
 from program import UNPRIVILEGED, Program, readable_to_all
 
-from powermeter.journal import Journal, Row, delivered_pulses
+from powermeter.journal import Journal, Row, _read_only, delivered_pulses
 
 METERS_OF_TWO = "METERS = {n: {'pin': p, 'impulses_per_kwh': 1000} for n, p in (('house', 18), ('flat', 22))}"
 
@@ -173,6 +174,13 @@ def test_data_of_another_user():
     assert f"\ndata: {program.data_dir}: DATA_DIR can't be written by this user: " in done.stdout
     assert "\npins: " in done.stdout
     assert "\nwriter file: " in done.stdout
+
+
+def test_a_journal_that_goes_is_not_made_anew(tmp_path):
+    """A check makes no file, also where the journal goes away between the look and the use."""
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        _read_only(str(tmp_path / "journal.db"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("lamps", ["", "L1_PIN = L2_PIN = None"])

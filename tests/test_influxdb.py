@@ -569,3 +569,12 @@ def test_certificates_that_have_gone(writer, tmp_path):
     """A CA file that was there when the settings were read: it is said which one, and the pulses are kept."""
     with pytest.raises(LocalError, match=f"{tmp_path}/ca.pem: no CA certificates: No such file.*check verify_ssl"):
         writer(ssl=True, verify_ssl=f"{tmp_path}/ca.pem")
+
+
+@pytest.mark.parametrize(("text", "reason"), [("-----BEGIN", "everyone may write it"), ("", "there is none in it")])
+def test_certificates_that_are_not_to_be_trusted(writer, tmp_path, text, reason):
+    """A CA file that others may write since the settings were read, or an empty one: the system's are not taken."""
+    (tmp_path / "ca.pem").write_text(text)
+    (tmp_path / "ca.pem").chmod(0o666 if text else 0o644)
+    with pytest.raises(LocalError, match=f"{tmp_path}/ca.pem: no CA certificates: .*{reason}.*check verify_ssl"):
+        writer(ssl=True, verify_ssl=f"{tmp_path}/ca.pem")

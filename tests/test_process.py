@@ -24,7 +24,7 @@ from program import AS_ROOT, PATIENCE_S, SOURCE, UNPRIVILEGED, Program, kill, re
 import power
 from powermeter import commands
 from powermeter.errors import ProcessError
-from powermeter.process import STOP_S, PidFile, ask, holder
+from powermeter.process import STOP_S, PidFile, ask, holder, notify
 
 #: RPi.GPIO as far as the program uses it, with no flash ever.
 STANDIN = """
@@ -195,6 +195,28 @@ def test_pidfiles_of_like_names_side_by_side(tmp_path):
         finally:
             for pidfile in (one.pidfile, two.pidfile):
                 kill(holder(str(pidfile)))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(program, closed):
+    """A caller may have closed any of the three streams: no file or pipe takes its number, and it counts."""
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *program.line("--simulate", "3000")]
+    done = subprocess.run(line, env=program.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [str(Path(f"/proc/{program.pid}/fd/{fd}").readlink()) for fd in "012"] == ["/dev/null"] * 3
+    line[-2:] = ["--status"]
+    assert subprocess.run(line, env=program.env, timeout=PATIENCE_S, check=False).returncode == 0
+
+
+def test_the_caller_s_umask(tmp_path):
+    """What Python keeps of the compiled source nobody else may write, whatever the caller's umask."""
+    script = copy_of_the_program(tmp_path / "top")
+    line = [sys.executable, script, "--version"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(line, env=env, umask=0, stdout=subprocess.DEVNULL, check=True)
+    made = [path for cache in script.parent.rglob("__pycache__") for path in (cache, *cache.iterdir())]
+    assert len(made) > 3
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
 
 
 # --- Pidfiles of all kinds
@@ -900,6 +922,14 @@ def test_missing_requirements_beside_a_virtual_environment(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"power: missing: lockfile, python-daemon: call it with {python} {script}\n"
+    # One that another user may change runs that user's code.
+    if AS_ROOT:
+        venv = python.parent.parent
+        os.chown(venv, 54321, -1)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        os.chown(venv, 0, -1)
+        user = "'user 54321'"
+        assert done.stderr.endswith(f": call it with sudo -u {user} {python} {script}\n")
     # That one, where it lacks them itself.
     (python.parent.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
     packages = python.parent.parent / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -1274,6 +1304,39 @@ def test_answer_of_another_process(program):
     assert done.stderr.endswith("another process answers in its place\n")
 
 
+def test_a_link_in_the_place_of_the_socket(program):
+    """The running one is asked at its socket; a link of another's to another socket there is not followed."""
+    program.start("--simulate", "3000")
+    path = Path(f"{program.pidfile}.sock")
+    path.rename(program.directory / "elsewhere")
+    path.symlink_to("elsewhere")
+    assert program.run("--status").returncode == 0  # this user's own
+    if AS_ROOT:
+        os.lchown(path, 54321, 54321)
+        done = program.run("--status")
+        assert done.returncode == 4
+        assert f"{path} belongs to user 54321, and is not followed" in done.stderr
+        path.unlink()
+        (program.directory / "elsewhere").rename(path)
+
+
+@root_alone
+@pytest.mark.parametrize("owner", [0, 54321])
+def test_another_user_s_manager_is_told_nothing(tmp_path, monkeypatch, owner):
+    """Only a socket of this user's or root's is told how it does: su keeps the variable of the user before."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0)
+        os.chown(tmp_path / "notify", owner, owner)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("STATUS=x")
+        if owner == 0:
+            assert manager.recv(99) == b"STATUS=x"
+        else:
+            with pytest.raises(BlockingIOError):
+                manager.recv(99)
+
+
 @root_alone
 def test_pidfile_of_another_user(tmp_path):
     """A pidfile on a way that another user may have laid is refused, and nothing is made there."""
@@ -1322,6 +1385,13 @@ def test_default_pidfile_of_a_user(monkeypatch, tmp_path):
     assert default_pidfile("--settings", str(settings)) == in_data_dir
     for unfit in ("", str(tmp_path / "missing"), "/run"):
         monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
+        assert default_pidfile("--settings", str(settings)) == in_data_dir
+    runtime.chmod(0o700)
+    (tmp_path / "link").symlink_to(runtime)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "link"))
+    assert default_pidfile("--settings", str(settings)) == str(runtime / "power.pid")
+    if AS_ROOT:  # whoever has laid the link may lead it elsewhere after the look
+        os.lchown(tmp_path / "link", 54321, 54321)
         assert default_pidfile("--settings", str(settings)) == in_data_dir
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("POWER_SETTINGS", str(settings))

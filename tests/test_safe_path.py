@@ -1,19 +1,23 @@
 import contextlib
+import errno
+import grp
 import os
 import shutil
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
 
 import pytest
-from program import root_alone
+from program import SOURCE, root_alone
 
 from powermeter import safe_path
 from powermeter.errors import UnsafePathError
-from powermeter.safe_path import make_directory, open_file, open_to_ask, read_code, resolved
+from powermeter.safe_path import make_directory, open_file, open_to_ask, read_code, resolved, socket_to_ask
 
 #: No users of a test machine.
 STRANGER, USER = 54321, 54322
@@ -180,6 +184,51 @@ def test_a_group(place):
 
 
 @root_alone
+def test_a_second_group_of_the_same_number(place, monkeypatch):
+    """Its members may write too."""
+    shared = made(place / "shared", mode=0o775)
+    os.chown(shared, 0, STRANGER)
+    one, two = (grp.struct_group((name, "x", STRANGER, users)) for name, users in (("one", []), ("two", ["nobody"])))
+    monkeypatch.setattr(grp, "getgrall", lambda: [one, two])
+    monkeypatch.setattr(grp, "getgrgid", lambda _: one)
+    with pytest.raises(UnsafePathError, match="the group one may write it"):
+        resolved(str(shared / "x"))
+
+
+@root_alone
+def test_an_access_control_list_that_is_not_shown(place, monkeypatch):
+    """Where it can't be read, as without /proc, nobody knows who may write, and nothing is written."""
+    shared = made(place / "shared", mode=0o775)
+
+    def fail_with(number):
+        def getxattr(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "getxattr", getxattr)
+
+    for none in (errno.ENODATA, errno.ENOTSUP):
+        fail_with(none)
+        assert resolved(str(shared / "x"))
+    for failure in (errno.ENOENT, errno.EACCES):
+        fail_with(failure)
+        for use in (resolved, write):
+            with pytest.raises(UnsafePathError, match=f"{shared}: who may write it can't be found out: "):
+                use(str(shared / "x"))
+
+
+@root_alone
+@pytest.mark.parametrize("option", ["--map-root-user", "--user"])
+def test_a_user_whom_the_namespace_does_not_know(option):
+    """Where all others have one number, what has that number is another's, whoever this user is."""
+    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r})\nfrom powermeter.safe_path import ours; print(ours())"
+    line = ["unshare", "--user", option, sys.executable, "-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if "unshare failed" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.stdout, done.stderr) == ("{0}\n", "")
+
+
+@root_alone
 def test_an_access_control_list(place):
     """Whom an access control list lets write may write, though the mode alone would not tell whom."""
     listed = made(place / "listed")
@@ -240,6 +289,22 @@ def test_a_stick_for_everyone(place, monkeypatch):
         write(stick / "power.csv", shared=True)
 
 
+@root_alone
+@pytest.mark.parametrize("link", ["power.csv", "directory"])
+def test_a_link_on_a_stick_for_everyone(place, monkeypatch, link):
+    """There a link may be anybody's, whoever's it is shown to be, and is not followed."""
+    monkeypatch.setattr(safe_path, "SHARED", (safe_path.file_system(str(place)),))
+    stick = made(place / "stick", mode=0o777)
+    own = made(place / "own", owner=USER)
+    (stick / link).symlink_to(own / "power.csv" if link == "power.csv" else own)
+    path = stick / "power.csv" if link == "power.csv" else stick / link / "power.csv"
+    with as_user(USER):
+        for use in (resolved, write):
+            with pytest.raises(UnsafePathError, match=f"{stick}/{link} is a link on a stick or a share, and is not"):
+                use(str(path), shared=True)
+    assert list(own.iterdir()) == []
+
+
 def test_a_private_directory(tmp_path):
     """One in which others may make names is none, though they can change nothing there."""
     (tmp_path / "public").mkdir()
@@ -274,6 +339,63 @@ def test_asking_another_s(place):
     os.chown(run / "power.pid", STRANGER, STRANGER)
     with pytest.raises(UnsafePathError, match=f"belongs to .*{STRANGER}, and is not followed"):
         open_to_ask(str(run / "power.pid"))
+
+
+@root_alone
+@pytest.mark.parametrize(
+    "kind", ["root's file", "root's directory", "a third one's directory", "a link", "root's link"]
+)
+def test_asking_what_another_has_laid(place, kind):
+    """In another's directory, and below it, only what is that one's counts, and no link: root's may have been moved."""
+    run = made(place / "run", owner=USER)
+    path = run / "power.pid"
+    if kind == "root's file":
+        path.touch(mode=0o644)
+    elif "directory" in kind:
+        owner = STRANGER if "third" in kind else 0
+        (made(run / "d", owner=owner) / "power.pid").touch(mode=0o644)
+        path = run / "d" / "power.pid"
+        os.chown(path, USER, USER)
+    else:
+        (place / "theirs").touch(mode=0o644)
+        os.chown(place / "theirs", USER, USER)
+        path.symlink_to(place / "theirs")
+        if kind == "a link":
+            os.lchown(path, USER, USER)
+    for ask in (open_to_ask, lambda path: socket_to_ask(path).__enter__()):
+        with pytest.raises(UnsafePathError, match=f"{run}/.* belongs to .*, and is not followed"):
+            ask(str(path))
+
+
+def test_asking_opens_nothing_but_a_file(tmp_path, monkeypatch):
+    """What is no file is only looked at: to open a FIFO would wake who waits there, and a device may do anything."""
+    path = tmp_path / "power.pid"
+    os.mkfifo(path)
+    opened = []
+
+    def spied(name, flags, *args, **options):
+        opened.append((str(name), flags))
+        return os_open(name, flags, *args, **options)
+
+    os_open = os.open
+    monkeypatch.setattr(os, "open", spied)
+    with pytest.raises(OSError, match="is not a file"):
+        open_to_ask(str(path))
+    assert [flags & os.O_PATH for name, flags in opened if name.endswith("power.pid")] == [os.O_PATH]
+    assert not [name for name, flags in opened if not flags & os.O_PATH]
+    with pytest.raises(OSError, match="is not a socket"), socket_to_ask(str(path)):
+        pass
+
+
+def test_the_text_of_a_path_is_printable(tmp_path):
+    """A terminal obeys no name that somebody has given to a file, and the line stays one."""
+    public = tmp_path / "\x1b[2J\n"
+    public.mkdir()
+    public.chmod(0o777)
+    with pytest.raises(UnsafePathError) as refused:
+        resolved(str(public / "x"))
+    assert str(refused.value).startswith(rf"{tmp_path}/\x1b[2J\n: everyone may write it: ")
+    assert refused.value.strerror == str(refused.value)
 
 
 # --- Between the look and the use

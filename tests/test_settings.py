@@ -576,6 +576,17 @@ def test_certificates_are_not_waited_for(read, tmp_path):
     assert mistake.endswith(f", allowed: {CA_FILE}")
 
 
+def test_certificates_that_others_may_write(read, tmp_path):
+    """Who may write the file of certificates says whom the password is sent to: it is refused, as code would be."""
+    path = tmp_path / "ca.pem"
+    shutil.copy(certifi.where(), path)
+    path.chmod(0o666)
+    (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "verify_ssl": "{path}"'))
+    assert mistake.endswith(
+        f", allowed: {CA_FILE} that nobody else may write: {path}: everyone may write it: chmod o-w {path}"
+    )
+
+
 LONG = "A" * 57 + "..."
 
 

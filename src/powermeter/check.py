@@ -27,7 +27,8 @@ def check(settings: Settings, running: int | None) -> int:
         if log_file := settings.log_file:
             found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
     found.append(_said("pins", lambda: _pins(settings, running)))
-    path = os.path.join(settings.data_dir, JOURNAL)
+    # In a DATA_DIR that can't be used nothing is opened: its owner may have laid links where SQLite makes files.
+    path = None if found[0] else os.path.join(settings.data_dir, JOURNAL)
     found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
     return max(found)
 
@@ -95,9 +96,10 @@ def _pins(settings: Settings, running: int | None) -> str:
     return "; ".join(f"{meter.name} on {meter.pin}, {meter.impulses_per_kwh:.10g} imp/kWh" for meter in settings.meters)
 
 
-def _writer(settings: WriterSettings, path: str) -> str:
+def _writer(settings: WriterSettings, path: str | None) -> str:
+    """Try the writer of *settings*, by what it has of the journal at *path*, if that may be read."""
     writer = open_writer(settings)
     try:
-        return writer.check(journal.delivered_pulses(path, settings.name))
+        return writer.check(journal.delivered_pulses(path, settings.name) if path else ())
     finally:
         writer.close()

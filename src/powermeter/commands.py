@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import shlex
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -46,7 +47,12 @@ def require(modules: Mapping[str, str]) -> None:
         python = os.path.join(venv, "bin", "python")
         # Debian's own Python refuses to install. The README's virtual environment has them, or says what it lacks.
         if os.access(python, os.X_OK) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
-            raise ProcessError(f"missing: {', '.join(missing)}: call it with {python} {SOURCE}/power.py")
+            from powermeter.safe_path import ours, user_name
+
+            # Whoever owns it decides what is run: it is run as that user.
+            owner = os.stat(venv).st_uid
+            as_owner = "" if owner in ours() else f"sudo -u {shlex.quote(user_name(owner))} "
+            raise ProcessError(f"missing: {', '.join(missing)}: call it with {as_owner}{python} {SOURCE}/power.py")
         if sys.prefix != sys.base_prefix and not os.path.isdir(sysconfig.get_path("purelib")):
             # A system that was upgraded in place has another Python, and so its virtual environments have no packages.
             raise ProcessError(
@@ -102,10 +108,16 @@ def _pidfile(args: argparse.Namespace) -> str:
 
 def _runtime_dir() -> str | None:
     """The user's own directory of a login session, if there is one (XDG Base Directory Specification)."""
-    path = os.environ.get("XDG_RUNTIME_DIR")
+    from powermeter.safe_path import resolved
+
+    path = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not os.path.isabs(path):
+        return None
     with contextlib.suppress(OSError):
-        # su keeps the variable of the user before.
-        if path and (found := os.stat(path)).st_uid == os.geteuid() and not found.st_mode & 0o077:
+        # su keeps the variable of the user before, who could exchange what it leads to.
+        path = resolved(path)
+        found = os.stat(path)
+        if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
             return path
     return None
 

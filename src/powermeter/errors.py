@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from powermeter.writers.answers import Verdict
 
 
+def printable(text: str) -> str:
+    r"""
+    *text* for a terminal, which obeys what is not printable: that is shown as an escape; lines stay lines.
+
+    >>> printable("a\x1b[2J\nb")
+    'a\\x1b[2J\nb'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 class PowerError(Exception):
-    """Base of all; its text is one line: what is wrong, where, what to do."""
+    """Base of all; its text is one line: what is wrong, where, what to do. What others called their files is in it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SettingsError(PowerError, ValueError):
@@ -30,7 +43,7 @@ class UnsafePathError(PowerError, PermissionError):
     """A path leads over something that others may change, or is a file that others may write."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(errno.EPERM, text)
+        super().__init__(errno.EPERM, printable(text).replace("\n", r"\n"))
 
     def __str__(self) -> str:
         return str(self.strerror)

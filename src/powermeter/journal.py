@@ -1130,7 +1130,7 @@ def _read_only(path: str) -> sqlite3.Connection:
 
     # SQLite makes both files beside a journal that was closed in order, to read it, and leaves them.
     closed = not os.path.exists(path + "-wal") or not os.path.getsize(path + "-wal")
-    connection = sqlite3.connect(f"file:{quote(path)}?{'immutable=1' if closed else 'mode=ro'}", uri=True)
+    connection = sqlite3.connect(f"file:{quote(path)}?{'mode=ro&immutable=1' if closed else 'mode=ro'}", uri=True)
     try:
         harden(connection)
         connection.execute(VIEW)

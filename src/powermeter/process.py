@@ -29,8 +29,8 @@ from types import FrameType, TracebackType
 import lockfile
 from lockfile.pidlockfile import PIDLockFile
 
-from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError, UnsafePathError
-from powermeter.safe_path import open_file, open_to_ask, user_name
+from powermeter.errors import AlreadyRunningError, ForbiddenError, PowerError, ProcessError, UnsafePathError, printable
+from powermeter.safe_path import open_file, open_to_ask, ours, socket_to_ask, user_name
 
 #: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
 #: l_type, l_whence, l_start, l_len, l_pid.
@@ -256,9 +256,11 @@ def _judge(path: str, pid: int, owner: int) -> None:
         raise ProcessError(
             f"pid {pid} belongs to {user_name(user)}, and {path} to {user_name(owner)}: nothing is stopped"
         )
-    # Nothing may listen: it could not make the socket, or its directory has gone.
-    with contextlib.suppress(OSError), _connected(path) as (_, peer):
-        if peer != pid:
+    # Nothing may listen: it could not make the socket, or its directory has gone. A third user's process, which may
+    # have taken the place there, counts as nothing.
+    with contextlib.suppress(OSError), _connected(path) as asking:
+        peer, peer_user, _ = _peer(asking)
+        if peer != pid and peer_user in (0, owner):
             raise ProcessError(f"pid {pid} holds {path}, but pid {peer} answers for it: nothing is stopped")
 
 
@@ -290,50 +292,49 @@ def ask(pidfile: str, question: str) -> str:
     :exc:`ProcessError` where no answer came.
     """
     try:
-        with _connected(pidfile) as (asking, peer):
-            # Where all may write, anybody may have laid a socket there.
-            if peer != holder(pidfile):
-                raise ProcessError("another process answers in its place")
+        with _connected(pidfile) as asking:
+            # First, as it does not wait long for it.
             asking.sendall(question.encode() + b"\n")
+            # Anybody may have taken its place there.
+            if _peer(asking)[0] != holder(pidfile):
+                raise ProcessError("another process answers in its place")
             answer = _whole_answer(asking)
+    except UnsafePathError as error:
+        raise ProcessError(str(error)) from error
     except PermissionError as error:
         raise ForbiddenError("only its own user and root may ask how it does") from error
     except OSError as error:
         raise ProcessError(f"it does not answer, it may be stopped: {_why(error)}") from error
     if not answer:
         raise ProcessError("it does not answer: it closed the connection")
-    return "".join(c for c in answer.decode(errors="replace") if c.isprintable() or c == "\n")
+    return printable(answer.decode(errors="replace"))
 
 
 @contextlib.contextmanager
-def _connected(pidfile: str) -> Iterator[tuple[socket.socket, int]]:
-    """A connection to the socket beside *pidfile*, and the process at its other end."""
-    directory, address = _socket_of(pidfile)
+def _connected(pidfile: str) -> Iterator[socket.socket]:
+    """A connection to the socket beside *pidfile*."""
     end_s = time.monotonic() + ANSWER_S
-    try:
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(ANSWER_S)
-            while True:
-                try:
-                    asking.connect(address)
-                    break
-                except FileNotFoundError:
-                    address = _next_address(address, pidfile)
-                except BlockingIOError:  # as many ask as may wait
-                    if time.monotonic() > end_s:
-                        raise
-                    time.sleep(0.01)
-            yield asking, _peer(asking)[0]
-    finally:
-        os.close(directory)
+    with socket.socket(socket.AF_UNIX) as asking, _address_beside(pidfile) as address:
+        asking.settimeout(ANSWER_S)
+        while True:
+            try:
+                asking.connect(address)
+                break
+            except BlockingIOError:  # as many ask as may wait
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(0.01)
+        yield asking
 
 
-def _next_address(address: str, pidfile: str) -> str:
-    """Where to ask after nothing was found at *address*. Raises :exc:`FileNotFoundError` where there is no more."""
-    abstract = _abstract(pidfile)
-    if address == abstract:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return abstract
+@contextlib.contextmanager
+def _address_beside(pidfile: str) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        try:
+            address, _ = stack.enter_context(socket_to_ask(f"{pidfile}.sock"))
+        except FileNotFoundError:
+            address = _abstract(pidfile)
+        yield address
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:
@@ -527,15 +528,20 @@ class Control:
 
 
 def notify(*lines: str) -> None:
-    """Tell the service manager *lines*, such as READY=1 (sd_notify(3)); nothing where none listens."""
+    """Tell the service manager *lines*, such as READY=1 (sd_notify(3)); nothing where none of this user's listens."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
-    address = "\0" + path[1:] if path.startswith("@") else path
+    message = "\n".join(lines).encode()
     # A manager that does not read is none of our trouble, and never in the way of counting.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
         telling.setblocking(False)
-        telling.sendto("\n".join(lines).encode(), address)
+        if path.startswith("@"):  # an abstract name, which has no owner
+            telling.sendto(message, "\0" + path[1:])
+            return
+        with socket_to_ask(path) as (address, owner):
+            if owner in ours():  # su keeps the variable of the user before
+                telling.sendto(message, address)
 
 
 def watchdog_s() -> float | None:
@@ -566,7 +572,7 @@ def daemonize(pidfile: PidFile, working_directory: str, work: Callable[[Callable
         return _daemon(pidfile, working_directory, work, writing)
     os.close(writing)
     with open(reading, "rb") as from_daemon:
-        said = from_daemon.read().decode(errors="replace").strip()
+        said = printable(from_daemon.read().decode(errors="replace")).strip()
     os.waitpid(child, 0)
     ready, _, rest = said.partition(" ")
     if ready == READY.decode():

@@ -9,6 +9,7 @@ the look and the use.
 
 import contextlib
 import errno
+import functools
 import grp
 import os
 import pwd
@@ -16,7 +17,7 @@ import re
 import shlex
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from powermeter.errors import UnsafePathError
 from powermeter.mounts import file_system
@@ -37,6 +38,9 @@ OWN_DESCRIPTOR = re.compile(r"/proc/([0-9]+)/fd/[0-9]+")
 #: An access control list: a version, then entries of a tag, permissions and an id (Linux, posix_acl_xattr.h).
 ACL, ACL_ENTRY = "system.posix_acl_access", struct.Struct("<HHI")
 ACL_USER, ACL_GROUP, ACL_MASK, ACL_WRITE = 0x02, 0x08, 0x10, 0x02
+
+#: How many numbers of users there are, but for the one that stands for none.
+ALL_USERS = 2**32 - 1
 
 
 def open_file(path: str, flags: int, mode: int = 0o640, *, shared: bool = False) -> int:
@@ -84,24 +88,39 @@ def read_code(path: str, most: int) -> bytes:
     with _walk(path, foreign=os.geteuid() != 0) as (walk, name), open(walk.open(name, os.O_RDONLY), "rb") as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a file")
-        return file.read(most)
+        return file.read(most) or b""  # None of a terminal that nobody has typed at
 
 
 def open_to_ask(path: str) -> tuple[int, int]:
     """
     The file *path*, open for reading, and its owner, who may be any user.
 
-    But not one who put it where all may make names, as in /tmp, or in another's directory. Raises
-    :exc:`UnsafePathError`.
+    From the first directory of another user on, everything must be that user's, and no link is followed: its owner
+    may have moved anything there, a file of root's too. Elsewhere, as in /tmp, it must be this user's or root's.
+    Raises :exc:`UnsafePathError`.
     """
-    with _walk(path, foreign=True, asking=True) as (walk, name):
-        fd = walk.open(name, os.O_RDONLY)
-        return fd, os.fstat(fd).st_uid
+    found, owner = _found_to_ask(path, stat.S_ISREG, "is not a file")
+    try:
+        return os.open(_address(found), os.O_RDONLY | os.O_CLOEXEC), owner
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT, "/proc is not mounted") from None
+    finally:
+        os.close(found)
+
+
+@contextlib.contextmanager
+def socket_to_ask(path: str) -> Iterator[tuple[str, int]]:
+    """The address to connect to the socket *path*, and its owner, who is judged as by :func:`open_to_ask`."""
+    found, owner = _found_to_ask(path, stat.S_ISSOCK, "is not a socket")
+    try:
+        yield _address(found), owner
+    finally:
+        os.close(found)
 
 
 def ours() -> set[int]:
     """This user and root. In a container root may be seen as another one, who owns /."""
-    return {0, os.geteuid(), os.stat("/").st_uid}
+    return {0, os.geteuid(), os.stat("/").st_uid} - _unknown()
 
 
 def user_name(uid: int) -> str:
@@ -136,8 +155,8 @@ def _walk(
     """
     Walk to the directory of *path*; with *make*, a mode, to *path* itself. Gives the last name too.
 
-    *foreign*: whether the directories may be another user's; *asking*: whether the links there and the file may be that
-    user's too; *last_link*: whether a link in the place of the file is followed.
+    *foreign*: whether the directories may be another user's; *asking*: whether the file is then to be that user's;
+    *last_link*: whether a link in the place of the file is followed.
     """
     walk = _Walk(shared=shared, foreign=foreign, asking=asking)
     try:
@@ -153,6 +172,8 @@ class _Walk:
         self._shared = shared and os.geteuid() != 0
         self._foreign = foreign
         self._asking = asking
+        #: The other user in whose directory the walk is, if it only asks.
+        self._host: int | None = None
         self._is_own_descriptor = False
         self.fd, self.path = -1, "/"
         #: Whether others may make names here, but change none of ours: the sticky bit, as of /tmp.
@@ -221,6 +242,10 @@ class _Walk:
         if before >= 0:
             os.close(before)
         found = os.fstat(fd)
+        if self._host is not None:
+            self._judge_owner(found, path)
+        elif self._asking and found.st_uid not in ours():
+            self._host = found.st_uid
         self.is_open = False
         try:
             _judge_writers(found, fd, path, any_owner=self._foreign)
@@ -234,12 +259,17 @@ class _Walk:
 
     def _judge_owner(self, found: os.stat_result, path: str) -> None:
         """Judge a link, or what stands in a directory where others may make names, by its owner."""
-        owners = ours()
-        if self._asking and not self.is_open:
-            owners.add(os.fstat(self.fd).st_uid)
-        if found.st_uid not in owners:
+        if self._host is None:
+            is_safe = found.st_uid in ours()
+        else:
+            is_safe = found.st_uid == self._host and not stat.S_ISLNK(found.st_mode)
+        if not is_safe:
             raise UnsafePathError(
                 f"{path} belongs to {user_name(found.st_uid)}, and is not followed: choose another path"
+            )
+        if stat.S_ISLNK(found.st_mode) and self._is_shared():
+            raise UnsafePathError(
+                f"{path} is a link on a stick or a share, and is not followed: name the path that it leads to"
             )
 
     def _judge_file(self, found: os.stat_result, fd: int, path: str) -> None:
@@ -250,6 +280,26 @@ class _Walk:
         if self.is_open and found.st_nlink > 1:
             raise UnsafePathError(f"{path} is a file of another name too, and is not written: remove it")
         _judge_writers(found, fd, path)
+
+
+def _found_to_ask(path: str, is_kind: Callable[[int], bool], refusal: str) -> tuple[int, int]:
+    """
+    What *path* leads to, only looked at, as opening a device or a FIFO may do something; and its owner.
+
+    Raises :exc:`OSError` with the text *refusal* where it is of another kind.
+    """
+    with _walk(path, foreign=True, asking=True) as (walk, name):
+        fd = walk.open(name, os.O_PATH)
+    found = os.fstat(fd)
+    if not is_kind(found.st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, refusal)
+    return fd, found.st_uid
+
+
+def _address(fd: int) -> str:
+    """A path to what is open as *fd*, whatever has its name by now."""
+    return f"/proc/self/fd/{fd}"
 
 
 def _parts(path: str) -> list[str]:
@@ -276,7 +326,7 @@ def _judge_writers(found: os.stat_result, fd: int, path: str, *, any_owner: bool
         known = ours() | {found.st_uid}
         if group := _group_of_others(found.st_gid, known):
             raise UnsafePathError(f"{path}: the group {group} may write it: chmod g-w {shlex.quote(path)}")
-        if listed := _listed(fd, known):
+        if listed := _listed(fd, known, path):
             raise UnsafePathError(
                 f"{path}: {listed} may write it, by its access control list: setfacl -b {shlex.quote(path)}"
             )
@@ -285,22 +335,38 @@ def _judge_writers(found: os.stat_result, fd: int, path: str, *, any_owner: bool
 def _group_of_others(gid: int, known: set[int]) -> str:
     """The name of the group *gid*, if somebody other than *known* is in it; else ""."""
     members = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == gid}
-    try:
-        group = grp.getgrgid(gid)
-    except KeyError:
-        return str(gid) if members - known else ""
-    for name in group.gr_mem:
+    groups = [group for group in grp.getgrall() if group.gr_gid == gid]  # there may be several of one number
+    with contextlib.suppress(KeyError):
+        groups.append(grp.getgrgid(gid))  # the list may lack those of a directory service
+    for name in {name for group in groups for name in group.gr_mem}:
         with contextlib.suppress(KeyError):
             members.add(pwd.getpwnam(name).pw_uid)
-    return group.gr_name if members - known else ""
+    names = [group.gr_name for group in groups] or [str(gid)]
+    return names[0] if members - known else ""
 
 
-def _listed(fd: int, known: set[int]) -> str:
-    """The first that the access control list of *fd* lets write, other than *known*; else ""."""
+@functools.cache
+def _unknown() -> set[int]:
+    """
+    The number that stands for every user who is not known in this user namespace; none where all are.
+
+    See user_namespaces(7), "Unmapped user and group IDs".
+    """
+    with contextlib.suppress(OSError), open("/proc/self/uid_map", "rb") as known:
+        if sum(int(line.split()[2]) for line in known) < ALL_USERS:
+            with open("/proc/sys/kernel/overflowuid", "rb") as number:
+                return {int(number.read())}
+    return set()
+
+
+def _listed(fd: int, known: set[int], path: str) -> str:
+    """The first that the access control list of *fd*, open at *path*, lets write, other than *known*; else ""."""
     try:
-        acl = os.getxattr(f"/proc/self/fd/{fd}", ACL)
-    except OSError:  # it has none
-        return ""
+        acl = os.getxattr(_address(fd), ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return ""
+        raise UnsafePathError(f"{path}: who may write it can't be found out: {error.strerror}") from error
     entries = [ACL_ENTRY.unpack_from(acl, at) for at in range(4, len(acl) - ACL_ENTRY.size + 1, ACL_ENTRY.size)]
     mask = next((may for tag, may, _ in entries if tag == ACL_MASK), ACL_WRITE)
     for tag, may, who in entries:

@@ -7,6 +7,7 @@ The network is never asked. A value that may be a secret is never shown.
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import stat
@@ -237,19 +238,36 @@ def verify_ssl(found: Any) -> bool | str:
     """
     if isinstance(found, bool):
         return found
+    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
+    path = os.path.expanduser(found) if isinstance(found, str) else ""
+    if not os.path.isabs(path):
+        raise ValueError(allowed)
     try:
         import ssl
 
-        path = os.path.expanduser(found)
-        missing = os.path.isabs(path) and not os.path.lexists(path)
-        # Of a FIFO or a terminal it would wait for the first byte; of nothing it says what it says of no certificates.
-        usable = os.path.isabs(path) and os.path.isfile(path)
-        if not missing:
-            ssl.create_default_context(cafile=path if usable else os.devnull)
-    except (OSError, TypeError, ValueError):
-        raise ValueError("True, False or the absolute path of a file of CA certificates (PEM)") from None
-    return str(path)
+        with contextlib.suppress(FileNotFoundError):
+            ssl.create_default_context(cadata=certificates(path))
+    except UnsafePathError as error:
+        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
+    except (OSError, ValueError):
+        raise ValueError(allowed) from None
+    return path
 
+
+def certificates(path: str) -> str:
+    """
+    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
+
+    Raises :exc:`OSError`, also where there are none.
+    """
+    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
+    if "-----BEGIN" not in text:
+        raise OSError(errno.EINVAL, "there is none in it")
+    return text
+
+
+#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
+MAX_CERTIFICATES = 5_000_000
 
 #: Of a path: Linux takes up to 4,095 bytes (PATH_MAX), and each is said on one line.
 _PATH = r"[^\x00-\x1f\x7f]{1,4095}"
@@ -805,7 +823,7 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
     said += [
         f'{path}: WRITERS["{writer.name}"]["verify_ssl"]: {file} is not there: the writer waits for it'
         for writer in writers
-        if isinstance(file := writer.options.get("verify_ssl"), str) and not os.path.lexists(file)
+        if isinstance(file := writer.options.get("verify_ssl"), str) and not os.path.exists(file)
     ]
     said += [
         f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, nothing answers at {LIBRATO_HOST}: '

@@ -5,6 +5,7 @@ A lock for reading needs no more than a file that may be read. None of them may 
 program from being started, or lead its --kill to a process that never was the program.
 """
 
+import os
 import sqlite3
 import subprocess
 import time
@@ -172,6 +173,61 @@ def test_kill_signals_no_process_that_never_had_the_lock(shared, attacker, how, 
     done = power(m, "--kill", user=killer)
     assert m.runs(numbers[-1]), done
     assert other.poll() is None, done
+
+
+#: Locks the file of its argument as a program of root's does that has one of its own.
+DAEMON = """
+import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("ready", flush=True)
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("killer", ["root", "mallory"])
+@pytest.mark.parametrize("kind", ["a link", "the killer's own file"])
+def test_kill_signals_no_other_program_of_who_kills(machine, kind, killer):
+    """Where the service's user has put something else in place of its pidfile, no process is signalled or believed."""
+    m = machine
+    run = m.made("/run/power", owner=VICTIM)
+    m.made("/home/killers")
+    lock = m.write("/home/killers/lock", owner=0 if killer == "root" else m.uid(killer), mode=0o644)
+    daemon = m.attack(DAEMON, "/home/killers/lock", user=killer)
+    if kind == "a link":
+        (run / "power.pid").symlink_to("/home/killers/lock")
+        os.lchown(run / "power.pid", VICTIM, VICTIM)
+    else:
+        lock.rename(run / "power.pid")  # as one that was made there, and that the directory's owner gave this name
+    for args in (["--status"], ["--kill"]):
+        done = m.power(*args, user=killer)
+        assert done.returncode in (1, 4), done
+        assert "/run/power/power.pid belongs to" in done.stderr, done
+    assert daemon.poll() is None
+
+
+#: Takes the place where a program is asked whose file system knows no sockets.
+SQUATTING = """
+import hashlib, signal, socket, sys
+name = hashlib.blake2b(sys.argv[1].encode()).hexdigest()[:64]
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\\0power:" + name)
+listener.listen()
+print("ready", flush=True)
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("killer", ["victim", "root"])
+def test_who_takes_the_place_of_the_socket_prevents_no_stop(shared, killer):
+    """Where nothing listens beside the pidfile anybody may take the other place: a stop works all the same."""
+    m = shared
+    assert power(m, *SIMULATED).returncode == 0
+    m.on_host(f"{PIDFILE}.sock").unlink()
+    m.attack(SQUATTING, PIDFILE)
+    assert "another process answers" in power(m, "--status", user=killer).stderr
+    done = power(m, "--kill", user=killer)
+    assert (done.returncode, "stopped, pid" in done.stdout) == (0, True), done
 
 
 #: Asks as so many processes at once as its second argument says, each by the program's own main; how many failed.

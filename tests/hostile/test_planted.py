@@ -96,6 +96,39 @@ def test_root_in_the_data_of_another_user_follows_no_link(machine, name):
     check()
 
 
+#: Makes a journal of SQLite's at the path of its argument, closed by a crash: with a -wal, and without a -shm.
+CRASHED = """
+import os, sqlite3, sys
+path = sys.argv[1]
+journal = sqlite3.connect(path, isolation_level=None)
+journal.execute("PRAGMA journal_mode = WAL")
+journal.execute("CREATE TABLE t (a)")
+os.unlink(path + "-shm")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["a journal", "a FIFO behind a link"])
+def test_root_s_check_opens_nothing_in_the_data_of_another_user(machine, kind):
+    """Root's --check says that it can't use the DATA_DIR: no file is made where a link may lead, nor waited for."""
+    m = machine
+    data = m.made("/var/lib/power", owner=VICTIM, mode=0o750)
+    if kind == "a journal":
+        m.run("/usr/bin/python3", "-c", CRASHED, "/var/lib/power/journal.db", user="victim")
+    else:
+        m.made(VICTIMS)
+        os.mkfifo(m.on_host(f"{VICTIMS}/fifo"), 0o600)
+        plant(m, "/var/lib/power/journal.db", f"{VICTIMS}/fifo", VICTIM)
+        m.write("/var/lib/power/journal.db-wal", "x", owner=VICTIM)
+    writers = 'WRITERS = {"f": {"type": "file", "path": "/opt/root/power.csv"}}'
+    named = settings(m, writers, data_dir="/var/lib/power", path="/opt/root/settings.py", owner=0)
+    before = tree_of(data)
+    done = m.power(*named, "--check", patience_s=20)
+    assert "\ndata: /var/lib/power: DATA_DIR can't be used: " in done.stdout, done
+    assert "\nwriter f: ok, " in done.stdout, done
+    assert tree_of(data) == before
+
+
 #: How often root starts the program while a directory of its data is exchanged.
 STARTS = 80
 

@@ -25,7 +25,7 @@ import influxdb
 
 from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
-from powermeter.settings import Secret
+from powermeter.settings import Secret, certificates
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
 from powermeter.writers.blotter import Blotter
@@ -270,13 +270,13 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
     """
     A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
 
-    Raises :exc:`LocalError` where that file is missing.
+    Raises :exc:`LocalError` where that file is missing, or others may write it.
     """
     if not ssl:
         return Connection(host, port, timeout=timeout)
     file = verify_ssl if isinstance(verify_ssl, str) else None
     try:
-        context = tls.create_default_context(cafile=file)
+        context = tls.create_default_context(cadata=None if file is None else certificates(file))
     except OSError as error:
         raise LocalError(f"{file}: no CA certificates: {error.strerror or error}: check verify_ssl") from error
     if file is not None:
