@@ -8,7 +8,6 @@ no directory, no key and no variable. The program lies where that user may write
 # @MARK@
 
 import codecs
-import contextlib
 import errno
 import os
 import pwd
@@ -398,8 +397,10 @@ def become(service, out, err):
 
 def say(text):
     """Print *text* where errors go."""
-    with contextlib.suppress(OSError):
+    try:  # noqa: SIM105 - contextlib takes as long to import as all the rest, before the first flash at boot
         os.write(2, f"power: {text}\n".encode(errors="replace"))
+    except OSError:
+        pass
 
 
 if __name__ == "__main__":
