@@ -786,6 +786,20 @@ def test_a_journal_that_the_version_before_made(tmp_path):
             assert cursor.position == Position({"house": 2, "flat": 1}, "")
 
 
+def test_the_log_of_a_file_that_was_replaced_is_taken_away(tmp_path):
+    """Whoever opens the other file then does not read the log as that one's; a log that came with it stays."""
+    path, other = tmp_path / "journal.db", tmp_path / "other.db"
+    with Journal(str(path)) as journal, Journal(str(other)) as made:
+        made.append(rows_of(made.meter("house", 1000).name, [START_NS, START_NS + 1]))
+        other.rename(path)
+        journal.take_log_away()
+        assert not path.with_name("journal.db-wal").exists()
+        other.with_name("other.db-wal").rename(f"{path}-wal")
+        journal.take_log_away()
+        assert path.with_name("journal.db-wal").exists()
+        assert counts(path) == {"house": [1, 2]}
+
+
 def test_a_copy_that_was_made_to_be_stored(tmp_path):
     """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with."""
     path = tmp_path / "journal.db"

@@ -353,9 +353,10 @@ class Journal:
                 raise _unfit(path, str(error)) from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
-        self._log_file = _file_at(path + "-wal")
         #: By a meter's name its key, which is this file's own.
         self._keys: dict[str, int] = dict(self._connection.execute("SELECT name, meter FROM meters"))
+        # There since that reading.
+        self._log_file = _file_at(path + "-wal")
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
