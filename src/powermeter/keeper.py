@@ -312,7 +312,7 @@ class Keeper:
         """The journal, if it can be written; another one where it has to be. None: :attr:`failing` tells why."""
         journal = self._journal
         if journal is None:
-            return self._opened("it can be opened", suspect=self._damaged)
+            return self._open_anew("it can be opened", suspect=self._damaged)
         if not journal.is_in_place:
             return self._looked_at_path(journal)
         if self._damaged:
@@ -363,7 +363,7 @@ class Keeper:
             self._journal.close()
             self._journal = None
 
-    def _opened(self, reason: str, *, suspect: bool) -> Journal | None:
+    def _open_anew(self, reason: str, *, suspect: bool) -> Journal | None:
         """What is at the path, opened because of *reason*; None where it can't be, or it was tried just now."""
         if time.monotonic() < self._try_at_s:
             return None
@@ -399,7 +399,7 @@ class Keeper:
         self._followed = set()
         self._on_commit()
         self._let_go()
-        return self._opened("damage was met in it", suspect=True)
+        return self._open_anew("damage was met in it", suspect=True)
 
     def _looked_at_path(self, journal: Journal) -> Journal | None:
         """Decide what to do where the file is not at its path any more."""
@@ -408,13 +408,13 @@ class Keeper:
             return None
         if not journal.is_deleted:
             journal.take_log_away()
-            return self._opened("another file has taken its place", suspect=True)
+            return self._open_anew("another file has taken its place", suspect=True)
         try:
             journal.write_again()
         except (OSError, sqlite3.Error) as error:
             self._fail(f"{journal.path} was deleted, and can't be written again: {error}")
             return None
-        return self._opened("it was deleted, and has been written again", suspect=False)
+        return self._open_anew("it was deleted, and has been written again", suspect=False)
 
     def _failed(self, error: sqlite3.Error) -> None:
         if is_damage(error):
@@ -424,7 +424,7 @@ class Keeper:
         elif self.failing and self._journal and is_of_the_disk(error) and self._journal.can_be_written_anew():
             # The disk came back, and what was open on it is of no use any more.
             try:
-                self._opened("it can be written again", suspect=False)
+                self._open_anew("it can be written again", suspect=False)
             except sqlite3.Error as again:
                 self._fail(str(again))
         else:
