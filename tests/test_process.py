@@ -124,8 +124,9 @@ def test_daemon_is_detached(program):
     assert int(status["PPid"]) != os.getpid()
     assert os.getsid(pid) not in (os.getsid(0), pid)
     assert status["Umask"] == "0027"
-    assert (proc / "cwd").resolve() == program.data_dir / "simulated"
-    assert [str((proc / "fd" / fd).readlink()) for fd in "012"] == ["/dev/null"] * 3
+    if AS_ROOT:  # the kernel shows the directory and files of a process without core dumps to root alone
+        assert (proc / "cwd").resolve() == program.data_dir / "simulated"
+        assert [str((proc / "fd" / fd).readlink()) for fd in "012"] == ["/dev/null"] * 3
 
 
 def test_files_are_closed_to_others(program):
@@ -203,7 +204,8 @@ def test_closed_streams(program, closed):
     line = ["sh", "-c", f'exec "$@" {closed}', "sh", *program.line("--simulate", "3000")]
     done = subprocess.run(line, env=program.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [str(Path(f"/proc/{program.pid}/fd/{fd}").readlink()) for fd in "012"] == ["/dev/null"] * 3
+    if AS_ROOT:
+        assert [str(Path(f"/proc/{program.pid}/fd/{fd}").readlink()) for fd in "012"] == ["/dev/null"] * 3
     line[-2:] = ["--status"]
     assert subprocess.run(line, env=program.env, timeout=PATIENCE_S, check=False).returncode == 0
 
@@ -1045,14 +1047,13 @@ def test_executable_by_itself(program):
 
 def test_many_open_files_allowed(program):
     """A daemon starts where the limit of open files is low, as where it is high, and holds none of its caller's."""
-    reading, writing = os.pipe()
-    try:
-        os.set_inheritable(writing, True)
-        line = program.line("--simulate", "3000")
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for most in sorted({64, soft, hard}):
-            code = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {hard})); "
-            before = [sys.executable, "-c", code + "os.execv(sys.argv[1], sys.argv[1:])"]
+    line = program.line("--simulate", "3000")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in sorted({64, soft, hard}):
+        code = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {hard})); "
+        before = [sys.executable, "-c", code + "os.execv(sys.argv[1], sys.argv[1:])"]
+        reading, writing = os.pipe()
+        with open(reading, "rb") as read, open(writing, "wb") as written:
             subprocess.run(
                 [*before, *line],
                 env=program.env,
@@ -1061,12 +1062,10 @@ def test_many_open_files_allowed(program):
                 timeout=PATIENCE_S,
                 check=True,
             )
-            own = {(Path(f"/proc/{program.pid}/fd") / fd).readlink() for fd in os.listdir(f"/proc/{program.pid}/fd")}
-            assert Path(f"/proc/self/fd/{writing}").readlink() not in own
-            assert program.run("--kill").returncode == 0
-    finally:
-        os.close(reading)
-        os.close(writing)
+            written.close()
+            assert select.select([read], [], [], PATIENCE_S)[0], "the daemon holds its caller's pipe open"
+            assert read.read() == b""
+        assert program.run("--kill").returncode == 0
 
 
 # --- Signals
@@ -1409,7 +1408,9 @@ def test_the_service_is_found(program, monkeypatch, capsys, tmp_path):
     assert power.main(["--status"]) == 0
     assert f"pid {pid}" in capsys.readouterr().out
     assert power.main(["--status", "--pidfile", str(tmp_path / "none.pid")]) == 3
-    assert power.main(["--kill", "--settings", str(program.settings)]) == 0
+    other = tmp_path / "other.py"
+    other.write_text(f"DATA_DIR = {str(tmp_path / 'other')!r}\n")
+    assert power.main(["--kill", "--settings", str(other)]) == 0
     assert capsys.readouterr().out == "power: not running\n" * 2
     assert power.main(["--kill"]) == 0
     assert capsys.readouterr().out == f"power: stopped, pid {pid}\n"

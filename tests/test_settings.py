@@ -12,7 +12,7 @@ import shutil
 
 import certifi
 import pytest
-from program import SOURCE, Program
+from program import AS_ROOT, SOURCE, Program
 
 from powermeter import settings
 from powermeter.errors import PowerError, SettingsError
@@ -901,11 +901,11 @@ def test_where_a_file_is(read, monkeypatch, path, placed):
 def test_where_the_data_are(read, monkeypatch):
     """DATA_DIR may begin with ~; left out it is /var/lib/power for root, else in the user's home."""
     monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     assert read("DATA_DIR = '~/power/'").data_dir == "/home/me/power"
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert read("").data_dir == "/var/lib/power"
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert read("").data_dir == "/home/me/.local/state/power"
+    assert settings.default_data_dir(as_root=True) == "/var/lib/power"
+    assert settings.default_data_dir(as_root=False) == "/home/me/.local/state/power"
+    assert read("").data_dir == settings.default_data_dir(as_root=AS_ROOT)
 
 
 def test_a_home_that_is_not_there(read, monkeypatch):
@@ -917,7 +917,8 @@ def test_a_home_that_is_not_there(read, monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    if AS_ROOT:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
     no_home = (
         "DATA_DIR: None is in the user's home, and there is none: set HOME, or DATA_DIR to a path that begins with /"
     )
