@@ -22,7 +22,8 @@ sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 from hardware import machine  # noqa: E402, F401 - the same
 from influxd import Influxd  # noqa: E402, F401 - for who uses this module
 
-from powermeter.process import ask, holder  # noqa: E402
+from powermeter.process.control import ask  # noqa: E402
+from powermeter.process.pidfile import holder  # noqa: E402
 
 POWER = str(TOP / "src" / "power.py")
 

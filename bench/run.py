@@ -49,7 +49,7 @@ from rig import (
     wait_until,
 )
 
-from powermeter.journal import Journal, Row
+from powermeter.journal.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 
 #: The goals: the most CPU a pulse, as a part of a yardstick's; the latter by pulses a second.

@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     try:
         commands.require(REQUIRED)
-        from powermeter import process  # which needs what was just asked for
+        from powermeter.process.daemon import no_core_dump  # which needs what was just asked for
 
-        process.no_core_dump()
+        no_core_dump()
         status = int(args.command(args))
         _flush()
         return status

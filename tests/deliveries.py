@@ -6,7 +6,7 @@ import pytest
 from program import PATIENCE_S
 
 from powermeter.delivery import Delivery
-from powermeter.journal import Row
+from powermeter.journal.journal import Row
 from powermeter.meter import NS_PER_S
 
 #: 2026-11-23T07:13:20.123456789Z, as ns.

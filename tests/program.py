@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from powermeter import process
 from powermeter.errors import PowerError
+from powermeter.process.pidfile import holder
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -32,7 +32,8 @@ root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
 #: The lines after which a command is run by a user whom the modes of files bind: for :meth:`Program.run_after`.
 #: They import first: once the privileges are gone, the source and Python itself may not be readable any more.
 UNPRIVILEGED = f"""
-import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run, powermeter.settings
+import json, locale, os, socket, powermeter.check, powermeter.commands, powermeter.run
+import powermeter.process.control, powermeter.process.daemon
 power.parser()
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
@@ -144,7 +145,7 @@ class Program:
     @property
     def pid(self):
         """The pid of the running one by the lock of its pidfile, None without one."""
-        return process.holder(str(self.pidfile))
+        return holder(str(self.pidfile))
 
     def end(self):
         """Kill whatever still runs, and wait until it has ended; may be called twice."""
@@ -155,7 +156,7 @@ class Program:
             if path.suffix == ".pid" or path.name == "lock":
                 # What stands there in place of a pidfile may be anything: such a one has no holder.
                 with contextlib.suppress(PowerError):
-                    if pid := process.holder(str(path)):
+                    if pid := holder(str(path)):
                         kill(pid)
 
     def __enter__(self):

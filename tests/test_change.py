@@ -19,8 +19,11 @@ from counting import hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
-from powermeter import journal, keeper, lookup, salvage, settings
+from powermeter import keeper, lookup, settings
 from powermeter.errors import BoardError, PowerError
+from powermeter.journal import journal, salvage
+from powermeter.journal.history import Reader
+from powermeter.journal.tables import SQLITE_IOERR
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 from powermeter.monitor import Monitor
@@ -197,7 +200,7 @@ def test_a_commit_that_was_made_though_it_failed(rig, monkeypatch):
         if entries and not failed.is_set():
             failed.set()
             error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = journal.SQLITE_IOERR
+            error.sqlite_errorcode = SQLITE_IOERR
             raise error
 
     monkeypatch.setattr(journal.Journal, "append", made_but_failed)
@@ -321,8 +324,8 @@ def test_a_status_while_the_disk_hangs_in_reading(rig, monkeypatch):
     """The status comes within its time, and names all; when the disk answers again it is whole again."""
     rig.deliver(5)
     going = threading.Event()
-    span = journal.Reader.span
-    monkeypatch.setattr(journal.Reader, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
+    span = Reader.span
+    monkeypatch.setattr(Reader, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
     for _ in range(3):
         begun_s = time.monotonic()
         now = rig.monitor.status().as_dict()

@@ -7,7 +7,8 @@ import pytest
 
 from powermeter import clock
 from powermeter.clock import Clock
-from powermeter.journal import Journal, Row
+from powermeter.journal.history import Reader
+from powermeter.journal.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 
 #: 2020-01-01 and 2026-11-23, as ns: what a Pi without a clock chip boots with, and what it is.
@@ -150,7 +151,7 @@ def test_pulses_get_their_right_time_and_are_delivered_then(journal):
         assert [pulse.number for pulse in new.read(10)] == [3, 4, 5, 6]
     assert times_s(journal, key) == [101, 102, 103, 104, 105, 106]
     assert steps(journal) == []
-    with contextlib.closing(journal.reader()) as reader:
+    with contextlib.closing(Reader(journal.path)) as reader:
         assert reader.span("house", RIGHT_NS + 103 * NS_PER_S, RIGHT_NS + 105 * NS_PER_S) == (2, pytest.approx(0.002))
 
 
@@ -171,7 +172,7 @@ def test_pulses_of_an_earlier_boot_keep_the_time_they_have(journal, monkeypatch)
     """The machine went down while the clock was waited for: how far it was wrong nobody knows."""
     key = journal.meter("house", 1000).name
     journal.append(rows(key, [1]), WRONG_NS, settled=False)
-    monkeypatch.setattr("powermeter.journal.boot_id", lambda: "another")
+    monkeypatch.setattr("powermeter.journal.journal.boot_id", lambda: "another")
     assert journal.settle(RIGHT_NS) == 1
     journal.append(rows(key, [2]), RIGHT_NS)
     assert times_s(journal, key) == [(WRONG_NS - RIGHT_NS) / NS_PER_S + 101, 102]
@@ -181,7 +182,7 @@ def test_a_boot_that_ended_before_the_clock_was_right_takes_nothing_from_the_nex
     """Power that comes and goes: the pulses of the boot that gets a right clock get their right times."""
     key = journal.meter("house", 1000).name
     journal.append(rows(key, [1, 2]), WRONG_NS, settled=False)
-    monkeypatch.setattr("powermeter.journal.boot_id", lambda: "another")
+    monkeypatch.setattr("powermeter.journal.journal.boot_id", lambda: "another")
     journal.append(rows(key, [3, 4]), WRONG_NS + 7 * NS_PER_S, settled=False)
     assert journal.settle(RIGHT_NS) == 2
     wrong_s = (WRONG_NS - RIGHT_NS) / NS_PER_S

@@ -8,7 +8,8 @@ from records import csv_rows
 
 from powermeter import settings
 from powermeter.boards.simulated import SimulatedBoard, household
-from powermeter.journal import Journal
+from powermeter.journal.history import Reader
+from powermeter.journal.journal import Journal
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
 
@@ -70,7 +71,7 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     lines = csv_rows(tmp_path / "power.csv")
     points = influxd.points(database=influx_db)
     with Journal(str(tmp_path / "journal.db")) as journal:
-        reader = journal.reader()
+        reader = Reader(journal.path)
         for meter in read.meters:
             kwh = integral_kwh(household(0, seed=meter.name), elapsed_s)
             pulses, in_journal = reader.span(meter.name, 0, FAR_NS)

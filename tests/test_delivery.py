@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from powermeter.delivery import SHORTEST_PAUSE_S, State, Verdict, verdict
 from powermeter.errors import AnsweredError, MisdirectedError, UnreachableError
-from powermeter.journal import Journal, Row
+from powermeter.journal.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import BY_STATUS

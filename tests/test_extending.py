@@ -17,7 +17,7 @@ from program import PATIENCE_S, SOURCE, wait_until
 from powermeter import boards, settings, writers
 from powermeter.delivery import State
 from powermeter.errors import BoardError
-from powermeter.journal import Journal
+from powermeter.journal.journal import Journal
 from powermeter.lamps import Lamp
 from powermeter.monitor import Monitor
 

@@ -35,7 +35,8 @@ import certifi
 import pytest
 from program import PATIENCE_S, Program, kill, wait_until
 
-from powermeter import process, settings
+from powermeter import settings
+from powermeter.process.pidfile import holder
 
 TOP = Path(__file__).resolve().parents[1]
 DOCS = TOP / "docs"
@@ -310,7 +311,7 @@ class Home:
         self._ending.set()
         self._flashing.join()
         for path in self.path.rglob("*"):
-            if (path.suffix == ".pid" or path.name == "lock") and (pid := process.holder(str(path))):
+            if (path.suffix == ".pid" or path.name == "lock") and (pid := holder(str(path))):
                 kill(pid)
 
     def line(self, text):

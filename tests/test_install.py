@@ -25,7 +25,8 @@ from pathlib import Path
 import pytest
 from program import PATIENCE_S, Program, kill, root_alone, wait_until
 
-from powermeter import mounts, process
+from powermeter import mounts
+from powermeter.process.pidfile import holder
 
 TOP = Path(__file__).resolve().parents[1]
 NAME = "install_init_script.py"
@@ -153,7 +154,7 @@ class Machine:
 
     def end(self):
         """Kill the daemon, if there is one."""
-        pid = process.holder(str(self.on_host("/run/power/power.pid")))
+        pid = holder(str(self.on_host("/run/power/power.pid")))
         if pid:
             kill(pid)
 
@@ -238,7 +239,7 @@ def test_the_installed_script_runs_the_service(machine):
     m.on_host("/etc/default/power").write_text(SIMULATED)
     started = m.service("start")
     assert started.returncode == 0, started.stderr
-    pid = process.holder(str(m.on_host("/run/power/power.pid")))
+    pid = holder(str(m.on_host("/run/power/power.pid")))
     status = Path(f"/proc/{pid}/status").read_text()
     uid = int(m.run("id", "-u", "power").stdout)
     gpio = int(m.run("sh", "-c", "getent group gpio | cut -d: -f3").stdout)
@@ -255,7 +256,7 @@ def test_the_installed_script_runs_the_service(machine):
     )
     # An uninstall stops it, and nothing of it is left behind in /run.
     m.installed("--uninstall")
-    assert process.holder(str(m.on_host("/var/lib/power/simulated/lock"))) is None
+    assert holder(str(m.on_host("/var/lib/power/simulated/lock"))) is None
     assert not m.on_host("/run/power").exists()
 
 

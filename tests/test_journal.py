@@ -18,9 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from program import PATIENCE_S, SOURCE, root_alone
 
-from powermeter import journal as journal_module
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal import SCHEMA, Change, Journal, MeterRecord, Position, Row, make_private, prepare_dir
+from powermeter.journal import journal as journal_module
+from powermeter.journal import tables
+from powermeter.journal.cursor import Position
+from powermeter.journal.history import Reader
+from powermeter.journal.journal import Change, Journal, MeterRecord, Row, prepare_dir
+from powermeter.journal.tables import SCHEMA, make_private
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
 #: 2026-11-23T07:13:20Z, as ns.
@@ -254,7 +258,7 @@ def test_span_equals_counting(history, spans):
                     constant = 2600 - constant
                     journal.meter("house", constant)
             journal.append(rows)
-            with contextlib.closing(journal.reader()) as reader:
+            with contextlib.closing(Reader(journal.path)) as reader:
                 for from_ns, to_ns in spans:
                     counted = [1 / constant for time_ns, constant in kept if from_ns <= time_ns < to_ns]
                     pulses, kwh = reader.span("house", from_ns, to_ns)
@@ -266,7 +270,7 @@ def test_span_equals_counting(history, spans):
 
 def test_span_of_an_unknown_meter(tmp_path):
     """A meter that the journal does not know, or that has no pulse, has no energy."""
-    with Journal(str(tmp_path / "journal.db")) as journal, contextlib.closing(journal.reader()) as reader:
+    with Journal(str(tmp_path / "journal.db")) as journal, contextlib.closing(Reader(journal.path)) as reader:
         journal.meter("pump", 1000)
         assert reader.span("house", 0, 2**63 - 1) == (0, 0.0)
         assert reader.span("pump", 0, 2**63 - 1) == (0, 0.0)
@@ -276,7 +280,7 @@ def test_span_seeks(tmp_path):
     """A span among 100,000 pulses takes SQLite hardly more steps than one among 1,000: it seeks, it scans nothing."""
     steps = {}
     for size in (1_000, 100_000):
-        with Journal(str(tmp_path / f"{size}.db")) as journal, contextlib.closing(journal.reader()) as reader:
+        with Journal(str(tmp_path / f"{size}.db")) as journal, contextlib.closing(Reader(journal.path)) as reader:
             key = journal.meter("house", 1000).name
             journal.append(rows_of(key, range(START_NS, START_NS + size)))
             taken = itertools.count()
@@ -292,7 +296,7 @@ def test_waiting_seeks(tmp_path):
     """How many pulses wait, and since when, is told without counting them."""
     with (
         Journal(str(tmp_path / "journal.db")) as journal,
-        contextlib.closing(journal.reader()) as reader,
+        contextlib.closing(Reader(journal.path)) as reader,
         contextlib.closing(journal.cursor("reader")) as cursor,
     ):
         assert reader.waiting(cursor.position) == (0, None)
@@ -419,7 +423,7 @@ def test_place_alone_moves(tmp_path):
 
 def test_place_that_can_not_be_kept(tmp_path, monkeypatch):
     """A place whose commit fails is not taken: the position is as before, on the disk too; the next one is kept."""
-    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT_S", 0)
+    monkeypatch.setattr(tables, "BUSY_TIMEOUT_S", 0)
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
         key = journal.meter("house", 1000).name
@@ -461,7 +465,7 @@ def test_append_that_fails_leaves_cursors_moved(tmp_path):
 APPENDING = """
 import contextlib, itertools, sys
 sys.path.insert(0, {source!r})
-from powermeter.journal import Journal, Row
+from powermeter.journal.journal import Journal, Row
 with Journal(sys.argv[1]) as journal, contextlib.closing(journal.cursor("file")) as cursor:
     known = journal.meter("house", 1000)
     for first in itertools.count(known.count + 1, 7):
@@ -623,7 +627,8 @@ def test_a_journal_with_another_schema(tmp_path, version, change):
     code = f"""
 import resource, sys; sys.path.insert(0, {str(SOURCE)!r})
 from powermeter.errors import JournalError
-from powermeter.journal import Journal, delivered_pulses
+from powermeter.journal.history import delivered_pulses
+from powermeter.journal.journal import Journal
 resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))
 print(delivered_pulses({str(path)!r}, "file"))
 try:
@@ -674,13 +679,13 @@ def test_what_is_too_large_is_damage(tmp_path, change, said):
 def test_no_connection_trusts_the_file(tmp_path):
     """The connections of journal, cursor and reader run no function of a schema, check pages, and map no memory."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        parts = [journal, journal.cursor("file"), journal.reader()]
+        parts = [journal, journal.cursor("file"), Reader(journal.path)]
         assert parts[1].read(1) == []
         for part in parts:
             names = ("trusted_schema", "cell_size_check", "mmap_size")
             found = [part._connection.execute(f"PRAGMA {name}").fetchone() for name in names]
             assert found == [(0,), (1,), (0,)]
-            assert part._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == journal_module.MAX_LENGTH
+            assert part._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == tables.MAX_LENGTH
         for part in parts[1:]:
             part.close()
 
@@ -834,7 +839,7 @@ def test_closing_a_journal_to_others_keeps_its_locks(tmp_path):
     begin = (
         f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
     )
-    with Journal(str(path)) as journal, journal_module._transaction(journal._connection):
+    with Journal(str(path)) as journal, tables.transaction(journal._connection):
         os.chmod(f"{path}-shm", 0o640)
         make_private(str(path))
         assert modes(path)["-shm"] == 0o600
@@ -927,7 +932,7 @@ def test_empty_file_becomes_a_journal(tmp_path):
 def test_close_twice(tmp_path):
     """A journal, a cursor and a reader may be closed twice."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        for part in (journal.cursor("file"), journal.reader(), journal):
+        for part in (journal.cursor("file"), Reader(journal.path), journal):
             part.close()
             part.close()
 
@@ -1001,7 +1006,7 @@ def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
     hours = range(min(times) // HOUR_NS - 1, max(times) // HOUR_NS + 3)
     with (
         new_journal() as journal,
-        contextlib.closing(journal.reader()) as reader,
+        contextlib.closing(Reader(journal.path)) as reader,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_module, "THINNED_AT_ONCE", at_once)
@@ -1071,7 +1076,7 @@ def test_a_bit_that_flipped(tmp_path):
             os.unlink(path + "-wal")
         try:
             with Journal(path) as journal, contextlib.closing(journal.cursor("it")) as cursor:
-                with contextlib.closing(journal.reader()) as reader:
+                with contextlib.closing(Reader(journal.path)) as reader:
                     reader.waiting(cursor.position)
                     reader.span("house", START_NS + 700 * NS_PER_S, 2**62)
                 pulses = cursor.read(2000)
@@ -1080,7 +1085,7 @@ def test_a_bit_that_flipped(tmp_path):
         except DamagedError:
             damaged += 1
         except sqlite3.DatabaseError as error:
-            if not journal_module.is_damage(error):
+            if not tables.is_damage(error):
                 raise
             damaged += 1
     assert 0 < damaged < 250

@@ -15,7 +15,8 @@ from program import PATIENCE_S, wait_until
 
 from powermeter import keeper
 from powermeter.clock import Clock
-from powermeter.journal import MeterRecord, Row
+from powermeter.journal.history import Reader
+from powermeter.journal.journal import MeterRecord, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Constant, Edge
@@ -319,7 +320,7 @@ def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, capl
         recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
         seen(recording.commits)
         assert recording.counts() == [*range(1, 801), 1000, 1001]
-        with contextlib.closing(recording.journal.reader()) as reader:
+        with contextlib.closing(Reader(recording.journal.path)) as reader:
             assert reader.span("house", 0, 2**62) == (1001, pytest.approx(1.001))
     assert [r.getMessage() for r in caplog.records if "too many" in r.getMessage()] == [
         "journal: 199 pulses were too many for the memory: counted, with neither time nor power"

@@ -10,10 +10,10 @@ from counting import SOON, Running, hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
-from powermeter import monitor, recorder, settings
+from powermeter import inputs, monitor, settings
 from powermeter.delivery import Delivery
 from powermeter.errors import JournalError
-from powermeter.journal import Journal
+from powermeter.journal.journal import Journal
 from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Edge
 
@@ -85,7 +85,7 @@ def test_a_silent_meter_blinks_fast(tmp_path):
 
 def test_a_stuck_input_blinks_fast(tmp_path, monkeypatch):
     """L2 blinks fast while an input is stuck, and the status says so; both end with its next edge."""
-    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 10)
+    monkeypatch.setattr(inputs, "STUCK_NS", NS_PER_S // 10)
     with Running(tmp_path) as running:
         running.board.lit.add(0)
         running.wait_for_condition(Condition.INPUT_FAULT)

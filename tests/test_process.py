@@ -24,7 +24,9 @@ from program import AS_ROOT, PATIENCE_S, SOURCE, UNPRIVILEGED, Program, kill, re
 import power
 from powermeter import commands
 from powermeter.errors import ProcessError
-from powermeter.process import STOP_S, PidFile, ask, holder, notify
+from powermeter.process.control import STOP_S, ask
+from powermeter.process.pidfile import PidFile, holder
+from powermeter.process.systemd import notify
 
 #: RPi.GPIO as far as the program uses it, with no flash ever.
 STANDIN = """
@@ -315,7 +317,7 @@ def test_pidfile_goes_with_its_program(program):
 TAKING = f"""
 import os, sys; sys.path.insert(0, {str(SOURCE)!r})
 from powermeter.errors import AlreadyRunningError
-from powermeter.process import PidFile
+from powermeter.process.pidfile import PidFile
 taken = 0
 while taken < 300:
     try:
@@ -360,7 +362,7 @@ def test_kill_of_a_foreground_program(program):
 
 
 #: A stop that is patient for less than its 15 s.
-SHORT_PATIENCE = "import powermeter.process; powermeter.process.STOP_S = 1.0"
+SHORT_PATIENCE = "import powermeter.process.control; powermeter.process.control.STOP_S = 1.0"
 
 
 def test_kill_of_a_stopped_daemon(program):
@@ -1238,7 +1240,7 @@ def test_stop_keeps_every_pulse(program):
 #: Holds the pidfile of its argument, and answers at the socket beside it with ANSWER, a pause before each piece.
 ANSWERING = f"""
 import socket, sys, time; sys.path.insert(0, {str(SOURCE)!r})
-from powermeter.process import PidFile
+from powermeter.process.pidfile import PidFile
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1] + ".sock")
 listener.listen(8)
@@ -1275,7 +1277,7 @@ def answering_holder(pidfile, answer):
 )
 def test_answer_without_an_end(program, answer, monkeypatch):
     """An answer without an end is given up, after its time or its size."""
-    monkeypatch.setattr("powermeter.process.ANSWER_S", 0.5)
+    monkeypatch.setattr("powermeter.process.control.ANSWER_S", 0.5)
     with answering_holder(program.pidfile, answer), pytest.raises(ProcessError, match="its answer has no end"):
         ask(str(program.pidfile), "text")
 

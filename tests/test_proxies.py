@@ -15,7 +15,7 @@ from victoriametrics import VictoriaMetrics, Vmauth
 
 from powermeter.delivery import State
 from powermeter.errors import DeliveryError
-from powermeter.journal import Journal
+from powermeter.journal.journal import Journal
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,12 @@ import pytest
 from counting import HOLD_OFF_NS, NEVER_S, Recording, in_a_row, seen
 from program import PATIENCE_S, wait_until
 
-from powermeter import lamps, recorder
+from powermeter import inputs, lamps
 from powermeter.clock import NEAR_NS
+from powermeter.inputs import LOST_AGAIN_NS
 from powermeter.lamps import TRAIN_S, Condition, Lamp
 from powermeter.meter import NS_PER_S, Edge
-from powermeter.recorder import BURST, LOST_AGAIN_NS
+from powermeter.recorder import BURST
 
 
 def test_first_pulse_has_no_interval(tmp_path):
@@ -262,7 +263,7 @@ def test_silence_of_one_meter(tmp_path):
 @pytest.fixture
 def soon_stuck(monkeypatch):
     """An input that stays lit is stuck after a twentieth of a second, not ten minutes."""
-    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 20)
+    monkeypatch.setattr(inputs, "STUCK_NS", NS_PER_S // 20)
 
 
 def test_stuck(tmp_path, caplog, soon_stuck):
@@ -343,7 +344,7 @@ def test_silent_and_stuck(tmp_path, soon_stuck):
 
 def test_a_stuck_led_after_a_dark_hour(tmp_path, monkeypatch):
     """A LED that lights up long after the last flash is found, though a limit of silence is far off."""
-    monkeypatch.setattr(recorder, "STUCK_NS", NS_PER_S // 20)
+    monkeypatch.setattr(inputs, "STUCK_NS", NS_PER_S // 20)
     with Recording(tmp_path, NEVER_S, meters={"house": 1440}) as recording:
         wait_until(lambda: recording.board.looks.get(0, 0) >= 3)
         assert not recording.recorder.faulty
@@ -393,7 +394,7 @@ def telegram(begun_ns, edges=250):
 
 def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
     """Edges without end that make few pulses are a fault, said once it has lasted; with the last of them it is over."""
-    monkeypatch.setattr(recorder, "NOISE_NS", NS_PER_S // 4)
+    monkeypatch.setattr(inputs, "NOISE_NS", NS_PER_S // 4)
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S) as recording:
         for edge in itertools.chain.from_iterable(telegram(time.monotonic_ns() + n * NS_PER_S) for n in range(10)):
@@ -411,13 +412,13 @@ def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
 
 def test_bounce_is_no_noise(tmp_path, caplog, monkeypatch):
     """Flashes with all the bounce that light fading slowly has are no noise, nor are few edges with no pulse at all."""
-    monkeypatch.setattr(recorder, "NOISE_NS", NS_PER_S // 4)
+    monkeypatch.setattr(inputs, "NOISE_NS", NS_PER_S // 4)
     with Recording(tmp_path, NEVER_S) as recording:
         start_ns = time.monotonic_ns()
         for edge in itertools.chain.from_iterable(telegram(start_ns + n * NS_PER_S, edges=32) for n in range(50)):
             recording.board.put(edge)
         wait_until(lambda: recording.meter.count == 50)
-        assert recording.meter.flash.rejected >= recorder.NOISY_EDGES
+        assert recording.meter.flash.rejected >= inputs.NOISY_EDGES
         wait_until(lambda: recording.recorder.meters[0].noise is None)
     assert not recording.faults.acquire(blocking=False)
     assert caplog.messages == []

@@ -11,7 +11,7 @@ import pytest
 from program import SOURCE, Program
 
 from powermeter import commands
-from powermeter.journal import SCHEMAS
+from powermeter.journal.tables import SCHEMAS
 from powermeter.writers.file import HEADER
 
 DOCS = SOURCE.parent / "docs"

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from program import PATIENCE_S, Program, wait_until
 
-from powermeter import salvage
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal import Journal, Row
+from powermeter.journal import salvage
+from powermeter.journal.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 
 START_NS = 1_795_418_000 * NS_PER_S

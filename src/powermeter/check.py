@@ -5,9 +5,10 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
-from powermeter import journal
 from powermeter.boards import open_board
 from powermeter.errors import PowerError, ProcessError, TakenError, UnsafePathError
+from powermeter.journal.history import delivered_pulses
+from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
@@ -38,7 +39,7 @@ def prepare_data_dir(path: str) -> None:
     with contextlib.suppress(OSError):  # what can't be walked can't be made either, which is reported then
         if missing := not_mounted(resolved(path)):
             raise ProcessError(f"{path}: DATA_DIR can't be used: its disk is not mounted at {missing}")
-    journal.prepare_dir(path)
+    prepare_dir(path)
     for name in sorted(OWN_FILES):
         try:
             resolved(os.path.join(path, name))
@@ -100,6 +101,6 @@ def _writer(settings: WriterSettings, path: str | None) -> str:
     """Try the writer of *settings*, by what it has of the journal at *path*, if that may be read."""
     writer = open_writer(settings)
     try:
-        return writer.check(journal.delivered_pulses(path, settings.name) if path else ())
+        return writer.check(delivered_pulses(path, settings.name) if path else ())
     finally:
         writer.close()

@@ -67,9 +67,9 @@ def failed(error: PowerError) -> int:
     """The exit status of *error*; a service manager is told its first line too."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return FAILED
-    from powermeter import process
+    from powermeter.process.systemd import notify
 
-    process.notify(f"STATUS={str(error).splitlines()[0]}")
+    notify(f"STATUS={str(error).splitlines()[0]}")
     return NOT_CONFIGURED if isinstance(error, SettingsError) else FAILED
 
 
@@ -124,12 +124,12 @@ def _runtime_dir() -> str | None:
 
 def _pidfile_of_running(args: argparse.Namespace) -> str:
     """The pidfile of the one that is asked or stopped: where nothing is named and nobody holds ours, the service's."""
-    from powermeter import process
+    from powermeter.process.pidfile import holder
 
     path = _pidfile(args)
-    if args.pidfile or args.settings or process.holder(path) is not None:
+    if args.pidfile or args.settings or holder(path) is not None:
         return path
-    return path if process.holder(SERVICE_PIDFILE) is None else SERVICE_PIDFILE
+    return path if holder(SERVICE_PIDFILE) is None else SERVICE_PIDFILE
 
 
 def _data_dir(args: argparse.Namespace) -> str:
@@ -147,13 +147,13 @@ def _has_another_pidfile(args: argparse.Namespace) -> int | None:
     For where nobody holds the pidfile: in a login session it is another than for cron. Root runs no settings to learn
     where DATA_DIR is: they may be another user's.
     """
-    from powermeter import process
+    from powermeter.process.pidfile import holder
 
     if args.pidfile or os.geteuid() == 0:
         return None
     for lock in ("lock", os.path.join("simulated", "lock")):
         with contextlib.suppress(PowerError):  # of wrong settings nothing is known
-            if (pid := process.holder(os.path.join(_data_dir(args), lock))) is not None:
+            if (pid := holder(os.path.join(_data_dir(args), lock))) is not None:
                 return pid
     return None
 
@@ -164,7 +164,9 @@ def daemon(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, simulate: Simulate, settings: "Settings", pidfile: str) -> int:
-    from powermeter import process, run
+    from powermeter import run
+    from powermeter.process.daemon import daemonize
+    from powermeter.process.pidfile import PidFile
 
     def work(ready: Callable[[], None]) -> int:
         return run.run(
@@ -178,19 +180,20 @@ def _start(args: argparse.Namespace, simulate: Simulate, settings: "Settings", p
             ready=ready,
         )
 
-    return process.daemonize(process.PidFile(pidfile), settings.data_dir, work)
+    return daemonize(PidFile(pidfile), settings.data_dir, work)
 
 
 def foreground(args: argparse.Namespace) -> int:
     """Count in the foreground until a signal."""
-    from powermeter import process, run
+    from powermeter import run
+    from powermeter.process.pidfile import PidFile
 
     settings, pidfile = _prepared(args, args.simulate)
     if sys.stdout.isatty():
         require({"rich": "rich"})
     # As the daemon: a library of pins may make files where it is.
     os.chdir(settings.data_dir)
-    with process.PidFile(pidfile):
+    with PidFile(pidfile):
         return run.run(
             settings,
             pidfile,
@@ -204,11 +207,11 @@ def foreground(args: argparse.Namespace) -> int:
 def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, str]":
     """The settings, with DATA_DIR made and the log tried, and the path of the pidfile."""
     from powermeter import check as checking
-    from powermeter import process
     from powermeter.log import try_log
+    from powermeter.process.daemon import UMASK
 
     settings = _settings(args, simulate)
-    os.umask(process.UMASK)
+    os.umask(UMASK)
     checking.prepare_data_dir(settings.data_dir)
     if settings.log_file or args.command is not foreground:
         try:
@@ -225,9 +228,9 @@ def kill(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace, pidfile: str) -> None:
-    from powermeter import process
+    from powermeter.process.control import stop
 
-    pid = process.stop(pidfile)
+    pid = stop(pidfile)
     if pid is None and (other := _has_another_pidfile(args)) is not None:
         raise ProcessError(f"running, pid {other}; it has another pidfile: name it with --pidfile")
     print("power: not running" if pid is None else f"power: stopped, pid {pid}")
@@ -237,14 +240,15 @@ def restart(args: argparse.Namespace) -> int:
     """Stop the running one, if there is one, and start a daemon with the same load."""
     import json
 
-    from powermeter import process
+    from powermeter.process.control import ask
+    from powermeter.process.pidfile import holder
 
     path = _pidfile(args)
-    pid = process.holder(path)
+    pid = holder(path)
     simulate = None
     if pid is not None:
         try:
-            simulate = json.loads(process.ask(path, "json"))["simulate"]
+            simulate = json.loads(ask(path, "json"))["simulate"]
         except ForbiddenError:
             raise
         except (ProcessError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -257,11 +261,12 @@ def restart(args: argparse.Namespace) -> int:
 
 def status(args: argparse.Namespace) -> int:
     """Print how the running one does."""
-    from powermeter import process
+    from powermeter.process.control import ask
+    from powermeter.process.pidfile import holder
 
     try:
         path = _pidfile_of_running(args)
-        pid = process.holder(path)
+        pid = holder(path)
     except PowerError as error:
         print(f"power: {error}", file=sys.stderr)
         return UNKNOWN
@@ -278,7 +283,7 @@ def status(args: argparse.Namespace) -> int:
             print(f"power: not running, but {path} was left" if left else "power: not running")
         return DEAD if left else NOT_RUNNING
     try:
-        print(process.ask(path, "json" if args.json else "text"), end="")
+        print(ask(path, "json" if args.json else "text"), end="")
     except ForbiddenError as error:
         if args.json:
             print(f'{{"running": true, "pid": {pid}}}')
@@ -292,12 +297,12 @@ def status(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Try DATA_DIR, the log, the pins and every writer."""
     from powermeter import check as checking
-    from powermeter import process
+    from powermeter.process.pidfile import holder
 
     settings = _settings(args, None)
     print(f"settings: ok, {settings.path}")
     running = None
     with contextlib.suppress(ProcessError):  # a DATA_DIR that can't be looked into is said with all else that is tried
         # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
-        running = process.holder(os.path.join(settings.data_dir, "lock"))
+        running = holder(os.path.join(settings.data_dir, "lock"))
     return checking.check(settings, running)

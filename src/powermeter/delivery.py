@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError
-from powermeter.journal import Cursor, is_damage
+from powermeter.journal.cursor import Cursor
+from powermeter.journal.tables import is_damage
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.search import Search
 from powermeter.writers import Pace, Receipt, Writer

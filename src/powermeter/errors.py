@@ -133,3 +133,8 @@ class AnsweredError(DeliveryError):
 
 class MisdirectedError(DeliveryError):
     """What answered is not the service that the settings name."""
+
+
+def why(error: OSError) -> str:
+    """What *error* says, never nothing."""
+    return error.strerror or str(error) or type(error).__name__

@@ -22,9 +22,11 @@ from operator import attrgetter
 
 from powermeter.clock import Clock, ahead_ns
 from powermeter.errors import DamagedError, JournalError, PowerError
-from powermeter.journal import Change, Cursor, Entry, Journal, Row, is_damage, is_of_the_disk
+from powermeter.journal.cursor import Cursor
+from powermeter.journal.journal import Change, Entry, Journal, Row
+from powermeter.journal.salvage import open_journal
+from powermeter.journal.tables import is_damage, is_of_the_disk
 from powermeter.meter import NS_PER_S, Constant
-from powermeter.salvage import open_journal
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Keeper:
     if that long nothing was written, else together with all that come within
     it. Their times are not settled while *clock* is waited for. Pulses older
     than *keep_days* are thinned. These three may be replaced at any time.
-    *open_file* opens what is at the path, as :func:`~powermeter.salvage.open_journal` does.
+    *open_file* opens what is at the path, as :func:`~powermeter.journal.salvage.open_journal` does.
     On the keeper's thread, *on_commit* is called when there is something new
     to read, and *on_state* when :attr:`failing` changes.
     """

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from powermeter.journal import Position, Reader, is_damage
+from powermeter.journal.cursor import Position
+from powermeter.journal.history import Reader
+from powermeter.journal.tables import is_damage
 from powermeter.meter import NS_PER_S
 
 #: How long the file is waited for, in s.

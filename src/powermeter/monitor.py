@@ -22,13 +22,15 @@ from powermeter.boards import Board
 from powermeter.clock import Clock, ahead_ns
 from powermeter.delivery import Delivery, State
 from powermeter.errors import BoardError, PowerError
-from powermeter.journal import Change, Cursor, Row
+from powermeter.inputs import WatchedMeter
+from powermeter.journal.cursor import Cursor
+from powermeter.journal.journal import Change, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
 from powermeter.lookup import Found, Lookup
 from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
-from powermeter.recorder import Recorder, Watchdog, WatchedMeter
+from powermeter.recorder import Recorder, Watchdog
 from powermeter.settings import JOURNAL, MeterSettings, Settings, WriterSettings
 from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
 from powermeter.writers import open_writer

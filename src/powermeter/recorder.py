@@ -6,7 +6,7 @@ and ask up to when they are complete; the pulses go to the keeper's list.
 """
 
 import contextlib
-import logging
+import functools
 import os
 import select
 import time
@@ -15,23 +15,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from powermeter.boards import Board
-from powermeter.journal import Row
+from powermeter.inputs import WatchedMeter
+from powermeter.journal.journal import Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamps
-from powermeter.meter import FLICKER_NS, NS_PER_S, Edge, Meter
-
-log = logging.getLogger(__name__)
+from powermeter.meter import NS_PER_S
 
 #: As long as fewer edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at the most): a
 #: quarter of what the kernel keeps. Interference of more than 10,000 edges a second may overflow it from rest.
 BURST = 256
-
-#: An input lit for longer than this, in ns, with no edge, is stuck. Many meters light their LED while there is no load;
-#: one whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
-STUCK_NS = 600 * NS_PER_S
-
-#: While edges are lost that is said this often, in ns.
-LOST_AGAIN_NS = 60 * NS_PER_S
 
 
 class Watchdog(NamedTuple):
@@ -39,47 +31,6 @@ class Watchdog(NamedTuple):
 
     every_ns: int
     feed: Callable[[], None]
-
-
-#: So many edges rejected for each pulse, and so many in all, within a minute are noise: of a real flash, light that
-#: comes and goes slowly has 16 (tests/kernel/traces/slow_ramp.trace); a port that sends data has hundreds.
-NOISY_EDGES, NOISY_EDGES_A_PULSE = 500, 50
-NOISE_NS = 60 * NS_PER_S
-
-
-class WatchedMeter:
-    """
-    A meter with what the recorder needs to know of it: its limit of silence, and how its input is.
-
-    *is_contact*: a contact, which may rest closed for hours, in place of a LED.
-    """
-
-    __slots__ = ("flickers", "is_contact", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
-
-    def __init__(self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False) -> None:
-        self.meter = meter
-        self.change(silence_minutes, is_contact=is_contact)
-        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
-        #: than pulses.
-        self.silent = False
-        self.stuck = False
-        self.flickers = False
-        self.noisy = False
-        #: When the minute began in which the edges are compared with the pulses, and how many there were of each then;
-        #: None while no edge was rejected.
-        self.noise: tuple[int, int, int] | None = None
-        #: When lost edges were said last.
-        self.said_ns: int | None = None
-
-    def change(self, silence_minutes: float | None, *, is_contact: bool) -> None:
-        """Judge by another limit of silence, or another kind of input."""
-        self.is_contact = is_contact
-        self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
-
-    @property
-    def faulty(self) -> bool:
-        """Whether its input does not do what it should."""
-        return self.silent or self.stuck or self.flickers or self.noisy
 
 
 class Recorder:
@@ -232,12 +183,8 @@ class Recorder:
                 pulse = True
                 keep(Row(watched.meter.name, number, at_ns, interval_ns))
             if edge.lost:
-                self._say_lost(watched, edge)
-            if watched.faulty or watched.meter.flash.flickers:
-                self._judge_at_ns = 0
-            elif watched.noise is None and watched.meter.flash.rejected:
-                watched.noise = (taken_ns, watched.meter.flash.rejected, watched.meter.count)
-                self._judge_at_ns = min(self._judge_at_ns, taken_ns + NOISE_NS)
+                watched.lose(edge)
+            self._judge_at_ns = min(self._judge_at_ns, watched.look(taken_ns))
         self._taken_ns = taken_ns
         self._taking = False
         if pulse:
@@ -245,90 +192,15 @@ class Recorder:
             self._keeper.wake()
         return len(edges)
 
-    def _say_lost(self, watched: WatchedMeter, edge: Edge) -> None:
-        if watched.said_ns is None or edge.at_ns - watched.said_ns > LOST_AGAIN_NS:
-            watched.said_ns = edge.at_ns
-            log.warning(
-                "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
-                "counted without power: %d so far",
-                watched.meter.name,
-                edge.lost,
-                watched.meter.made_up,
-            )
-
-    # --- Inputs that do not do what they should
-
     def _judge(self, now_ns: int) -> None:
         """Judge all inputs as they are now, and note when to do so again."""
         before = self.faulty
-        due_ns = []
+        self._judge_at_ns = min(
+            watched.judge(now_ns, self._started_ns, functools.partial(self._board.sees_light, index))
+            for index, watched in enumerate(self.meters)
+        )
         if self._watchdog is not None:
             self._watchdog.feed()
-            due_ns.append(now_ns + self._watchdog.every_ns)
-        for index, watched in enumerate(self.meters):
-            meter = watched.meter
-            if watched.silence_ns is not None:
-                silent_ns = (meter.last_ns or self._started_ns) + watched.silence_ns
-                self._set_silent(watched, silent=now_ns >= silent_ns)
-                due_ns.append(silent_ns)
-            if watched.noise is not None:
-                due_ns.append(self._judge_noise(watched, now_ns))
-            if watched.is_contact:
-                continue
-            stuck_ns = (meter.flash.edge_ns or self._started_ns) + STUCK_NS
-            self._set_stuck(watched, stuck=now_ns >= stuck_ns and self._board.sees_light(index))
-            due_ns.append(stuck_ns)
-            calm_ns = (meter.flash.edge_ns or self._started_ns) + FLICKER_NS
-            self._set_flickers(watched, flickers=meter.flash.flickers and now_ns < calm_ns)
-            if watched.flickers:
-                due_ns.append(calm_ns)
-        # What is due already has been judged, and is judged again: it may be dark now and lit then.
-        self._judge_at_ns = min(
-            (due if due > now_ns else now_ns + STUCK_NS for due in due_ns), default=now_ns + STUCK_NS
-        )
+            self._judge_at_ns = min(self._judge_at_ns, now_ns + self._watchdog.every_ns)
         if self.faulty != before:
             self._on_state()
-
-    def _judge_noise(self, watched: WatchedMeter, now_ns: int) -> int:
-        """Judge whether far more edges came than pulses, once a minute is over; return when the next one is."""
-        begun_ns, rejected, count = watched.noise or (now_ns, 0, 0)
-        if now_ns < begun_ns + NOISE_NS:
-            return begun_ns + NOISE_NS
-        edges, pulses = watched.meter.flash.rejected - rejected, watched.meter.count - count
-        self._set_noisy(watched, noisy=edges >= max(NOISY_EDGES, NOISY_EDGES_A_PULSE * pulses), edges=edges)
-        # Calm: the next rejected edge begins another minute.
-        watched.noise = (now_ns, rejected + edges, count + pulses) if edges else None
-        return now_ns + NOISE_NS
-
-    def _set_noisy(self, watched: WatchedMeter, *, noisy: bool, edges: int) -> None:
-        if noisy != watched.noisy:
-            watched.noisy = noisy
-            if noisy:
-                log.warning("%s: %d edges rejected in a minute, far more than pulses", watched.meter.name, edges)
-            else:
-                log.info("%s: few edges are rejected again", watched.meter.name)
-
-    def _set_silent(self, watched: WatchedMeter, *, silent: bool) -> None:
-        if silent != watched.silent:
-            watched.silent = silent
-            if silent:
-                minutes = (watched.silence_ns or 0) / NS_PER_S / 60
-                log.warning("%s: no flash for %g minutes", watched.meter.name, minutes)
-            else:
-                log.info("%s: flashes again", watched.meter.name)
-
-    def _set_stuck(self, watched: WatchedMeter, *, stuck: bool) -> None:
-        if stuck != watched.stuck:
-            watched.stuck = stuck
-            if stuck:
-                log.warning("%s: lit for %g minutes without a flash", watched.meter.name, STUCK_NS / NS_PER_S / 60)
-            else:
-                log.info("%s: lit no more", watched.meter.name)
-
-    def _set_flickers(self, watched: WatchedMeter, *, flickers: bool) -> None:
-        if flickers != watched.flickers:
-            watched.flickers = flickers
-            if flickers:
-                log.warning("%s: never dark for %g s, flashes can't be told", watched.meter.name, FLICKER_NS / NS_PER_S)
-            else:
-                log.info("%s: flickers no more", watched.meter.name)

@@ -22,7 +22,9 @@ from powermeter.log import Log
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
 from powermeter.mounts import volatile
-from powermeter.process import Control, PidFile, notify, watchdog_s
+from powermeter.process.control import Control
+from powermeter.process.pidfile import PidFile
+from powermeter.process.systemd import notify, watchdog_s
 from powermeter.recorder import Watchdog
 from powermeter.settings import Settings
 from powermeter.views import text

@@ -23,7 +23,7 @@ from records import journal_rows
 from rig import HERE, Row, times
 
 from powermeter.errors import PowerError
-from powermeter.process import ask
+from powermeter.process.control import ask
 
 TITLE = "Bugs"
 

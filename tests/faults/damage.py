@@ -12,7 +12,7 @@ import sqlite3
 
 from rig import NS_PER_S, Journal, JournalRow, Row
 
-from powermeter import salvage
+from powermeter.journal import salvage
 
 TITLE = "A damaged journal"
 

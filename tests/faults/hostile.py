@@ -37,9 +37,10 @@ from http_server import self_signed, tls_context
 from program import PATIENCE_S, SOURCE, Program, wait_until
 from rig import Row, times
 
-from powermeter import process
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
+from powermeter.process.control import ANSWER_S, MOST_ANSWER, stop
+from powermeter.process.pidfile import PidFile, holder
 from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
 from powermeter.writers import librato, open_writer
 
@@ -310,9 +311,9 @@ def pidfiles(part, rig):
     for _ in range(count):
         content = rig.random.randbytes(rig.random.choice([0, 1, 10, 4096, 10**6]))
         path.write_bytes(rig.random.choice([content, b"-1\n", b"1\n", b"%d\n" % os.getpid(), b"9" * 5000]))
-        assert process.holder(str(path)) is None
-        assert process.stop(str(path)) is None
-        with process.PidFile(str(path)):
+        assert holder(str(path)) is None
+        assert stop(str(path)) is None
+        with PidFile(str(path)):
             assert path.read_bytes() == b"%d\n" % os.getpid()
         assert not path.exists()
     kinds = {
@@ -351,7 +352,7 @@ def pidfiles(part, rig):
 #: Holds the pidfile of its first argument and answers at the socket beside it: ends with what its second says.
 HOLDER = f"""
 import itertools, socket, sys, time; sys.path.insert(0, {str(SOURCE)!r})
-from powermeter.process import PidFile
+from powermeter.process.pidfile import PidFile
 pieces = {{
     "silence": lambda: iter(lambda: time.sleep(60), 1),
     "an end": lambda: [],
@@ -387,7 +388,7 @@ def sockets(rig):
     """What answers --status and --restart in place of the program."""
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         slowest_s = max(pool.map(lambda said: answered_at_the_socket(rig, said), [*SAID, "another process"]))
-    bound_s = process.ANSWER_S + 4 * LATE_S
+    bound_s = ANSWER_S + 4 * LATE_S
     assert slowest_s < bound_s, slowest_s
     return [
         Row(
@@ -423,7 +424,7 @@ def answered_at_the_socket(rig, said):
             assert done.returncode in (0, 1, 4), (said, args, done)
             shown = (done.stdout + done.stderr).replace("\n", "")
             assert shown.isprintable(), (said, args, done)
-            assert len(shown) <= process.MOST_ANSWER, (said, args)
+            assert len(shown) <= MOST_ANSWER, (said, args)
         assert_refused(done, name="nothing was stopped")
         assert holder.poll() is None
     return slowest_s

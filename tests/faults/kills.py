@@ -26,7 +26,7 @@ from rig import Row, differences, times
 
 from powermeter.errors import PowerError
 from powermeter.meter import NS_PER_S
-from powermeter.process import ask
+from powermeter.process.control import ask
 
 TITLE = "SIGKILL"
 

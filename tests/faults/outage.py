@@ -31,7 +31,7 @@ from servers import WATTS, Influxdb, Librato, judged
 from powermeter.delivery import LONGEST_PAUSE_S
 from powermeter.errors import ProcessError
 from powermeter.meter import NS_PER_S
-from powermeter.process import ask
+from powermeter.process.control import ask
 
 TITLE = "An outage of a week"
 

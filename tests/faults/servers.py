@@ -29,7 +29,7 @@ from rig import HERE, Row, differences, fill
 from powermeter.delivery import LONGEST_PAUSE_S
 from powermeter.errors import PowerError
 from powermeter.meter import NS_PER_S
-from powermeter.process import ask
+from powermeter.process.control import ask
 
 TITLE = "Services in trouble"
 

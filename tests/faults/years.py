@@ -9,7 +9,7 @@ was away gets the energy of all pulses, and is told how many of them it can't ha
 import contextlib
 import time
 
-from rig import NS_PER_S, Journal, JournalRow, Row
+from rig import NS_PER_S, Journal, JournalRow, Reader, Row
 
 TITLE = "Ten years, and a service that never returns"
 
@@ -36,7 +36,7 @@ def run(part, rig):
             bytes_kept = (rig.directory / "journal.db").stat().st_size
             bound = round(min(KEEP_DAYS / 365, years) * A_YEAR * A_PULSE) + ALL_ELSE
             assert bytes_kept <= bound, f"the journal has {bytes_kept:,} bytes, and may have {bound:,}"
-            with contextlib.closing(journal.reader()) as reader:
+            with contextlib.closing(Reader(journal.path)) as reader:
                 days = [START_NS + day * DAY_NS for day in range(len(per_day) + 1)]
                 began = time.perf_counter()
                 found = reader.spans("house", days)

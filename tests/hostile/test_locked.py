@@ -236,7 +236,7 @@ import os, sys
 source, count, *args = sys.argv[1:]
 sys.path.insert(0, source)
 import power
-from powermeter import commands, process
+from powermeter import commands
 reading, writing = os.pipe()
 children = []
 for _ in range(int(count)):

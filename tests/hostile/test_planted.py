@@ -308,7 +308,7 @@ def use():
     finally: writer.close()
 """,
     "the pidfile": """
-from powermeter.process import PidFile
+from powermeter.process.pidfile import PidFile
 def use():
     with PidFile(path): pass
 """,
@@ -356,7 +356,7 @@ FORGED = """
 import os, sys
 source, path = sys.argv[1:]
 sys.path.insert(0, source)
-from powermeter.journal import Journal
+from powermeter.journal.journal import Journal
 from powermeter.meter import Constant
 with Journal(path) as journal:
     journal.meter("house", 1000, Constant(1000, 0, 9999.0))

@@ -15,7 +15,7 @@ from program import Program
 
 from powermeter.boards.simulated import flashes as flashes_of
 from powermeter.boards.simulated import household
-from powermeter.process import ask
+from powermeter.process.control import ask
 
 #: BCM numbers: where the first eight meters are, and the lamps.
 INPUTS = (24, 25, 5, 6, 13, 19, 26, 20)

@@ -29,7 +29,7 @@ from powermeter.settings import Secret, certificates
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
 from powermeter.writers.blotter import Blotter
-from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
+from powermeter.writers.http import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
 ADVICE = {

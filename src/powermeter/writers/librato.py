@@ -24,7 +24,7 @@ from powermeter.settings import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
 from powermeter.writers.blotter import Blotter
-from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
+from powermeter.writers.http import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
 
 #: The most measurements a POST (Librato API documentation).
 MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK

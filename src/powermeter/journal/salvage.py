@@ -23,20 +23,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal import (
+from powermeter.journal.journal import MAX_ROWS, Journal, stopped_error
+from powermeter.journal.tables import (
     MAX_LENGTH,
-    MAX_ROWS,
     SCHEMA_VERSION,
     SCHEMAS,
     STEPS,
-    Journal,
     Stopped,
     harden,
     is_interrupt,
     open_private,
     schema_of,
     schema_of_version,
-    stopped_error,
 )
 from powermeter.meter import Constant
 

@@ -1,0 +1,147 @@
+"""
+Whether the input of a meter does what it should: silent, stuck, flickering, noisy, or losing edges.
+
+Pure: times are passed in, and what is found is logged.
+"""
+
+import logging
+from collections.abc import Callable
+
+from powermeter.meter import FLICKER_NS, LONG_NS, NS_PER_S, Edge, Meter
+
+log = logging.getLogger(__name__)
+
+#: An input lit for longer than this, in ns, with no edge, is stuck. Many meters light their LED while there is no load;
+#: one whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
+STUCK_NS = 600 * NS_PER_S
+
+#: While edges are lost that is said this often, in ns.
+LOST_AGAIN_NS = 60 * NS_PER_S
+
+#: So many edges rejected for each pulse, and so many in all, within a minute are noise: of a real flash, light that
+#: comes and goes slowly has 16 (tests/kernel/traces/slow_ramp.trace); a port that sends data has hundreds.
+NOISY_EDGES, NOISY_EDGES_A_PULSE = 500, 50
+NOISE_NS = 60 * NS_PER_S
+
+
+class WatchedMeter:
+    """
+    A meter with what the recorder needs to know of it: its limit of silence, and how its input is.
+
+    *is_contact*: a contact, which may rest closed for hours, in place of a LED.
+    """
+
+    __slots__ = ("flickers", "is_contact", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
+
+    def __init__(self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False) -> None:
+        self.meter = meter
+        self.change(silence_minutes, is_contact=is_contact)
+        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
+        #: than pulses.
+        self.silent = False
+        self.stuck = False
+        self.flickers = False
+        self.noisy = False
+        #: When the minute began in which the edges are compared with the pulses, and how many there were of each then;
+        #: None while no edge was rejected.
+        self.noise: tuple[int, int, int] | None = None
+        #: When lost edges were said last.
+        self.said_ns: int | None = None
+
+    def change(self, silence_minutes: float | None, *, is_contact: bool) -> None:
+        """Judge by another limit of silence, or another kind of input."""
+        self.is_contact = is_contact
+        self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether its input does not do what it should."""
+        return self.silent or self.stuck or self.flickers or self.noisy
+
+    def lose(self, edge: Edge) -> None:
+        """Say that edges were lost before *edge*, now and then."""
+        if self.said_ns is None or edge.at_ns - self.said_ns > LOST_AGAIN_NS:
+            self.said_ns = edge.at_ns
+            log.warning(
+                "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
+                "counted without power: %d so far",
+                self.meter.name,
+                edge.lost,
+                self.meter.made_up,
+            )
+
+    def look(self, now_ns: int) -> int:
+        """After an edge that was taken at *now_ns* (monotonic): when it is to be judged because of it."""
+        if self.faulty or self.meter.flash.flickers:
+            return 0
+        if self.noise is None and self.meter.flash.rejected:
+            self.noise = (now_ns, self.meter.flash.rejected, self.meter.count)
+            return now_ns + NOISE_NS
+        return LONG_NS
+
+    def judge(self, now_ns: int, started_ns: int, sees_light: Callable[[], bool]) -> int:
+        """
+        Judge it as it is at *now_ns*, and return when to do so again at the latest (monotonic, ns).
+
+        *started_ns* is since when it is watched; *sees_light* tells whether the input is lit now.
+        """
+        due_ns = []
+        if self.silence_ns is not None:
+            silent_ns = (self.meter.last_ns or started_ns) + self.silence_ns
+            self._set_silent(silent=now_ns >= silent_ns)
+            due_ns.append(silent_ns)
+        if self.noise is not None:
+            due_ns.append(self._judge_noise(now_ns))
+        if not self.is_contact:
+            edge_ns = self.meter.flash.edge_ns or started_ns
+            self._set_stuck(stuck=now_ns >= edge_ns + STUCK_NS and sees_light())
+            due_ns.append(edge_ns + STUCK_NS)
+            self._set_flickers(flickers=self.meter.flash.flickers and now_ns < edge_ns + FLICKER_NS)
+            if self.flickers:
+                due_ns.append(edge_ns + FLICKER_NS)
+        # What is due already has been judged, and is judged again: it may be dark now and lit then.
+        return min((due for due in due_ns if due > now_ns), default=now_ns + STUCK_NS)
+
+    def _judge_noise(self, now_ns: int) -> int:
+        """Judge whether far more edges came than pulses, once a minute is over; return when the next one is."""
+        begun_ns, rejected, count = self.noise or (now_ns, 0, 0)
+        if now_ns < begun_ns + NOISE_NS:
+            return begun_ns + NOISE_NS
+        edges, pulses = self.meter.flash.rejected - rejected, self.meter.count - count
+        self._set_noisy(noisy=edges >= max(NOISY_EDGES, NOISY_EDGES_A_PULSE * pulses), edges=edges)
+        # Calm: the next rejected edge begins another minute.
+        self.noise = (now_ns, rejected + edges, count + pulses) if edges else None
+        return now_ns + NOISE_NS
+
+    def _set_noisy(self, *, noisy: bool, edges: int) -> None:
+        if noisy != self.noisy:
+            self.noisy = noisy
+            if noisy:
+                log.warning("%s: %d edges rejected in a minute, far more than pulses", self.meter.name, edges)
+            else:
+                log.info("%s: few edges are rejected again", self.meter.name)
+
+    def _set_silent(self, *, silent: bool) -> None:
+        if silent != self.silent:
+            self.silent = silent
+            if silent:
+                minutes = (self.silence_ns or 0) / NS_PER_S / 60
+                log.warning("%s: no flash for %g minutes", self.meter.name, minutes)
+            else:
+                log.info("%s: flashes again", self.meter.name)
+
+    def _set_stuck(self, *, stuck: bool) -> None:
+        if stuck != self.stuck:
+            self.stuck = stuck
+            if stuck:
+                log.warning("%s: lit for %g minutes without a flash", self.meter.name, STUCK_NS / NS_PER_S / 60)
+            else:
+                log.info("%s: lit no more", self.meter.name)
+
+    def _set_flickers(self, *, flickers: bool) -> None:
+        if flickers != self.flickers:
+            self.flickers = flickers
+            if flickers:
+                log.warning("%s: never dark for %g s, flashes can't be told", self.meter.name, FLICKER_NS / NS_PER_S)
+            else:
+                log.info("%s: flickers no more", self.meter.name)

@@ -1,0 +1,563 @@
+"""The journal for the one that appends to it: pulses, their times, their thinning, and a file that goes away."""
+
+import contextlib
+import itertools
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+from powermeter.clock import boot_id
+from powermeter.errors import DamagedError, JournalError, StoppedError, UnsafePathError
+from powermeter.journal.cursor import Cursor, Position
+from powermeter.journal.tables import (
+    SCHEMA_VERSION,
+    SCHEMAS,
+    UNFIT,
+    Schema,
+    Stopped,
+    connect,
+    constants_of,
+    is_damage,
+    is_interrupt,
+    make_private,
+    schema_of,
+    schema_of_version,
+    transaction,
+)
+from powermeter.meter import NS_PER_S, Constant
+from powermeter.mounts import file_system
+from powermeter.safe_path import make_directory
+
+#: The small tables, which are looked over at each start, and what their columns are.
+LOOKED_OVER: Mapping[str, tuple[type, ...]] = {
+    "meters": (int, str),
+    "constants": (int, int, float, float),
+    "steps": (int, int),
+    "writers": (str, str),
+    "cursors": (str, int, int),
+    "unsettled": (int, int, int, str),
+    "thinned": (int, int),
+}
+
+#: Old pulses are thinned to one in this time, in ns; so many rows are looked at in one transaction.
+THINNED_TO_NS = 3600 * NS_PER_S
+
+THINNED_AT_ONCE = 5000
+
+#: Numbers that are counts already.
+NO_BEGINS: Mapping[str, int] = {}
+
+#: No small table has more rows, except steps, which is never read into memory as a whole. A schema has fewer entries.
+MAX_ROWS = 10_000
+
+
+class Row(NamedTuple):
+    """A pulse to keep: its meter's name, the meter's count with it, when it came (monotonic, ns), its interval (ns)."""
+
+    meter: str
+    number: int
+    at_ns: int
+    interval_ns: int | None
+
+
+class Change(NamedTuple):
+    """
+    From the pulse after *number* on, a pulse of *meter* is worth 1 / *impulses_per_kwh* kWh.
+
+    *register_kwh* is the register after pulse *number*; None: whatever the pulses up to there make it.
+    """
+
+    meter: str
+    number: int
+    impulses_per_kwh: float
+    register_kwh: float | None = None
+
+
+#: What is appended: both in the order in which they happened.
+Entry = Row | Change
+
+
+def stopped_error(path: str) -> StoppedError:
+    """The error for a stop while the journal at *path* is opened or saved."""
+    return StoppedError(f"{path}: a stop came before the journal was open: the next start goes on there")
+
+
+def _unfit(path: str, reason: str) -> JournalError:
+    kind = file_system(os.path.realpath(path)) or "this file system"
+    return JournalError(
+        f"{path}: the journal can't be used: {reason} on {kind}: if that is not a local disk, set a DATA_DIR on one"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MeterRecord:
+    """What the journal knows of the meter *name*: the count of its last pulse, and its constant in force."""
+
+    name: str
+    count: int
+    constant: Constant
+
+
+def _has_flipped(found: Schema, ours: Schema) -> bool:
+    """Whether *found* can be *ours* with bytes that flipped: these leave every length as it is."""
+    lengths = [sorted([*map(len, entry)] for entry in schema) for schema in (found, ours)]
+    return lengths[0] == lengths[1]
+
+
+class Journal:
+    """
+    The journal in the file *path*, made where there is none.
+
+    A context manager; :meth:`close` may be called twice. *suspect*: damage was
+    met in it, so all of it is looked over, which takes as long as reading it;
+    *stopped* is asked meanwhile whether to end that.
+    Raises :exc:`DamagedError` where the file is damaged, :exc:`StoppedError`
+    when *stopped* says so, and :exc:`JournalError` where it can't be opened or
+    is another's.
+    """
+
+    def __init__(self, path: str, *, suspect: bool = False, stopped: Stopped | None = None) -> None:
+        self.path = path
+        self._cursors: list[Cursor] = []
+        self._last_times: dict[int, int] = {}
+        #: By a meter's key its constant in force.
+        self._constants: dict[int, Constant] = {}
+        make_private(path)
+        try:
+            self._connection = connect(path, stopped)
+            try:
+                self._prepare()
+                self._look_over(whole=suspect)
+                self._write_ahead()
+                # From here on it takes no time: it is opened, and all calls are short.
+                self._connection.set_progress_handler(None, 0)
+            except BaseException:
+                self._connection.close()
+                raise
+        except UnicodeDecodeError as error:  # a name of a table that is no text
+            raise DamagedError(f"{path}: the journal is damaged: {error}") from error
+        except sqlite3.Error as error:
+            if is_interrupt(error):
+                raise stopped_error(path) from error
+            if is_damage(error):
+                raise DamagedError(f"{path}: the journal is damaged: {error}") from error
+            if getattr(error, "sqlite_errorcode", 0) in UNFIT:
+                raise _unfit(path, str(error)) from error
+            raise JournalError(f"{path}: the journal can't be opened: {error}") from error
+        self._file = _file_at(path)
+        #: By a meter's name its key, which is this file's own.
+        self._keys: dict[str, int] = dict(self._connection.execute("SELECT name, meter FROM meters"))
+        # There since that reading.
+        self._log_file = _file_at(path + "-wal")
+
+    def _prepare(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        found = schema_of(self._connection)
+        if not 0 < version <= SCHEMA_VERSION and (version or found):
+            raise JournalError(f"{self.path}: not a journal of this version of power (version {version}): move it away")
+        if found != (ours := schema_of_version(version)):
+            if _has_flipped(found, ours):
+                damage = "bytes of its schema have changed"
+                raise DamagedError(f"{self.path}: the journal is damaged: {damage}")
+            raise JournalError(
+                f"{self.path}: not a journal of power: its tables are not those of version {version}: move it away"
+            )
+        if version < SCHEMA_VERSION:
+            with transaction(self._connection):
+                for schema in SCHEMAS[version:]:
+                    for statement in schema.split(";"):
+                        self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _write_ahead(self) -> None:
+        """Write by a log from now on; that is kept in the file, and a copy made to be stored may have none."""
+        mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise _unfit(self.path, "no write-ahead log")
+
+    def _look_over(self, *, whole: bool) -> None:
+        """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
+        for table, types in LOOKED_OVER.items():
+            rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own names
+            with contextlib.closing(rows):
+                for number, row in enumerate(rows, 1):
+                    found = ""
+                    if not all(map(isinstance, row, types)) or (table == "constants" and row[2] <= 0):
+                        found = f"a row of {table} is {row!r:.200}"
+                    elif number > MAX_ROWS and table != "steps":
+                        found = f"{table} has more than {MAX_ROWS:,} rows"
+                    if found:
+                        raise DamagedError(f"{self.path}: the journal is damaged: {found}")
+        for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
+            for order in ("ASC", "DESC"):
+                self._connection.execute(
+                    f"SELECT * FROM pulses WHERE meter = ? ORDER BY count {order} LIMIT 1",  # noqa: S608 - the same
+                    (meter,),
+                ).fetchall()
+        if whole and (found := self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise DamagedError(f"{self.path}: the journal is damaged: {found.splitlines()[-1]}")
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Every cursor must have been closed before."""
+        self._connection.close()
+
+    # --- The keeper's side
+
+    def meter(self, name: str, impulses_per_kwh: float, begin: Constant | None = None) -> MeterRecord:
+        """
+        The meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
+
+        A change of the constant begins a new row, so that past pulses keep
+        their energy and the register goes on from where it is. A meter that
+        is new here goes on from *begin*, if given: it was in a journal that is lost.
+        """
+        with transaction(self._connection):
+            self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
+            meter: int = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (name,)).fetchone()[0]
+            count, time_ns = self._connection.execute(
+                "SELECT count, time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1",
+                (meter,),
+            ).fetchone() or (0, None)
+            constants = constants_of(self._connection, meter)
+            if not constants and begin is not None:
+                constants = [begin]
+                self._connection.execute(
+                    "INSERT INTO constants VALUES (?, ?, ?, ?)",
+                    (meter, begin.from_count, begin.impulses_per_kwh, begin.register_kwh),
+                )
+            # After thinning and losses the last row tells the count still; without a row a constant does.
+            count = max(count, constants[-1].from_count if constants else 0)
+            if not constants or constants[-1].impulses_per_kwh != impulses_per_kwh:
+                register_kwh = constants[-1].register_at(count) if constants else 0.0
+                constants.append(Constant(impulses_per_kwh, count, register_kwh))
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
+                    (meter, count, impulses_per_kwh, register_kwh),
+                )
+        self._keys[name] = meter
+        self._constants[meter] = constants[-1]
+        if time_ns is not None:
+            self._last_times[meter] = time_ns
+        return MeterRecord(name, count, constants[-1])
+
+    def append(
+        self,
+        entries: Sequence[Entry],
+        ahead_ns: int = 0,
+        *,
+        settled: bool = True,
+        begins: Mapping[str, int] = NO_BEGINS,
+    ) -> None:
+        """
+        Make *entries*, and every move of a cursor so far, durable in one transaction.
+
+        Each meter's come in the order of its count; the numbers in them are
+        from *begins* on, by the meter's name, if it is there. *ahead_ns* is how
+        far the wall clock is ahead of theirs; unless *settled* it is not believed
+        yet: their times may still be shifted by :meth:`settle`, and no writer
+        sees them before. Raises :exc:`sqlite3.Error` where the disk fails;
+        nothing is kept then.
+        """
+        last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
+        constants = dict(self._constants)
+        kept, steps, begun, changed = [], [], [], []
+        for entry in entries:
+            meter, ahead = self._keys[entry.meter], ahead_ns
+            count = begins.get(entry.meter, 0) + entry.number
+            if isinstance(entry, Change):
+                constants[meter] = constant = _changed(constants[meter], entry, count)
+                changed.append((meter, count, constant.impulses_per_kwh, constant.register_kwh))
+                continue
+            if not settled:
+                if meter not in unsettled:
+                    unsettled[meter] = ahead_ns
+                    begun.append((meter, count - 1, ahead_ns, boot_id()))
+                # By one reading of the clock for all of them, so that one shift is right for all.
+                ahead = unsettled[meter]
+            time_ns = entry.at_ns + ahead
+            if time_ns < last_times.get(meter, time_ns):
+                steps.append((meter, count))
+            last_times[meter] = time_ns
+            kept.append((meter, count, time_ns, entry.interval_ns))
+        with transaction(self._connection):
+            # A commit that was given up for a disk that hung may have been made after all.
+            self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
+            if changed:
+                self._connection.executemany("INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)", changed)
+            if steps:
+                self._connection.executemany("INSERT INTO steps VALUES (?, ?) ON CONFLICT DO NOTHING", steps)
+            if begun:
+                # Instead of those of an earlier boot: their times stay as they are.
+                self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
+            # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
+            moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
+        self._last_times, self._constants = last_times, constants
+        for cursor, before, position in moves:
+            if cursor.saved is before:
+                cursor.saved = position
+
+    def _unsettled(self) -> dict[int, int]:
+        of_boot = (boot_id(),)
+        return dict(self._connection.execute("SELECT meter, ahead_ns FROM unsettled WHERE boot = ?", of_boot))
+
+    def settle(self, ahead_ns: int) -> int:
+        """
+        Give the pulses that are not settled their time, now that the wall clock is known to be *ahead_ns* ahead.
+
+        Those of an earlier boot of the machine keep what they have: how far
+        the clock was wrong then nobody knows. Returns how many pulses were
+        not settled. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        """
+        boot, settled = boot_id(), 0
+        with transaction(self._connection):
+            for meter, after, was_ns, of_boot in self._connection.execute("SELECT * FROM unsettled").fetchall():
+                shift_ns = ahead_ns - was_ns if of_boot == boot else 0
+                settled += self._connection.execute(
+                    "UPDATE pulses SET time_ns = time_ns + ? WHERE meter = ? AND count > ?", (shift_ns, meter, after)
+                ).rowcount
+                self._mark_step(meter, after)
+            self._connection.execute("DELETE FROM unsettled")
+            last_times = {meter: self._last_time(meter) for meter in self._last_times}
+        self._last_times = {meter: time_ns for meter, time_ns in last_times.items() if time_ns is not None}
+        return settled
+
+    def _mark_step(self, meter: int, after: int) -> None:
+        """Note whether time steps back behind the pulse *after*, now that the times behind it are others."""
+        pulses = "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count"
+        before = self._connection.execute(f"{pulses} <= ? ORDER BY count DESC LIMIT 1", (meter, after)).fetchone()
+        behind = self._connection.execute(f"{pulses} > ? ORDER BY count LIMIT 1", (meter, after)).fetchone()
+        if before and behind:
+            self._connection.execute("DELETE FROM steps WHERE meter = ? AND count = ?", (meter, behind[0]))
+            if behind[1] < before[1]:
+                self._connection.execute("INSERT INTO steps VALUES (?, ?)", (meter, behind[0]))
+
+    def _last_time(self, meter: int) -> int | None:
+        row = self._connection.execute(
+            "SELECT time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def thin(self, before_ns: int) -> bool:
+        """
+        Thin the pulses with times before *before_ns* (UTC, ns) to the last one of an hour.
+
+        It then stands for the others too, so that energy stays exact. Looks at
+        :data:`THINNED_AT_ONCE` rows of a meter at most; returns whether there
+        may be more. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        """
+        more = False
+        with transaction(self._connection):
+            for (meter,) in self._connection.execute("SELECT meter FROM meters").fetchall():
+                more |= self._thin_meter(meter, before_ns)
+        return more
+
+    def _thin_meter(self, meter: int, before_ns: int) -> bool:
+        (done,) = self._connection.execute(
+            "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
+        ).fetchone()
+        steps = {count for (count,) in self._connection.execute("SELECT count FROM steps WHERE meter = ?", (meter,))}
+        rows = self._connection.execute(
+            "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count > ? ORDER BY count LIMIT ?",
+            (meter, done, THINNED_AT_ONCE),
+        ).fetchall()
+        old = len(rows)
+        while old and rows[old - 1][1] >= before_ns:
+            old -= 1
+        if old < 2:  # the last row that was kept, and nothing behind it
+            return self._pass_by(meter, [step for step in sorted(steps) if rows and step > rows[0][0]], before_ns)
+        thinned = [
+            (meter, count)
+            for (count, time_ns), (next_count, next_ns) in itertools.pairwise(rows[:old])
+            # The last before the clock was set back stays: it ends a stretch in which time rises.
+            if time_ns // THINNED_TO_NS == next_ns // THINNED_TO_NS and next_count not in steps and time_ns < before_ns
+        ]
+        self._connection.executemany("DELETE FROM pulses WHERE meter = ? AND count = ?", thinned)
+        # The last one is looked at again: the next may be of the same hour.
+        self._mark_thinned(meter, rows[old - 1][0] - 1)
+        return True
+
+    def _pass_by(self, meter: int, steps: list[int], before_ns: int) -> bool:
+        """Go on behind pulses that a clock, wrong then, put into the future, where old ones stand behind them."""
+        for step in steps:
+            (time_ns,) = self._connection.execute(
+                "SELECT time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, step)
+            ).fetchone()
+            if time_ns < before_ns:
+                self._mark_thinned(meter, step - 1)
+                return True
+        return False
+
+    def _mark_thinned(self, meter: int, to_count: int) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO thinned VALUES (?, ?)", (meter, to_count))
+
+    def has(self, row: Row, count: int) -> bool:
+        """Whether *row* is there as the pulse *count* of its meter: a commit that failed may have been made."""
+        found = self._connection.execute(
+            "SELECT interval_ns FROM read_pulses WHERE meter = ? AND count = ?", (self._keys[row.meter], count)
+        ).fetchone()
+        return bool(found == (row.interval_ns,))
+
+    # --- A file that went away while it was used
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file that is used is still the one at its path."""
+        return _file_at(self.path) == self._file
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to its disk: to files that are open ext4 seems to then, and nothing is kept."""
+        try:
+            return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
+
+    def can_be_read(self) -> bool:
+        """Whether the file at its path can be read: SQLite calls it damaged too where the disk fails."""
+        if not self.is_in_place:
+            return False
+        try:
+            for suffix in ("", "-wal"):
+                # Opened anew: on a disk that went and came back what is open is dead. This drops SQLite's locks of the
+                # file, so it is for who opens the journal anew after it.
+                with contextlib.suppress(FileNotFoundError), open(self.path + suffix, "rb", buffering=0) as file:
+                    while file.read(1 << 20):
+                        pass
+        except OSError:
+            return False
+        return True
+
+    def can_be_written_anew(self) -> bool:
+        """Whether another connection can write, as where the disk failed and does so no more."""
+        try:
+            with contextlib.closing(connect(self.path)) as connection, transaction(connection):
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.Error:
+            return False
+        return True
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether there is no file at its path, in the directory that it was in."""
+        return _file_at(self.path) is None and not self.is_elsewhere
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its path leads to nothing, on another disk than the one that it was on."""
+        return _file_at(self.path) is None and _device_of(self.path) != (self._file or (None,))[0]
+
+    def take_log_away(self) -> None:
+        """
+        Remove the files beside it, where another file has taken its place: the log would be read as that one's.
+
+        They are as they were for those who have them open.
+        """
+        if self._log_file is not None and _file_at(self.path + "-wal") == self._log_file:
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path + suffix)
+
+    def write_again(self) -> None:
+        """
+        Write all of it to its path again, where it was deleted: it can be read as long as it is open.
+
+        Raises :exc:`sqlite3.Error` or :exc:`OSError`.
+        """
+        making = self.path + ".making"
+        # Those of a file that is no more would be taken for the new one's; and what a crash left of another try.
+        for name in (self.path + "-wal", self.path + "-shm", making, making + "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        try:
+            make_private(making)
+            with contextlib.closing(sqlite3.connect(making)) as copy:
+                self._connection.backup(copy)
+            # Not before it is whole and, as SQLite sees to, on the disk.
+            os.rename(making, self.path)
+        except BaseException:
+            for name in (making, making + "-journal"):
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+            raise
+
+    # --- The writers' side
+
+    def follow(self, cursor: Cursor) -> None:
+        """
+        Have *cursor* read this file, and make its moves durable with each append.
+
+        A writer that is new to the file begins after the last pulse of each meter that :meth:`meter` was asked for.
+        """
+        with transaction(self._connection):
+            if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (cursor.writer,)).fetchone():
+                self._connection.execute("INSERT INTO writers VALUES (?, '')", (cursor.writer,))
+                self._connection.execute(
+                    "INSERT INTO cursors SELECT ?, meter, coalesce("
+                    "(SELECT max(count) FROM pulses WHERE pulses.meter = meters.meter), 0) FROM meters",
+                    (cursor.writer,),
+                )
+            (place,) = self._connection.execute("SELECT place FROM writers WHERE name = ?", (cursor.writer,)).fetchone()
+            reached = "SELECT name, count FROM cursors NATURAL JOIN meters WHERE writer = ?"
+            counts = dict(self._connection.execute(reached, (cursor.writer,)))
+        cursor.attach(self.path, Position(counts, place))
+        if cursor not in self._cursors:
+            self._cursors.append(cursor)
+
+    def forget(self, cursor: Cursor) -> None:
+        """Leave *cursor*'s moves to itself from now on."""
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+
+    def cursor(self, writer: str) -> Cursor:
+        """A cursor of the writer *writer* that follows this file."""
+        cursor = Cursor(writer)
+        self.follow(cursor)
+        return cursor
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Which file the path leads to: its device and inode; None without one."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def _device_of(path: str) -> int | None:
+    """The device that the directory of *path* is on; None without one."""
+    try:
+        return os.stat(os.path.dirname(path)).st_dev
+    except OSError:
+        return None
+
+
+def _changed(constant: Constant, change: Change, count: int) -> Constant:
+    """The constant behind *change*, which is behind the pulse *count*."""
+    register_kwh = constant.register_at(count) if change.register_kwh is None else change.register_kwh
+    return Constant(change.impulses_per_kwh, count, register_kwh)
+
+
+def prepare_dir(path: str) -> None:
+    """Make the directory *path* for the journal, in which nobody else may write. Raises :exc:`JournalError`."""
+    try:
+        make_directory(path, private=True)
+    except UnsafePathError as error:
+        raise JournalError(f"{path}: DATA_DIR can't be used: {error}") from error
+    except OSError as error:
+        raise JournalError(f"{path}: DATA_DIR can't be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise JournalError(
+            f"{path}: DATA_DIR can't be written by this user: give it to the user, or set another DATA_DIR"
+        )

@@ -1,0 +1,288 @@
+"""
+The journal's file: its tables, its connections, and what errors of SQLite mean.
+
+Knows the layout of the file, so that those who append, deliver and ask need not know each other.
+"""
+
+import contextlib
+import functools
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable, Iterator
+
+from powermeter.errors import JournalError
+from powermeter.meter import NS_PER_S, Constant, Pulse
+
+#: A row a pulse, 28 bytes of the file with its share of the tree.
+#: *constants*: what a meter's pulses are worth from a count on (:class:`Constant`).
+#: *steps*: pulses whose time is before their predecessor's, as the clock was set
+#: back; between two of them time rises with the count, so that it can be searched.
+#: *writers* and *cursors*: :class:`Cursor`.
+#: *unsettled*: a meter's pulses after a count, whose times are of a clock that was not believed yet: so far it was
+#: ahead of the monotonic one then, in that boot of the machine. Writers do not see them.
+#: *thinned*: up to which count a meter's pulses are thinned. A row stands for all pulses since the row before it.
+SCHEMA = """
+    CREATE TABLE meters (
+        meter INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE
+    );
+    CREATE TABLE constants (
+        meter INTEGER NOT NULL, from_count INTEGER NOT NULL,
+        impulses_per_kwh REAL NOT NULL, register_kwh REAL NOT NULL,
+        PRIMARY KEY (meter, from_count)
+    ) WITHOUT ROWID;
+    CREATE TABLE pulses (
+        meter INTEGER NOT NULL, count INTEGER NOT NULL,
+        time_ns INTEGER NOT NULL, interval_ns INTEGER,
+        PRIMARY KEY (meter, count)
+    ) WITHOUT ROWID;
+    CREATE TABLE steps (
+        meter INTEGER NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY (meter, count)
+    ) WITHOUT ROWID;
+    CREATE TABLE writers (
+        name TEXT PRIMARY KEY, place TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE cursors (
+        writer TEXT NOT NULL, meter INTEGER NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY (writer, meter)
+    ) WITHOUT ROWID;
+"""
+
+SCHEMA_2 = """
+    CREATE TABLE unsettled (
+        meter INTEGER PRIMARY KEY, after_count INTEGER NOT NULL, ahead_ns INTEGER NOT NULL, boot TEXT NOT NULL
+    );
+    CREATE TABLE thinned (
+        meter INTEGER PRIMARY KEY, to_count INTEGER NOT NULL
+    );
+"""
+
+#: What each version of the journal adds to the one before.
+SCHEMAS = (SCHEMA, SCHEMA_2)
+
+SCHEMA_VERSION = len(SCHEMAS)
+
+#: The pulses as they are read, by every connection. A bit that flipped on a card can have made anything of a time or an
+#: interval, which SQLite takes as it is: here they are an integer, and a length of time or NULL, all the same.
+VIEW = """
+    CREATE TEMP VIEW read_pulses AS SELECT meter, count, CAST(time_ns AS INTEGER) AS time_ns,
+    CASE WHEN typeof(interval_ns) = 'integer' AND interval_ns > 0 THEN interval_ns END AS interval_ns FROM pulses
+"""
+
+#: More than any count.
+MOST_COUNT = 2**63 - 1
+
+#: What SQLite adds to the name of a database for the files beside it.
+BESIDE = ("-wal", "-shm", "-journal")
+
+#: No text, blob or row of a journal is longer, in bytes: the longest of ours is a writer's place, which has a path.
+MAX_LENGTH = 65_536
+
+MAX_SCHEMA_ENTRIES = 100
+
+#: While a journal is opened or saved, whether to stop is asked after this many steps of SQLite's machine: some ms.
+STEPS = 20_000
+
+#: SQLite's results for a call that was interrupted; for a disk that fails, and for a file that is damaged, or no
+#: database any more; for locks that do not work; for a text, blob or row longer than MAX_LENGTH; and, extended, for
+#: files that can't be locked or shared as memory, as on a disk of the network (https://sqlite.org/rescode.html).
+SQLITE_INTERRUPT = 9
+
+SQLITE_IOERR = 10
+
+SQLITE_CORRUPT = 11
+
+SQLITE_PROTOCOL = 15
+
+SQLITE_TOOBIG = 18
+
+SQLITE_NOTADB = 26
+
+UNFIT = (SQLITE_PROTOCOL, *(SQLITE_IOERR | kind << 8 for kind in (15, 20, 21)))  # LOCK, SHMLOCK, SHMMAP
+
+#: How long one connection waits for another's commit, in s: a card may take its time.
+BUSY_TIMEOUT_S = 60
+
+#: The page cache of a connection, in KiB. Appending and reading in order touch few
+#: pages; SQLite's own 2 MiB would be held once a connection.
+CACHE_KIB = 256
+
+#: Whether the program was told to stop, so that opening a journal must end.
+Stopped = Callable[[], bool]
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the file itself is damaged."""
+    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG)
+
+
+def is_interrupt(error: sqlite3.Error) -> bool:
+    """Whether *error* says that a progress handler ended the call."""
+    return _code(error) == SQLITE_INTERRUPT
+
+
+def is_of_the_disk(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the disk does not do what it is told, as one that has gone; not that it is full."""
+    return _code(error) == SQLITE_IOERR
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Extended codes have the plain one in their lowest byte.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open *path* as :func:`os.open` does; a file that is made is closed to all but its user. Usable as an opener."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def make_private(path: str) -> None:
+    """
+    Make the database *path* where it is missing, and close it, and the files beside it, to all but its user.
+
+    SQLite gives the files beside it the mode that it has. Whoever can read them can lock them, and hold up every
+    commit. A file that exists is never opened here: closing it would drop the locks that a connection of this process
+    has on it. Raises :exc:`JournalError` where it can't be made.
+    """
+    real = os.path.realpath(path)  # SQLite puts its files beside what a link leads to
+    try:
+        os.close(open_private(real, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise JournalError(f"{path}: the journal can't be opened: {error.strerror}") from error
+    for name in (real, *(real + suffix for suffix in BESIDE)):
+        # Some file systems have no modes; what is wrong apart from that, SQLite reports.
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(found := os.lstat(name).st_mode) and stat.S_IMODE(found) != 0o600:
+                os.chmod(name, 0o600)
+
+
+def harden(connection: sqlite3.Connection, max_length: int = MAX_LENGTH) -> None:
+    """Let *connection* trust nothing in its file, which anybody may have made. To be called before anything is read."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
+    # No function with side effects is called from a schema, each page is checked when it is read, and a disk that fails
+    # is an error: with mapped memory it would end the program.
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+#: What a database consists of: type, name, table and SQL of each entry of its schema, in order.
+Schema = list[tuple[bytes, ...]]
+
+
+def schema_of(connection: sqlite3.Connection) -> Schema:
+    """The schema of the database; nothing of it is executed. Raises :exc:`sqlite3.Error`."""
+    rows = connection.execute(
+        # As blobs: damage can have made anything of a text.
+        # What ANALYZE makes is SQLite's own.
+        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema"
+        " WHERE NOT (type = 'table' AND name IN ('sqlite_stat1', 'sqlite_stat4')) LIMIT ?",
+        (MAX_SCHEMA_ENTRIES,),
+    ).fetchall()
+    return sorted(
+        (kind or b"", name or b"", of or b"", b" ".join((sql or b"").split())) for kind, name, of, sql in rows
+    )
+
+
+@functools.cache
+def schema_of_version(version: int, more: str = "") -> Schema:
+    """The schema of a journal of *version*, with what the statements in *more* add."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("".join(SCHEMAS[:version]) + more)
+        return schema_of(connection)
+
+
+def connect(path: str, stopped: Stopped | None = None) -> sqlite3.Connection:
+    """A connection to the journal at *path*; *stopped* is asked in long calls. Raises :exc:`sqlite3.Error`."""
+    # Handed from the thread that opens to the one that uses it, never used by two at once.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        if stopped:
+            connection.set_progress_handler(stopped, STEPS)
+        harden(connection)
+        # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(VIEW)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that has the write lock from its beginning on; rolled back on any error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A failed COMMIT on a full disk leaves the transaction open; SQLite may have rolled back by itself.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def constants_of(connection: sqlite3.Connection, meter: int) -> list[Constant]:
+    """What the pulses of the meter with the key *meter* are worth, in the order of their counts."""
+    return [
+        Constant(impulses, count, register)
+        for impulses, count, register in connection.execute(
+            "SELECT impulses_per_kwh, from_count, register_kwh FROM constants WHERE meter = ? ORDER BY from_count",
+            (meter,),
+        )
+    ]
+
+
+def pulses_of(name: str, after: int, rows: list[tuple[int, int, int | None]], constants: list[Constant]) -> list[Pulse]:
+    """
+    *rows* (count, time, interval) of one meter behind the count *after* as pulses, by the constant in force at each.
+
+    One that stands for others too, which were thinned, has the energy of all and no power.
+    """
+    pulses: list[Pulse] = []
+    ahead = list(constants)
+    end = 0  # the last count that *constant* holds for
+    for count, time_ns, interval_ns in rows:
+        if count > end:
+            while len(ahead) > 1 and ahead[1].from_count < count:
+                ahead.pop(0)
+            constant = ahead[0]
+            end = ahead[1].from_count if len(ahead) > 1 else sys.maxsize
+        watts, energy_wh = None, constant.watt_hours
+        if count > after + 1:
+            energy_wh = 1000 * (constant.register_at(count) - register_at(constants, after))
+        elif interval_ns is not None:
+            watts = constant.mean_watts(1, interval_ns / NS_PER_S)
+        pulses.append(Pulse(name, count, time_ns, watts, energy_wh, constant.register_at(count)))
+        after = count
+    return pulses
+
+
+def connect_read_only(path: str) -> sqlite3.Connection:
+    """A connection that writes nothing: of a journal that no program has open, not even the files beside it."""
+    from urllib.parse import quote
+
+    # SQLite makes both files beside a journal that was closed in order, to read it, and leaves them.
+    closed = not os.path.exists(path + "-wal") or not os.path.getsize(path + "-wal")
+    connection = sqlite3.connect(f"file:{quote(path)}?{'mode=ro&immutable=1' if closed else 'mode=ro'}", uri=True)
+    try:
+        harden(connection)
+        connection.execute(VIEW)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def register_at(constants: list[Constant], count: int) -> float:
+    """The register after pulse *count*, by the constant in force there."""
+    in_force = constants[0]
+    for constant in constants:
+        if constant.from_count <= count:
+            in_force = constant
+    return in_force.register_at(count)

@@ -1,0 +1,85 @@
+"""Detaching from the caller, and closing the process to others."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Callable
+
+from powermeter.errors import PowerError, printable
+from powermeter.process.pidfile import PidFile
+
+#: linux/prctl.h.
+PR_SET_DUMPABLE = 4
+
+#: What the program makes is its user's to write and its group's to read.
+UMASK = 0o027
+
+#: What the daemon writes to its caller once it counts.
+READY = b"ready"
+
+
+def no_core_dump() -> None:
+    """Let this process leave no core, and no other process of its user look into it: a password stands in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def daemonize(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int]) -> int:
+    """
+    Run *work* in a daemon that holds *pidfile*, and return once it is ready or has failed.
+
+    *work* gets the function to call when it is ready, and returns the daemon's
+    exit status. Returns the caller's exit status: in the caller 0 or 1, with
+    the reason on stderr; in the daemon, where this returns too, that of *work*.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        return _daemon(pidfile, working_directory, work, writing)
+    os.close(writing)
+    with open(reading, "rb") as from_daemon:
+        said = printable(from_daemon.read().decode(errors="replace")).strip()
+    os.waitpid(child, 0)
+    ready, _, rest = said.partition(" ")
+    if ready == READY.decode():
+        print(f"power: counting, pid {rest}")
+        return 0
+    print(f"power: {said or 'the daemon ended before it was counting: its log says why'}", file=sys.stderr)
+    return 1
+
+
+def _daemon(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int], writing: int) -> int:
+    import daemon  # not needed to stop or ask one
+
+    told = False
+
+    def tell(message: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            with contextlib.suppress(BrokenPipeError):  # the caller was interrupted; the daemon goes on
+                os.write(writing, message)
+            os.close(writing)
+
+    # No signal_map: Control sets what is heard. No core dump: a password would stand in it.
+    context = daemon.DaemonContext(
+        working_directory=working_directory,
+        umask=UMASK,
+        detach_process=True,
+        files_preserve=[writing],
+        pidfile=pidfile,
+        signal_map={},
+    )
+    try:
+        with context:
+            return work(lambda: tell(READY + b" %d" % os.getpid()))
+    except (PowerError, daemon.daemon.DaemonError) as error:
+        tell(str(error).encode())
+        return 1
+    except BaseException as error:
+        tell(f"ended by a bug: {type(error).__name__}: {error}".encode())
+        raise

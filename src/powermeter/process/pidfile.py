@@ -1,0 +1,164 @@
+"""
+The lock of the pidfile: who runs.
+
+Who holds the record lock on the pidfile is the running one; the kernel tells
+its process id and lets go of the lock when it ends, however it ends. The
+number in the file is for people.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+import sys
+
+import lockfile
+from lockfile.pidlockfile import PIDLockFile
+
+from powermeter.errors import (
+    AlreadyRunningError,
+    ForbiddenError,
+    ProcessError,
+    UnsafePathError,
+    why,
+)
+from powermeter.safe_path import open_file, open_to_ask
+
+#: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
+#: l_type, l_whence, l_start, l_len, l_pid.
+FLOCK = "hhqqi"
+
+#: The process id that the kernel names for a lock that belongs to an open file, not to a process (F_OFD_SETLK).
+NO_PROCESS = -1
+
+
+def holder(path: str) -> int | None:
+    """
+    The process id that holds the lock of the pidfile *path*; None if there is none.
+
+    Not to be called by the holder: closing the file would drop its lock.
+    Raises :exc:`ForbiddenError` where the file can't be read.
+    """
+    found = held(path)
+    return None if found is None else found[0]
+
+
+def held(path: str) -> tuple[int, int] | None:
+    """The process that holds the pidfile *path*, and the file's owner; None where nobody holds it."""
+    try:
+        fd, owner = open_to_ask(path)
+    except FileNotFoundError:
+        return None
+    except UnsafePathError as error:
+        raise ProcessError(f"{path}: no pidfile: {error}") from error
+    except PermissionError as error:
+        raise ForbiddenError(f"{path}: the pidfile can't be read: {error.strerror}") from error
+    except OSError as error:
+        raise ProcessError(f"{path}: no pidfile: {error.strerror}") from error
+    try:
+        pid = _holder_of(fd)
+    finally:
+        os.close(fd)
+    if pid == NO_PROCESS:
+        raise ProcessError(
+            f"{path}: another program holds a lock on it, no power: see who has it open: fuser -v {path}"
+        )
+    return None if pid is None else (pid, owner)
+
+
+def _holder_of(fd: int) -> int | None:
+    # As for reading: a reader's lock, which anybody who may read the file can hold, is not the running one's.
+    asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked)[: struct.calcsize(FLOCK)])
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+class PidFile(PIDLockFile):  # type: ignore[misc]
+    """
+    A pidfile that is locked while its process lives.
+
+    python-daemon enters it once detached: a record lock does not outlive a
+    fork. The library's own truth, that the file is there, would keep a stale
+    file's program from ever starting again.
+    """
+
+    def __init__(self, path: str, mode: int = 0o644) -> None:
+        super().__init__(path)
+        self._mode = mode
+        self._fd: int | None = None
+
+    def acquire(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the library's signature
+        """Lock the file and write the process id. Raises :exc:`AlreadyRunningError`; never waits."""
+        while self._fd is None:
+            try:
+                fd = open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)
+            except OSError as error:
+                raise ProcessError(
+                    f"{self.path}: can't be written: {why(error)}: name another with --pidfile"
+                ) from error
+            if self._locked(fd):
+                self._fd = fd
+            else:
+                os.close(fd)
+        try:
+            os.fchmod(self._fd, self._mode)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise ProcessError(f"{self.path}: can't be written: {why(error)}") from error
+
+    def _locked(self, fd: int) -> bool:
+        """Whether the lock was had on the file that the path names still."""
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ProcessError(f"{self.path}: is not a file: name another with --pidfile")
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = _holder_of(fd)
+            if error.errno not in (errno.EACCES, errno.EAGAIN) or pid == NO_PROCESS:
+                os.close(fd)
+                reason = "another program holds a lock on it" if pid == NO_PROCESS else error.strerror
+                raise ProcessError(f"{self.path}: can't be locked: {reason}") from error
+            if pid is not None:
+                os.close(fd)
+                raise AlreadyRunningError(pid) from error
+            # Readers hold locks on a file that a crash left, or that was just let go: another file takes its place.
+            self._remove(fd)
+            return False
+        # Between the two calls the one before may have ended, and removed it.
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _remove(self, fd: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            # It may have been removed, and be another's now.
+            if os.path.samestat(os.fstat(fd), os.lstat(self.path)):
+                os.unlink(self.path)
+
+    def release(self) -> None:
+        """Remove the file, then let go of it; may be called twice."""
+        if self._fd is not None:
+            try:
+                self._remove(self._fd)
+            except OSError as error:
+                print(f"{self.path}: can't be removed: {error.strerror}", file=sys.stderr)
+            os.close(self._fd)
+            self._fd = None
+
+    def is_locked(self) -> bool:
+        """Whether a process holds it."""
+        return self._fd is not None or holder(self.path) is not None
+
+    def i_am_locking(self) -> bool:
+        """Whether this process holds it."""
+        return self._fd is not None
+
+    def break_lock(self) -> None:
+        """Refused: the lock ends with its process and needs no breaking."""
+        raise lockfile.NotMyLock(f"{self.path} is locked as long as its process lives")
