@@ -100,7 +100,8 @@ class WatchedMeter:
             if self.flickers:
                 due_ns.append(edge_ns + FLICKER_NS)
         # What is due already has been judged, and is judged again: it may be dark now and lit then.
-        return min((due for due in due_ns if due > now_ns), default=now_ns + STUCK_NS)
+        again_ns = now_ns + STUCK_NS
+        return min((due if due > now_ns else again_ns for due in due_ns), default=again_ns)
 
     def _judge_noise(self, now_ns: int) -> int:
         """Judge whether far more edges came than pulses, once a minute is over; return when the next one is."""
