@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import NamedTuple
 
 from powermeter.clock import boot_id
@@ -32,7 +32,7 @@ from powermeter.mounts import file_system
 from powermeter.safe_path import make_directory
 
 #: The small tables, which are looked over at each start, and what their columns are.
-LOOKED_OVER: Mapping[str, tuple[type, ...]] = {
+LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
     "meters": (int, str),
     "constants": (int, int, float, float),
     "steps": (int, int),
@@ -40,7 +40,14 @@ LOOKED_OVER: Mapping[str, tuple[type, ...]] = {
     "cursors": (str, int, int),
     "unsettled": (int, int, int, str),
     "thinned": (int, int),
+    "covered": (int, int, int | None),
+    "gaps": (int, int, int, str),
+    "readings": (int, int, int, float, int, float, int),
+    "hourly": (int, int),
 }
+
+#: The small tables that may have any number of rows: they are never read into memory as a whole.
+UNBOUNDED = ("steps", "gaps")
 
 #: Old pulses are thinned to one in this time, in ns; so many rows are looked at in one transaction.
 THINNED_TO_NS = 3600 * NS_PER_S
@@ -187,7 +194,7 @@ class Journal:
                     found = ""
                     if not all(map(isinstance, row, types)) or (table == "constants" and row[2] <= 0):
                         found = f"a row of {table} is {row!r:.200}"
-                    elif number > MAX_ROWS and table != "steps":
+                    elif number > MAX_ROWS and table not in UNBOUNDED:
                         found = f"{table} has more than {MAX_ROWS:,} rows"
                     if found:
                         raise DamagedError(f"{self.path}: the journal is damaged: {found}")

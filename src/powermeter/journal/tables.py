@@ -59,8 +59,31 @@ SCHEMA_2 = """
     );
 """
 
+#: *covered*: since when a meter's gaps are known, and until when it was counted; NULL while it is.
+#: *gaps*: when a meter could not be counted, and why: "not running", "crashed", "input at fault".
+#: *readings*: what the meter's face showed behind a count, as it was typed: with so many decimals. The register was
+#: *register_kwh* before. A *base* is compared with no reading before it.
+#: *hourly*: up to which count a meter's pulses were thinned to one an hour, as older versions did.
+SCHEMA_3 = """
+    CREATE TABLE covered (
+        meter INTEGER PRIMARY KEY, since_ns INTEGER NOT NULL, until_ns INTEGER
+    );
+    CREATE TABLE gaps (
+        meter INTEGER NOT NULL, from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL, why TEXT NOT NULL,
+        PRIMARY KEY (meter, from_ns)
+    ) WITHOUT ROWID;
+    CREATE TABLE readings (
+        meter INTEGER NOT NULL, time_ns INTEGER NOT NULL, count INTEGER NOT NULL,
+        face_kwh REAL NOT NULL, decimals INTEGER NOT NULL, register_kwh REAL NOT NULL, base INTEGER NOT NULL,
+        PRIMARY KEY (meter, time_ns)
+    ) WITHOUT ROWID;
+    CREATE TABLE hourly (
+        meter INTEGER PRIMARY KEY, to_count INTEGER NOT NULL
+    );
+    INSERT INTO hourly SELECT meter, to_count FROM thinned;
+"""
 #: What each version of the journal adds to the one before.
-SCHEMAS = (SCHEMA, SCHEMA_2)
+SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3)
 
 SCHEMA_VERSION = len(SCHEMAS)
 
