@@ -214,7 +214,7 @@ def test_a_file_that_is_further_than_ours(rig):
     rig.deliver(5)
     other = rig.data_dir.parent / "other.db"
     with journal.Journal(str(other)) as made:
-        name = made.meter("house", 1000).name
+        name = made.enter("house", 1000).name
         made.append([journal.Row(name, number, number * NS_PER_S, 2 * NS_PER_S) for number in range(1, 101)])
     opened = rig.monitor._keeper.opened
     shutil.move(other, rig.journal)

@@ -136,9 +136,9 @@ def steps(journal):
 
 def test_pulses_get_their_right_time_and_are_delivered_then(journal):
     """What was counted before the clock was right is seen by no writer; then all of it, in order, once, at its time."""
-    key = journal.meter("house", 1000).name
+    key = journal.enter("house", 1000).name
     journal.append(rows(key, [1, 2]), RIGHT_NS)
-    with contextlib.closing(journal.cursor("new")) as new:
+    with contextlib.closing(journal.add_cursor("new")) as new:
         journal.append(rows(key, [3, 4]), WRONG_NS, settled=False)
         # The clock was set by hand meanwhile: the wait goes on by the first reading.
         journal.append(rows(key, [5]), WRONG_NS + 5000 * NS_PER_S, settled=False)
@@ -158,7 +158,7 @@ def test_a_restart_does_not_end_the_wait(tmp_path):
     """The program is started again while the clock is waited for: the pulses before and after get one shift."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         journal.append(rows(key, [1, 2]), WRONG_NS, settled=False)
     with Journal(path) as journal:
         journal.append(rows(key, [3]), WRONG_NS + 7 * NS_PER_S, settled=False)
@@ -169,7 +169,7 @@ def test_a_restart_does_not_end_the_wait(tmp_path):
 
 def test_pulses_of_an_earlier_boot_keep_the_time_they_have(journal, monkeypatch):
     """The machine went down while the clock was waited for: how far it was wrong nobody knows."""
-    key = journal.meter("house", 1000).name
+    key = journal.enter("house", 1000).name
     journal.append(rows(key, [1]), WRONG_NS, settled=False)
     monkeypatch.setattr("powermeter.journal.boot_id", lambda: "another")
     assert journal.settle(RIGHT_NS) == 1
@@ -179,7 +179,7 @@ def test_pulses_of_an_earlier_boot_keep_the_time_they_have(journal, monkeypatch)
 
 def test_a_boot_that_ended_before_the_clock_was_right_takes_nothing_from_the_next(journal, monkeypatch):
     """Power that comes and goes: the pulses of the boot that gets a right clock get their right times."""
-    key = journal.meter("house", 1000).name
+    key = journal.enter("house", 1000).name
     journal.append(rows(key, [1, 2]), WRONG_NS, settled=False)
     monkeypatch.setattr("powermeter.journal.boot_id", lambda: "another")
     journal.append(rows(key, [3, 4]), WRONG_NS + 7 * NS_PER_S, settled=False)
@@ -190,7 +190,7 @@ def test_a_boot_that_ended_before_the_clock_was_right_takes_nothing_from_the_nex
 
 def test_meters_are_settled_each_from_its_own_count(journal):
     """Of several meters each has its own pulses shifted; a clock that was ahead leaves a step back where it belongs."""
-    house, pump = journal.meter("house", 1000).name, journal.meter("pump", 800).name
+    house, pump = journal.enter("house", 1000).name, journal.enter("pump", 800).name
     journal.append(rows(house, [1]), RIGHT_NS + 500 * NS_PER_S)
     journal.append(rows(house, [2]) + rows(pump, [1]), RIGHT_NS + 9000 * NS_PER_S, settled=False)
     assert steps(journal) == []

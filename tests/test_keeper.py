@@ -56,7 +56,7 @@ class Scene:
     is_in_place = True
     is_read_only = False
 
-    def meter(self, name, impulses_per_kwh, _begin):
+    def enter(self, name, impulses_per_kwh, _begin):
         return MeterRecord(name, 0, Constant(impulses_per_kwh))
 
     def can_be_written_anew(self):

@@ -32,8 +32,8 @@ def whole(tmp_path_factory):
     """A journal of two meters, whose writer has not got the last pulses yet."""
     path = tmp_path_factory.mktemp("whole") / "journal.db"
     with Journal(str(path)) as journal:
-        keys = [journal.meter(name, impulses).name for name, impulses in METERS.items()]
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        keys = [journal.enter(name, impulses).name for name, impulses in METERS.items()]
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             for first in range(1, PULSES, 1000):
                 rows = [
                     Row(key, number, START_NS + number * NS_PER_S, NS_PER_S)
@@ -55,12 +55,12 @@ def damaged(whole, tmp_path):
 
 
 def registers(journal):
-    return {name: round(journal.meter(name, impulses).constant.register_at(journal.meter(name, impulses).count), 6)
+    return {name: round(journal.enter(name, impulses).constant.register_at(journal.enter(name, impulses).count), 6)
             for name, impulses in METERS.items()}  # fmt: skip
 
 
 def waiting(journal):
-    with contextlib.closing(journal.cursor("file")) as cursor:
+    with contextlib.closing(journal.add_cursor("file")) as cursor:
         assert cursor.position.place == "12 34"
         return cursor.read(10_000)
 
@@ -141,7 +141,7 @@ def test_a_journal_damaged_anywhere_opens(damaged, seed):
     content = content[: damaged.stat().st_size]
     damaged.write_bytes(content)
     with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
-        known = journal.meter("house", 1000)
+        known = journal.enter("house", 1000)
         journal.append([Row(known.name, known.count + 1, START_NS, None)])
     names = {path.name for path in damaged.parent.iterdir()}
     assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
@@ -181,7 +181,7 @@ def test_a_writer_whose_place_is_lost(damaged):
     """How far it was is known: it gets what waited for it, and asks its service, or its file, for a new place."""
     damage_table(damaged, "writers")
     with salvage.open_journal(str(damaged), METERS) as journal:
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.position.place == ""
             assert len(cursor.read(10_000)) == 2 * WAITING
         assert journal._connection.execute("SELECT name FROM writers").fetchall() == [("file",)]
@@ -191,8 +191,8 @@ def test_a_writer_whose_counts_are_lost(damaged, caplog):
     """How far it was nobody knows: it gets nothing a second time, but what comes from now on, and that is said."""
     damage_table(damaged, "cursors")
     with salvage.open_journal(str(damaged), METERS) as journal:
-        known = journal.meter("house", 1000)
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        known = journal.enter("house", 1000)
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.read(10_000) == []
             journal.append([Row(known.name, known.count + 1, START_NS, None)])
             assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
@@ -261,7 +261,7 @@ def test_a_clock_that_was_set_back_is_known_after_saving(tmp_path):
     """Where time steps back between two pulses, spans are found by a step there, in the new journal too."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         journal.append([Row(key, number, (number if number < 51 else number - 30) * NS_PER_S, NS_PER_S)
                         for number in range(1, 101)], START_NS)  # fmt: skip
     damage_table(path, "steps")
@@ -308,7 +308,7 @@ def test_a_count_that_is_damaged_is_not_believed(damaged):
     assert content.count(right) == len(METERS)
     damaged.write_bytes(b"x" + content[1:].replace(right, wrong))
     with salvage.open_journal(str(damaged), METERS) as journal:
-        counts = [journal.meter(name, impulses).count for name, impulses in METERS.items()]
+        counts = [journal.enter(name, impulses).count for name, impulses in METERS.items()]
     assert counts == [PULSES - 1, PULSES - 1]
 
 
@@ -353,7 +353,7 @@ def test_a_text_without_an_end(damaged):
         connection.execute("UPDATE writers SET place = CAST(zeroblob(50000000) AS TEXT)")
     with salvage.open_journal(str(damaged), METERS) as journal:
         assert registers(journal) == WHOLE
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.position.place == ""
             assert len(cursor.read(10_000)) == 2 * WAITING
 
@@ -398,8 +398,8 @@ def test_a_program_that_saves_a_journal_stops_at_once(tmp_path):
         path.parent.mkdir(parents=True)
         with Journal(str(path)) as journal:
             journal._connection.execute("PRAGMA synchronous = OFF")
-            key = journal.meter("house", 1000).name
-            journal.cursor("file").close()
+            key = journal.enter("house", 1000).name
+            journal.add_cursor("file").close()
             for first in range(1, 800_000, 100_000):
                 journal.append([Row(key, n, START_NS + n * NS_PER_S, NS_PER_S) for n in range(first, first + 100_000)])
         content = path.read_bytes()

@@ -69,7 +69,7 @@ class Tally:
         if self.begin is not None:
             count, kwh = self.begin
             known_as = Constant(self.in_force.impulses_per_kwh, count + self.written, kwh + register_kwh)
-        known = journal.meter(name, self.in_force.impulses_per_kwh, known_as)
+        known = journal.enter(name, self.in_force.impulses_per_kwh, known_as)
         count = known.count - self.written
         if self.begin is not None:
             count = max(count, self.begin[0])
