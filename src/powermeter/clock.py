@@ -39,34 +39,34 @@ APART_S, DRIFT = 5.0, 500e-6
 
 class Clock:
     """
-    The machine's clocks, what its kernel says about them, and how to wait by them.
+    The machine's clocks, and whether the wall clock is right.
 
-    Whatever depends on the time is given one; a test gives it another.
-    *hardware_clocks* is a pattern of the kernel's files that say whether a
-    hardware clock has set the time.
+    The keeper and the monitor receive one, so that a test can pass in another,
+    which it sets and whose waits take no time. *hardware_clocks* is a glob
+    pattern of the kernel's files that say whether a hardware clock has set the time.
     """
 
     def __init__(self, hardware_clocks: str = HARDWARE_CLOCKS) -> None:
         self._hardware_clocks = hardware_clocks
 
     def wall_ns(self) -> int:
-        """The wall clock's time, in ns since 1970, UTC."""
+        """The wall clock's time, in ns since 1970 (UTC)."""
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        """The monotonic clock's time, in ns; it goes by no other clock, and its start has no meaning."""
+        """The monotonic clock's time, in ns: nobody can set it, and only differences of it have a meaning."""
         return time.monotonic_ns()
 
     def monotonic_s(self) -> float:
-        """The same in s."""
+        """The monotonic clock's time, in s."""
         return self.monotonic_ns() / 1e9
 
     def boot_s(self) -> float:
-        """How long ago the machine has booted, in s, with the time that it was suspended."""
+        """The time since the machine booted, in s, including the time that it was suspended."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wait(self, event: threading.Event, timeout_s: float | None) -> None:
-        """Wait until *event* is set, for *timeout_s* at the most; None: however long it takes."""
+        """Wait until *event* is set, but no longer than *timeout_s*; None sets no limit."""
         event.wait(timeout_s)
 
     def ahead_ns(self) -> int:
@@ -81,9 +81,9 @@ class Clock:
 
     def wait_left_s(self, wait_s: float) -> float:
         """
-        How much longer the clock is waited for at the most, in s; 0.0 where it is not, as it is right or time is up.
+        How much longer to wait for the wall clock to be right, in s; 0.0 if it is, or if the wait is over.
 
-        *wait_s*: how long after the machine's boot it is waited for (CLOCK_WAIT);
+        *wait_s*: how long to wait, counted from the machine's boot (CLOCK_WAIT);
         0 for not at all.
         """
         left_s = wait_s - self.boot_s()
@@ -123,7 +123,7 @@ class Clock:
         return False
 
 
-#: The one to count by, outside of tests.
+#: The clock that the program counts by, outside of tests.
 REAL_CLOCK = Clock()
 
 

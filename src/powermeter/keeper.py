@@ -85,9 +85,9 @@ class Keeper:
 
     A pulse is in the file at most *commit_interval_s* after it came: at once
     if that long nothing was written, else together with all that come within
-    it. Their times are not settled while *clock* is waited for, until
-    *clock_wait_s* after the machine's boot at the most. Pulses older than
-    *keep_days* are thinned. Interval, wait and days may be replaced at any time.
+    it. Their times are not settled until *clock* is right, or *clock_wait_s*
+    have passed since the machine's boot. Pulses older than *keep_days* are
+    thinned. These three numbers may be replaced at any time.
     *open_file* opens what is at the path, as :func:`~powermeter.salvage.open_journal` does.
     On the keeper's thread, *on_commit* is called when there is something new
     to read, and *on_state* when :attr:`failing` changes.
@@ -185,7 +185,7 @@ class Keeper:
 
     @property
     def waits_s(self) -> float:
-        """How much longer pulses wait for a clock that is right, in s; never again once they are :attr:`settled`."""
+        """How much longer pulses wait for a right clock, in s; 0.0 if they do not, and always once :attr:`settled`."""
         return 0.0 if self.settled else self._clock.wait_left_s(self.clock_wait_s)
 
     def suspect(self, reason: str) -> None:

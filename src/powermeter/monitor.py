@@ -52,8 +52,9 @@ class Monitor:
 
     *open_board* makes the board of some settings, not yet watched. *simulate*
     is passed on to :meth:`status`. *stopping* is asked while the journal is
-    opened, whether the program was told to stop. From any thread, *on_crash*
-    is called when a bug ended a thread; :attr:`crashed` is set then.
+    opened, whether the program was told to stop. *clock* tells the time. From
+    any thread, *on_crash* is called when a bug ended a thread; :attr:`crashed`
+    is set then.
     """
 
     def __init__(
