@@ -285,8 +285,8 @@ def fill(program, pulses, waiting_for, *, group=1000):
     """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait for the named writers alone."""
     program.data.mkdir()
     with Journal(str(program.journal)) as journal:
-        records = [journal.meter(name, IMPULSES_PER_KWH) for name in program.meters]
-        cursors = [journal.cursor(name) for name in waiting_for]
+        records = [journal.enter(name, IMPULSES_PER_KWH) for name in program.meters]
+        cursors = [journal.add_cursor(name) for name in waiting_for]
         time_ns = time.time_ns() - 8 * NS_PER_S * pulses // len(records)
         for first in range(0, pulses // len(records), group):
             rows = []
@@ -295,7 +295,7 @@ def fill(program, pulses, waiting_for, *, group=1000):
                 time_ns += interval_ns
                 rows += [Row(of.name, number, time_ns + at, interval_ns) for at, of in enumerate(records, 1)]
             journal.append(rows)
-        cursors += [journal.cursor(name) for name in program.writers if name not in waiting_for]
+        cursors += [journal.add_cursor(name) for name in program.writers if name not in waiting_for]
         for cursor in cursors:
             cursor.close()
 

@@ -15,7 +15,7 @@ from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
 from powermeter.writers import open_writer
 
 # Helpers whose failing asserts are shown with their values, as those of tests are.
-pytest.register_assert_rewrite("contracts", "counting", "deliveries", "hand_board", "program")
+pytest.register_assert_rewrite("clocks", "contracts", "counting", "deliveries", "hand_board", "program")
 
 # No deadline: a busy machine is no defect. No database: the tree may belong to another user.
 hypothesis.settings.register_profile("power", deadline=None, database=None)

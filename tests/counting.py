@@ -11,7 +11,7 @@ from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
 from powermeter import settings
-from powermeter.clock import Clock
+from powermeter.clock import REAL_CLOCK
 from powermeter.inputs import WatchedMeter
 from powermeter.journal.journal import Journal, prepare_dir
 from powermeter.keeper import Keeper
@@ -66,7 +66,8 @@ class Recording:
         self.keeper = Keeper(
             self.path,
             commit_interval_s,
-            clock=Clock(0),
+            clock=REAL_CLOCK,
+            clock_wait_s=0,
             keep_days=400,
             on_commit=self._noting(self.commits),
             on_state=self._noting(self.disk_states),

@@ -17,7 +17,7 @@ FAR_NS = 2**62
 
 def add_pulses(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_PER_S):
     """Append *count* pulses of *meter* behind those it has."""
-    known = journal.meter(meter, 1000)
+    known = journal.enter(meter, 1000)
     numbers = range(known.count + 1, known.count + count + 1)
     rows = [
         Row(known.name, number, start_ns + number * spacing_ns, spacing_ns if number > 1 else None)

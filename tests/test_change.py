@@ -15,6 +15,7 @@ import threading
 import time
 
 import pytest
+from clocks import UnsynchronisedClock
 from counting import hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
@@ -38,7 +39,7 @@ FILE = "'file': {'type': 'file'}"
 class Rig:
     """A monitor whose boards are made by hand; a context manager."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, clock_wait_s=0):
         self.path = directory / "settings.py"
         self.data_dir = directory / "data"
         self.journal = self.data_dir / "journal.db"
@@ -46,7 +47,13 @@ class Rig:
         self.refused = 0
         self.crashed = threading.Event()
         journal.prepare_dir(str(self.data_dir))
-        self.monitor = Monitor(self.settings(), self.open_board, simulate=None, on_crash=self.crashed.set)
+        self.monitor = Monitor(
+            dataclasses.replace(self.settings(), clock_wait_s=clock_wait_s),
+            self.open_board,
+            simulate=None,
+            on_crash=self.crashed.set,
+            clock=UnsynchronisedClock(),
+        )
 
     def settings(self, meters=HOUSE, writers=FILE, more=""):
         self.path.write_text(
@@ -217,7 +224,7 @@ def test_a_file_that_is_further_than_ours(rig):
     rig.deliver(5)
     other = rig.data_dir.parent / "other.db"
     with journal.Journal(str(other)) as made:
-        name = made.meter("house", 1000).name
+        name = made.enter("house", 1000).name
         made.append([journal.Row(name, number, number * NS_PER_S, 2 * NS_PER_S) for number in range(1, 101)])
     opened = rig.monitor._keeper.opened
     shutil.move(other, rig.journal)
@@ -517,15 +524,28 @@ def test_a_length_that_the_board_can_not_tell(rig):
         rig.monitor.change(rig.settings("'house': {'pin': 18, 'impulses_per_kwh': 1000, 'min_flash_ms': 2}"))
 
 
-def test_a_clock_that_was_believed_stays_so(rig, monkeypatch):
+#: Longer than any machine is up, in s.
+FOR_EVER_S = 1e12
+
+
+def test_a_shorter_wait_for_the_clock(tmp_path):
+    """CLOCK_WAIT that is changed is in force at once: where it is over, what waited for the clock is delivered."""
+    with Rig(tmp_path, clock_wait_s=FOR_EVER_S) as rig:
+        rig.board.flash(3)
+        rig.keeps(3)
+        assert rig.monitor.status().clock.waiting
+        rig.monitor.change(rig.settings())
+        rig.delivered(3)
+        assert not rig.monitor.status().clock.waiting
+
+
+def test_a_clock_that_was_believed_stays_so(rig):
     """Settings that are read again don't have it waited for anew."""
-    assert rig.monitor._keeper.settled
-    monkeypatch.setattr("powermeter.clock.Clock.right", False)
+    assert not rig.monitor.status().clock.waiting
     for pin in (18, 22):
         new = rig.settings(f"'house': {{'pin': {pin}, 'impulses_per_kwh': 1000}}")
-        # Longer than any machine is up.
-        rig.monitor.change(dataclasses.replace(new, clock_wait_s=1e12))
-        assert rig.monitor._keeper.settled
+        rig.monitor.change(dataclasses.replace(new, clock_wait_s=FOR_EVER_S))
+        assert not rig.monitor.status().clock.waiting
 
 
 # --- A start that fails

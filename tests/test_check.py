@@ -215,8 +215,8 @@ def test_a_writer_is_tried_with_a_pulse_that_was_counted(program, tmp_path):
         assert "\nwriter db: ok" in program.run("--check").stdout  # nothing was counted yet
         program.data_dir.mkdir()
         with Journal(str(program.data_dir / "journal.db")) as journal:
-            keys = [journal.meter(name, 1000).name for name in ("house", "flat")]
-            journal.cursor("db").close()
+            keys = [journal.enter(name, 1000).name for name in ("house", "flat")]
+            journal.add_cursor("db").close()
             now_ns = time.time_ns()
             journal.append([Row(key, n, now_ns + n, None) for key in keys for n in (1, 2)])
         before = files_of(program)
@@ -239,8 +239,8 @@ def test_a_pulse_whose_time_may_change_is_not_sent(tmp_path):
     path = str(tmp_path / "journal.db")
     assert delivered_pulses(path, "db") == []
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
-        cursor = journal.cursor("db")
+        key = journal.enter("house", 1000).name
+        cursor = journal.add_cursor("db")
         journal.append([Row(key, 1, 10**18, None), Row(key, 2, 10**18 + 10**9, 10**9)])
         journal.append([Row(key, 3, 10**18 + 2 * 10**9, 10**9)], settled=False)
         assert [pulse.number for pulse in delivered_pulses(path, "db")] == [2]

@@ -27,7 +27,7 @@ PERIOD_START_NS = START_NS // (60 * NS_PER_S) * 60 * NS_PER_S
 def journal(tmp_path):
     """An empty journal that knows its meter, as it does before there are cursors."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.meter("house", 1000)
+        journal.enter("house", 1000)
         yield journal
 
 
@@ -159,7 +159,7 @@ def test_every_behaviour_is_judged():
 def test_kept(journal, started, service, answering, caplog, until, name):
     """The pulses are kept, which is said once at its level, and all arrive once, in order, when the service is well."""
     caplog.set_level("INFO", "powermeter")
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 40, start_ns=PERIOD_START_NS - 20 * NS_PER_S)
     sent = cursor.read(1000)
     before = cursor.position
@@ -205,7 +205,7 @@ def test_verdicts():
 def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, until):
     """Of 6,000 pulses with a bad one among them that alone is dropped; it is found by halving, not by trying each."""
     service = Influxdb(request, answering)
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 6000)
     sent = cursor.read(10_000)
     bad = sent.pop(3210)
@@ -229,7 +229,7 @@ def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, unt
 def test_one_bad_period(request, journal, started, answering, until):
     """Of 40 periods with one that Librato does not take, that one's pulses alone are dropped."""
     service = Librato(request, answering)
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 120)
     sent = cursor.read(1000)
     bad_s = sent[70].time_ns // NS_PER_S // 60 * 60
@@ -250,7 +250,7 @@ def test_one_bad_period(request, journal, started, answering, until):
 def test_too_large(request, journal, started, answering, caplog, until):
     """A server that takes up to 100 lines gets all of them, in smaller batches, and nobody is alarmed."""
     service = Influxdb(request, answering)
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 2000)
     sent = cursor.read(10_000)
     answering.script = lambda asked: http_answer(413) if asked.body.count(b"\n") > 100 else service.good(asked)
@@ -267,7 +267,7 @@ def test_partial_write(request, journal, started, influxd, answering, caplog, un
     """What a real InfluxDB refuses of a batch is counted, and the batch is not sent again."""
     service = Influxdb(request, answering)
     influxd.query(f"CREATE RETENTION POLICY short ON {service.database} DURATION 1h REPLICATION 1 DEFAULT")
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 7, start_ns=START_NS - 10**18)
     answering.script = forward_to(influxd.port)
     sent = cursor.read(1000)
@@ -288,7 +288,7 @@ def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering
     """
     service = Influxdb(request, answering)
     influxd.query(f"CREATE RETENTION POLICY short ON {service.database} DURATION 1h REPLICATION 1 DEFAULT")
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     now_ns = time.time_ns()
     add_pulses(journal, 40_000, start_ns=now_ns - 10**15, spacing_ns=NS_PER_S)
     add_pulses(journal, 1, start_ns=now_ns - 40_001 * NS_PER_S, spacing_ns=NS_PER_S)
@@ -340,7 +340,7 @@ class Taking:
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("boom"), MemoryError(), OSError(5, "disk"), Exception()])
 def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
     """A bug in a writer is logged with its traceback once; it is failing, opened anew after each, and loses nothing."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 12)
     sent = cursor.read(1000)
     writer, opened = Taking(fails=[error] * 3), []
@@ -356,7 +356,7 @@ def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
 @pytest.mark.usefixtures("quick")
 def test_a_writer_that_can_not_be_opened(journal, started, caplog, until):
     """A writer whose opening fails, as its library is missing, is failing and opened again."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     writer = Taking()
     tries = []
@@ -377,7 +377,7 @@ def test_the_second_writer_never_waits(journal, started, answering, writer_of, t
     """While a request of the first hangs, the second writer delivers all, and what comes meanwhile too."""
     monkeypatch.setattr(FileWriter, "pace", Pace(5000))  # the file's own pace is not what is tried here
     answering.script = HANG
-    first, second = journal.cursor("first"), journal.cursor("second")
+    first, second = journal.add_cursor("first"), journal.add_cursor("second")
     add_pulses(journal, 3000)
     open_first = functools.partial(writer_of, "influxdb", host="127.0.0.1", port=answering.port, timeout=300)
     hung = started("first", open_first, first)
@@ -395,7 +395,7 @@ def test_the_second_writer_never_waits(journal, started, answering, writer_of, t
 
 def test_back_off_grows_to_its_limit_with_jitter(journal):
     """Pauses double from 1 s to 5 min, each a random part of the half below; a success begins anew."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     delivery = driven(Taking, cursor)
     random.seed(7)
     parts = set()
@@ -418,7 +418,7 @@ def test_back_off_grows_to_its_limit_with_jitter(journal):
 def test_a_service_that_asks_to_be_left_alone(journal, service, answering, status, said, least_s, most_s):
     """It is for as long as it says in seconds, up to 5 min, and never for less than by ourselves."""
     answering.script = http_answer(status, b"{}", Retry_After=said)
-    cursor, writer = journal.cursor("it"), service.open()
+    cursor, writer = journal.add_cursor("it"), service.open()
     add_pulses(journal, 10)
     delivery = driven(service.open, cursor)
     assert least_s <= delivery._deliver_next(writer) <= most_s
@@ -430,7 +430,7 @@ def test_a_service_that_asks_to_be_left_alone(journal, service, answering, statu
 def test_a_stop_in_a_backlog_ends_in_time(journal, monkeypatch):
     """It goes on for a while, and not until all is delivered."""
     monkeypatch.setattr("powermeter.delivery.LAST_S", 0.0)
-    cursor, writer = journal.cursor("it"), Taking(Pace(5))
+    cursor, writer = journal.add_cursor("it"), Taking(Pace(5))
     add_pulses(journal, 1000)
     delivery = driven(lambda: writer, cursor)
     delivery.stop()
@@ -443,7 +443,7 @@ def test_a_stop_in_a_backlog_ends_in_time(journal, monkeypatch):
 def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
     """With no commit of the keeper's meanwhile the cursor is durable never more than so many pulses behind."""
     monkeypatch.setattr("powermeter.delivery.MOST_UNSAVED", 20)
-    cursor, behind = journal.cursor("it"), []
+    cursor, behind = journal.add_cursor("it"), []
 
     class Watching(Taking):
         def deliver(self, pulses, place):
@@ -463,7 +463,7 @@ def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
 
 def test_state_is_told_when_it_changes(journal):
     """Who shows the state is called when it gets failing and when it gets well, and not in between."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     states = []
     delivery = driven(Taking, cursor, on_state=lambda: states.append(delivery.state))
@@ -479,7 +479,7 @@ def test_state_is_told_when_it_changes(journal):
 
 def test_batches_and_pauses(journal):
     """Full batches follow one another at once; behind one that was not full comes the writer's interval."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 12)
     writer = Taking(Pace(5, interval_s=10.0))
     delivery = driven(Taking, cursor)
@@ -491,7 +491,7 @@ def test_batches_and_pauses(journal):
 
 def test_a_period_is_sent_once_it_is_over(journal):
     """A period goes out whole, when it is over; until then the delivery knows how long to wait."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 8, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)  # five in this minute, three in the next
     now = [PERIOD_START_NS + 59 * NS_PER_S]
     writer = Taking(Pace.aggregated(60, 5000))
@@ -511,11 +511,11 @@ def test_a_period_is_sent_once_it_is_over(journal):
 
 def test_a_pulse_kept_while_it_is_asked_what_is_complete(journal):
     """What is complete is asked before reading: a pulse that is kept in between goes out with its period, sent once."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 4, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
 
     def complete_ns():
-        if journal.meter("house", 1000).count == 4:
+        if journal.enter("house", 1000).count == 4:
             add_pulses(journal, 1, start_ns=PERIOD_START_NS, spacing_ns=10 * NS_PER_S)
         return PERIOD_START_NS + 60 * NS_PER_S
 
@@ -528,7 +528,7 @@ def test_a_pulse_kept_while_it_is_asked_what_is_complete(journal):
 @pytest.mark.parametrize(("pace", "asks"), [(Pace(5), False), (Pace.aggregated(60, 5), True)], ids=["each", "periods"])
 def test_what_is_complete_is_asked_for_periods_alone(journal, pace, asks):
     """What is complete is asked for a writer with periods, and never for one that takes pulse by pulse."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 12)
     asked = []
 
@@ -545,7 +545,7 @@ def test_what_is_complete_is_asked_for_periods_alone(journal, pace, asks):
 
 def test_a_period_larger_than_a_batch_is_whole(journal):
     """A period with more pulses than a batch wants is delivered in one."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 200, start_ns=PERIOD_START_NS, spacing_ns=NS_PER_S)
     writer = Taking(Pace.aggregated(60, 7))
     delivery = driven(Taking, cursor)
@@ -559,7 +559,7 @@ def test_a_period_larger_than_a_batch_is_whole(journal):
 
 def test_a_time_in_the_future_holds_up_nothing(journal):
     """Pulses that a wrong clock put years ahead do not keep back the periods after it was set right."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3, start_ns=START_NS + 10**17)
     add_pulses(journal, 30)
     now_ns = START_NS + 86400 * NS_PER_S
@@ -573,7 +573,7 @@ def test_a_time_in_the_future_holds_up_nothing(journal):
 
 def test_news_wake_the_delivery(journal, started, until):
     """A delivery at rest takes what it is woken for."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     writer = Taking()
     delivery = started("it", lambda: writer, cursor)
@@ -588,7 +588,7 @@ def test_news_wake_the_delivery(journal, started, until):
 
 def test_stop_delivers_what_there_is(journal, started, until):
     """What was kept just before the stop is delivered, though the writer's interval is not over."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     writer = Taking(Pace(5, interval_s=3600.0))
     delivery = started("it", lambda: writer, cursor)
@@ -601,7 +601,7 @@ def test_stop_delivers_what_there_is(journal, started, until):
 
 def test_stop_before_it_has_begun(journal):
     """A delivery that is stopped before its thread came to run delivers what there is all the same."""
-    cursor, writer = journal.cursor("it"), Taking(Pace(5))
+    cursor, writer = journal.add_cursor("it"), Taking(Pace(5))
     add_pulses(journal, 12)
     delivery = driven(lambda: writer, cursor)
     delivery.stop()
@@ -614,7 +614,7 @@ def test_stop_during_a_request_that_hangs(request, journal, started, answering, 
     """A stop returns at once; the delivery ends with the request's timeout, tries no more, and nothing is lost."""
     service = Influxdb(request, answering)
     answering.script = HANG
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     before = cursor.position
     delivery = started("it", service.open, cursor)
@@ -631,7 +631,7 @@ def test_stop_with_a_failing_service_does_not_try_again(request, journal, starte
     monkeypatch.setattr("powermeter.delivery.SHORTEST_PAUSE_S", 200.0)
     service = Influxdb(request, answering)
     answering.script = BEHAVIOURS["500"]
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     delivery = started("it", service.open, cursor)
     until(lambda: delivery.state is State.FAILING)
@@ -646,7 +646,7 @@ def test_stop_before_the_writer_could_be_opened(journal, started, until, monkeyp
     def open_writer():
         raise ImportError("no module named influxdb")
 
-    delivery = started("it", open_writer, journal.cursor("it"))
+    delivery = started("it", open_writer, journal.add_cursor("it"))
     until(lambda: delivery.state is State.FAILING)
     end(delivery)
 
@@ -657,7 +657,7 @@ def test_stop_before_the_writer_could_be_opened(journal, started, until, monkeyp
 def test_a_new_writer_starts_at_now(journal, started, until):
     """A writer that is new gets what is counted from now on, nothing older."""
     add_pulses(journal, 5)
-    cursor = journal.cursor("new")
+    cursor = journal.add_cursor("new")
     writer = Taking()
     delivery = started("new", lambda: writer, cursor)
     add_pulses(journal, 3)
@@ -671,8 +671,8 @@ def test_a_writer_that_comes_back_goes_on(tmp_path):
     numbers = []
     for count in (5, 3, 4):
         with Journal(str(tmp_path / "journal.db")) as journal:
-            journal.meter("house", 1000)
-            cursor = journal.cursor("it")
+            journal.enter("house", 1000)
+            cursor = journal.add_cursor("it")
             add_pulses(journal, count)
             writer = Taking()
             run_dry(driven(Taking, cursor), writer)
@@ -685,13 +685,13 @@ def test_a_writer_that_comes_back_goes_on(tmp_path):
 @pytest.mark.usefixtures("quick")
 def test_the_cursor_is_durable_at_the_end(journal, started, until):
     """When a delivery ends, how far it is is on the disk, though no pulse came after."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 5)
     writer = Taking()
     delivery = started("it", lambda: writer, cursor)
     until(lambda: len(writer.taken) == 5)
     end(delivery)
-    again = journal.cursor("it")
+    again = journal.add_cursor("it")
     assert again.read(10) == []
     again.close()
 
@@ -749,7 +749,7 @@ ADDED = st.lists(st.tuples(st.sampled_from(["house", "flat"]), st.integers(1, 12
 
 def add_in_turn(journal, meter, count, clock):
     """Append *count* pulses of *meter*, each a second or so later than all before it."""
-    known = journal.meter(meter, 1000)
+    known = journal.enter(meter, 1000)
     rows = []
     for number in range(known.count + 1, known.count + count + 1):
         clock[0] += NS_PER_S + number * 1_000_003
@@ -764,8 +764,8 @@ def test_whatever_the_outages_every_pulse_arrives_once_in_order(pace, outcomes, 
     with tempfile.TemporaryDirectory() as directory, Journal(str(Path(directory) / "journal.db")) as journal:
         clock = [START_NS]
         for meter in ("house", "flat"):
-            journal.meter(meter, 1000)
-        cursor, other = journal.cursor("it"), journal.cursor("other")
+            journal.enter(meter, 1000)
+        cursor, other = journal.add_cursor("it"), journal.add_cursor("other")
         writer = Scripted(pace, outcomes)
         # A period that more pulses may fall into is not over.
         delivery = driven(Taking, cursor, complete_ns=lambda: FAR_NS if not added else clock[0])
@@ -794,19 +794,19 @@ def test_whatever_crashes_no_pulse_is_missing_and_none_out_of_order(batch_size, 
         path = str(Path(directory) / "journal.db")
         with Journal(path) as journal:
             for meter in ("house", "flat"):
-                journal.meter(meter, 1000)
-            journal.cursor("it").close()
+                journal.enter(meter, 1000)
+            journal.add_cursor("it").close()
             clock = [START_NS]
             for meter, count in added:
                 add_in_turn(journal, meter, count, clock)
-            cursor = journal.cursor("it")
+            cursor = journal.add_cursor("it")
             counted = cursor.read(10_000)
             cursor.close()
         arrived = {}
         for count in [*steps, None]:
             # Each turn is a run of the program that ends without a word: what was not durable is forgotten.
             with Journal(path) as journal:
-                cursor = journal.cursor("it")
+                cursor = journal.add_cursor("it")
                 writer = Scripted(Pace(batch_size), outcomes)
                 writer.place = cursor.position.place
                 delivery = driven(Taking, cursor)
@@ -834,7 +834,7 @@ class Refusing(Taking):
 
 def test_a_service_that_stores_nothing_of_a_batch(journal):
     """It is no matter of single pulses: it fails and pauses, so that a backlog does not fly by with all well."""
-    cursor = journal.cursor("it")
+    cursor = journal.add_cursor("it")
     add_pulses(journal, 20)
     writer = Refusing(2, Pace(5))
     delivery = driven(lambda: writer, cursor)

@@ -111,9 +111,9 @@ def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
     (writer,) = settings_of(tmp_path, BLOCKS[2].replace("/var/lib/power/power.sqlite", str(place.path))).writers
     assert (writer.type, writer.options["timeout"]) == ("sqlite", 10)
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.meter("house", 1000)
-        behind = journal.cursor("behind")
-        delivery = begun(writer.name, lambda: writers.open_writer(writer), journal.cursor(writer.name))
+        journal.enter("house", 1000)
+        behind = journal.add_cursor("behind")
+        delivery = begun(writer.name, lambda: writers.open_writer(writer), journal.add_cursor(writer.name))
         try:
             add_pulses(journal, 1500)
             delivery.wake()

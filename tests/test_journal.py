@@ -69,7 +69,7 @@ def read_all(cursor, limit=1000):
 @contextlib.contextmanager
 def from_the_beginning(journal):
     """The cursor of the writer "reader"; it stands before the first pulse where it was made before the meters."""
-    with contextlib.closing(journal.cursor("reader")) as cursor:
+    with contextlib.closing(journal.add_cursor("reader")) as cursor:
         yield cursor
 
 
@@ -93,8 +93,8 @@ def counts(path):
 def test_append_reads_back(labels):
     """Pulses read back as they were appended, in the order of their count whatever their times are."""
     with new_journal() as journal:
-        journal.cursor("reader").close()
-        meter = journal.meter("house", 1000).name
+        journal.add_cursor("reader").close()
+        meter = journal.enter("house", 1000).name
         rows = [Row(meter, number, time_ns, interval) for number, (time_ns, interval) in enumerate(labels, 1)]
         journal.append(rows)
         with from_the_beginning(journal) as cursor:
@@ -104,8 +104,8 @@ def test_append_reads_back(labels):
 def test_order_is_the_count(tmp_path):
     """The clock set back in the middle changes no order and loses no pulse."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.cursor("reader").close()
-        key = journal.meter("house", 1000).name
+        journal.add_cursor("reader").close()
+        key = journal.enter("house", 1000).name
         times_ns = [START_NS, START_NS + 10, START_NS - NS_PER_S, START_NS - NS_PER_S, START_NS + 20]
         journal.append(rows_of(key, times_ns))
         with from_the_beginning(journal) as cursor:
@@ -119,9 +119,9 @@ def test_order_is_the_count(tmp_path):
 def test_meters_merge(times_of_meters, limit):
     """Whatever the batches, each pulse of each meter is read once and in its meter's order; clocks that go merge."""
     with new_journal() as journal:
-        journal.cursor("reader").close()
+        journal.add_cursor("reader").close()
         names = [f"meter{index}" for index in range(len(times_of_meters))]
-        keys = [journal.meter(name, 1000).name for name in names]
+        keys = [journal.enter(name, 1000).name for name in names]
         rows = {name: rows_of(key, ns) for name, key, ns in zip(names, keys, times_of_meters, strict=True)}
         journal.append([row for meter_rows in rows.values() for row in meter_rows])
         with from_the_beginning(journal) as cursor:
@@ -136,8 +136,8 @@ def test_meters_merge(times_of_meters, limit):
 def test_earlier_meter_goes_first(tmp_path):
     """Of two meters the earlier pulse is read first, also over the end of a batch."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.cursor("reader").close()
-        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
+        journal.add_cursor("reader").close()
+        house, pump = (journal.enter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, [START_NS + n for n in (0, 30, 40)]))
         journal.append(rows_of(pump, [START_NS + n for n in (10, 20, 50)]))
         with from_the_beginning(journal) as cursor:
@@ -148,7 +148,7 @@ def test_append_is_whole_or_nothing(tmp_path):
     """An append of which one row can't be kept keeps none, and the next one works."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         journal.append(rows_of(key, [START_NS]))
         with pytest.raises(OverflowError):
             journal.append([Row(key, 2, START_NS + 1, 5), Row(key, 2**63, START_NS, None)])
@@ -161,7 +161,7 @@ def test_append_of_what_is_there(tmp_path):
     """A commit that was given up may have been made after all: its rows stay as they are, and new ones are kept."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         rows = rows_of(key, [START_NS, START_NS + 5, START_NS + 2])
         journal.append(rows)
         journal.append([*rows[1:], Row(key, 4, START_NS + 9, 7)])
@@ -181,14 +181,14 @@ def test_constants(changes):
         path = os.path.join(directory, "journal.db")
         journal = Journal(path)
         try:
-            journal.cursor("reader").close()
-            journal.meter("house", 1000)
+            journal.add_cursor("reader").close()
+            journal.enter("house", 1000)
             impulses, count = [], 0
             for constant, pulses, reopen in changes:
                 if reopen:
                     journal.close()
                     journal = Journal(path)
-                known = journal.meter("house", constant)
+                known = journal.enter("house", constant)
                 assert known.count == count
                 assert known.constant.impulses_per_kwh == constant
                 assert known.constant.register_at(count) == pytest.approx(sum(1 / n for n in impulses), abs=1e-9)
@@ -209,11 +209,11 @@ def test_constant_changed_and_back(tmp_path):
     """A constant changed by mistake and back, with no pulse between, leaves the register as exact as before."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        known = journal.meter("house", 1000)
+        known = journal.enter("house", 1000)
         journal.append(rows_of(known.name, [START_NS, START_NS + 1, START_NS + 2]))
     for constant in (3200, 1000):
         with Journal(path) as journal:
-            known = journal.meter("house", constant)
+            known = journal.enter("house", constant)
             assert known.constant.register_at(known.count) == 0.003
     assert known.constant.register_at(1003) == pytest.approx(1.003)
 
@@ -221,9 +221,9 @@ def test_constant_changed_and_back(tmp_path):
 def test_watts_follow_the_constant_at_the_count(tmp_path):
     """The power of a past pulse is by the constant that was in force then."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.cursor("reader").close()
+        journal.add_cursor("reader").close()
         for number, constant in ((1, 1000), (2, 1000), (3, 500)):
-            key = journal.meter("house", constant).name
+            key = journal.enter("house", constant).name
             journal.append([Row(key, number, START_NS + number, 3_600_000_000)])
         with from_the_beginning(journal) as cursor:
             assert [pulse.watts for pulse in cursor.read(9)] == [1000, 1000, 2000]
@@ -243,7 +243,7 @@ def test_span_equals_counting(history, spans):
         path = os.path.join(directory, "journal.db")
         journal = Journal(path)
         try:
-            key, constant, rows, kept = journal.meter("house", 1000).name, 1000, [], []
+            key, constant, rows, kept = journal.enter("house", 1000).name, 1000, [], []
             for number, (time_ns, then) in enumerate(history, 1):
                 rows.append(Row(key, number, time_ns, 7))
                 kept.append((time_ns, constant))
@@ -253,10 +253,10 @@ def test_span_equals_counting(history, spans):
                 if then == "reopen":
                     journal.close()
                     journal = Journal(path)
-                    journal.meter("house", constant)
+                    journal.enter("house", constant)
                 elif then == "other constant":
                     constant = 2600 - constant
-                    journal.meter("house", constant)
+                    journal.enter("house", constant)
             journal.append(rows)
             with contextlib.closing(Reader(journal.path)) as reader:
                 for from_ns, to_ns in spans:
@@ -271,7 +271,7 @@ def test_span_equals_counting(history, spans):
 def test_span_of_an_unknown_meter(tmp_path):
     """A meter that the journal does not know, or that has no pulse, has no energy."""
     with Journal(str(tmp_path / "journal.db")) as journal, contextlib.closing(Reader(journal.path)) as reader:
-        journal.meter("pump", 1000)
+        journal.enter("pump", 1000)
         assert reader.span("house", 0, 2**63 - 1) == (0, 0.0)
         assert reader.span("pump", 0, 2**63 - 1) == (0, 0.0)
 
@@ -281,7 +281,7 @@ def test_span_seeks(tmp_path):
     steps = {}
     for size in (1_000, 100_000):
         with Journal(str(tmp_path / f"{size}.db")) as journal, contextlib.closing(Reader(journal.path)) as reader:
-            key = journal.meter("house", 1000).name
+            key = journal.enter("house", 1000).name
             journal.append(rows_of(key, range(START_NS, START_NS + size)))
             taken = itertools.count()
             reader._connection.set_progress_handler(lambda taken=taken: next(taken) and None, 1)
@@ -297,10 +297,10 @@ def test_waiting_seeks(tmp_path):
     with (
         Journal(str(tmp_path / "journal.db")) as journal,
         contextlib.closing(Reader(journal.path)) as reader,
-        contextlib.closing(journal.cursor("reader")) as cursor,
+        contextlib.closing(journal.add_cursor("reader")) as cursor,
     ):
         assert reader.waiting(cursor.position) == (0, None)
-        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
+        house, pump = (journal.enter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, range(START_NS + 5, START_NS + 50_005)))
         journal.append(rows_of(pump, range(START_NS, START_NS + 10)))
         taken = itertools.count()
@@ -315,9 +315,9 @@ def test_waiting_seeks(tmp_path):
 def test_new_writer_starts_at_now(tmp_path):
     """A writer that is new gets the pulses from then on; of a meter without one, all."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        house, pump = (journal.meter(name, 1000).name for name in ("house", "pump"))
+        house, pump = (journal.enter(name, 1000).name for name in ("house", "pump"))
         journal.append(rows_of(house, [START_NS, START_NS + 1]))
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.read(9) == []
             journal.append([Row(house, 3, START_NS + 2, 7), Row(pump, 1, START_NS + 3, None)])
             assert [(pulse.meter, pulse.number) for pulse in cursor.read(9)] == [("house", 3), ("pump", 1)]
@@ -327,16 +327,16 @@ def test_writer_that_comes_back(tmp_path):
     """A writer that comes back goes on where it stopped, however long it was away, and whoever came meanwhile."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        key = journal.enter("house", 1000).name
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "here")
             cursor.commit()
-    with Journal(path) as journal, contextlib.closing(journal.cursor("influxdb")) as other:
-        journal.meter("house", 1000)
+    with Journal(path) as journal, contextlib.closing(journal.add_cursor("influxdb")) as other:
+        journal.enter("house", 1000)
         journal.append([Row(key, 3, START_NS + 2, 7)])
         assert [pulse.number for pulse in other.read(9)] == [3]
-    with Journal(path) as journal, contextlib.closing(journal.cursor("file")) as cursor:
+    with Journal(path) as journal, contextlib.closing(journal.add_cursor("file")) as cursor:
         assert cursor.position.place == "here"
         assert [pulse.number for pulse in cursor.read(9)] == [2, 3]
 
@@ -345,19 +345,19 @@ def test_new_meter_for_an_old_writer(tmp_path):
     """An old writer gets a meter that is new from its first pulse on."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        house = journal.meter("house", 1000).name
+        house = journal.enter("house", 1000).name
         journal.append(rows_of(house, [START_NS]))
-        journal.cursor("file").close()
+        journal.add_cursor("file").close()
     with Journal(path) as journal:
-        pump = journal.meter("pump", 800).name
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        pump = journal.enter("pump", 800).name
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             journal.append(rows_of(pump, [START_NS + 5, START_NS + 6]))
             assert [(pulse.meter, pulse.number) for pulse in cursor.read(9)] == [("pump", 1), ("pump", 2)]
 
 
 def durable_position(path, writer):
     """The cursor of *writer* as a program that opens the journal now would find it."""
-    with Journal(path) as journal, contextlib.closing(journal.cursor(writer)) as cursor:
+    with Journal(path) as journal, contextlib.closing(journal.add_cursor(writer)) as cursor:
         return cursor.position
 
 
@@ -365,8 +365,8 @@ def test_cursors_ride_along(tmp_path):
     """A cursor's move costs no write: it is durable with the next append, or by commit(), and not before."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        key = journal.enter("house", 1000).name
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "first")
             assert cursor.moved
@@ -395,8 +395,8 @@ def test_cursors_move_beside_the_recorder(tmp_path):
                 cursor.commit()
 
     with Journal(path) as journal, contextlib.ExitStack() as stack:
-        key = journal.meter("house", 1000).name
-        cursors = [stack.enter_context(contextlib.closing(journal.cursor(writer))) for writer in read]
+        key = journal.enter("house", 1000).name
+        cursors = [stack.enter_context(contextlib.closing(journal.add_cursor(writer))) for writer in read]
         threads = [threading.Thread(target=deliver, args=(cursor,)) for cursor in cursors]
         for thread in threads:
             thread.start()
@@ -414,8 +414,8 @@ def test_place_alone_moves(tmp_path):
     """The writer's place is kept as it is, text of any kind, also where no pulse was taken."""
     path = str(tmp_path / "journal.db")
     place = 'file 1:2 "☀"\n'
-    with Journal(path) as journal, contextlib.closing(journal.cursor("file")) as cursor:
-        journal.meter("house", 1000)
+    with Journal(path) as journal, contextlib.closing(journal.add_cursor("file")) as cursor:
+        journal.enter("house", 1000)
         cursor.advance([], place)
         cursor.commit()
     assert durable_position(path, "file").place == place
@@ -426,8 +426,8 @@ def test_place_that_can_not_be_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BUSY_TIMEOUT_S", 0)
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        key = journal.enter("house", 1000).name
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS, START_NS + 1]))
             cursor.advance(cursor.read(1), "first")
             cursor.commit()
@@ -448,8 +448,8 @@ def test_append_that_fails_leaves_cursors_moved(tmp_path):
     """A move that should have gone with an append that failed goes with the next one."""
     path = str(tmp_path / "journal.db")
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        key = journal.enter("house", 1000).name
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             journal.append(rows_of(key, [START_NS]))
             cursor.advance(cursor.read(1), "moved")
             with pytest.raises(OverflowError):
@@ -466,8 +466,8 @@ APPENDING = """
 import contextlib, itertools, sys
 sys.path.insert(0, {source!r})
 from powermeter.journal.journal import Journal, Row
-with Journal(sys.argv[1]) as journal, contextlib.closing(journal.cursor("file")) as cursor:
-    known = journal.meter("house", 1000)
+with Journal(sys.argv[1]) as journal, contextlib.closing(journal.add_cursor("file")) as cursor:
+    known = journal.enter("house", 1000)
     for first in itertools.count(known.count + 1, 7):
         journal.append([Row(known.name, number, number, 5) for number in range(first, first + 7)])
         cursor.advance([], str(first + 6))
@@ -491,7 +491,7 @@ def test_sigkill_loses_nothing_committed(tmp_path):
         assert len(kept) % 7 == 0
         assert len(kept) >= int(told[-1])
         with Journal(str(path)) as journal:
-            assert journal.meter("house", 1000).count == len(kept)
+            assert journal.enter("house", 1000).count == len(kept)
         # The place that was set after an append is kept with the one that follows it.
         assert durable_position(str(path), "file").place == str(len(kept) - 7)
 
@@ -504,9 +504,9 @@ class Cut:
         #: After each commit: the pulses by meter, and the place of the cursor.
         self.states = [({}, None), ({}, "")]
         with Journal(str(directory / "journal.db")) as journal:
-            house, pump = journal.meter("house", 1000).name, journal.meter("pump", 800).name
+            house, pump = journal.enter("house", 1000).name, journal.enter("pump", 800).name
             counts = {house: 0, pump: 0}
-            with contextlib.closing(journal.cursor("file")) as cursor:
+            with contextlib.closing(journal.add_cursor("file")) as cursor:
                 chance = random.Random(2)
                 for commit in range(25):
                     rows = []
@@ -650,7 +650,7 @@ def test_a_journal_of_the_first_version(tmp_path):
         connection.execute("PRAGMA user_version = 1")
     for _ in range(2):
         with Journal(str(path)) as journal:
-            assert journal.meter("house", 1000).count == 0
+            assert journal.enter("house", 1000).count == 0
             assert journal._connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
@@ -669,8 +669,8 @@ def test_what_is_too_large_is_damage(tmp_path, change, said):
     """Texts and rows longer than any of ours, and more rows than there can be, are damage and are not read whole."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
-        journal.cursor("file").close()
+        journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
+        journal.add_cursor("file").close()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
     assert_no_journal(path, f"the journal is damaged: {said}")
@@ -679,7 +679,7 @@ def test_what_is_too_large_is_damage(tmp_path, change, said):
 def test_no_connection_trusts_the_file(tmp_path):
     """The connections of journal, cursor and reader run no function of a schema, check pages, and map no memory."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        parts = [journal, journal.cursor("file"), Reader(journal.path)]
+        parts = [journal, journal.add_cursor("file"), Reader(journal.path)]
         assert parts[1].read(1) == []
         for part in parts:
             names = ("trusted_schema", "cell_size_check", "mmap_size")
@@ -695,7 +695,7 @@ def test_a_stop_ends_the_opening(tmp_path, monkeypatch, suspect):
     """What reads long while a journal is opened ends when the program is to stop, and leaves nothing open."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         journal.append(rows_of(key, range(START_NS, START_NS - 20_000, -1)))
     asked = []
     with pytest.raises(StoppedError, match="a stop came before the journal was open") as raised:
@@ -736,7 +736,7 @@ def test_a_journal_is_closed_to_others(tmp_path):
     path = tmp_path / "journal.db"
     private = {"": 0o600, "-wal": 0o600, "-shm": 0o600}
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
+        journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
         assert modes(path) == private
         # As a crash leaves them, and an older version has made them.
         copy = tmp_path / "copy" / "journal.db"
@@ -756,7 +756,7 @@ def test_a_journal_is_closed_to_others(tmp_path):
 def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
     """Pulses and changes of constant or register in any order, and in any commits: the register is their sum."""
     with new_journal() as journal:
-        journal.meter("house", 1000)
+        journal.enter("house", 1000)
         entries, number, impulses, kwh = [], 0, 1000, 0.0
         for one in happened:
             if one is None:
@@ -770,7 +770,7 @@ def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
                 entries.append(Change("house", number, impulses, register_kwh=one))
         for begin in range(0, len(entries), at_once):
             journal.append(entries[begin : begin + at_once])
-        record = journal.meter("house", impulses)
+        record = journal.enter("house", impulses)
         assert record.count == number
         assert record.constant.register_at(number) == pytest.approx(kwh)
 
@@ -780,14 +780,14 @@ def test_a_journal_that_the_version_before_made(tmp_path):
     path = tmp_path / "journal.db"
     shutil.copy(Path(__file__).with_name("made_before.db"), path)
     with Journal(str(path)) as journal:
-        assert journal.meter("house", 500) == MeterRecord("house", 10, Constant(500, 7, 0.007))
-        assert journal.meter("flat", 800) == MeterRecord("flat", 3, Constant(800))
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        assert journal.enter("house", 500) == MeterRecord("house", 10, Constant(500, 7, 0.007))
+        assert journal.enter("flat", 800) == MeterRecord("flat", 3, Constant(800))
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.position == Position({"house": 4, "flat": 2}, "a place of the file's")
             assert [(pulse.meter, pulse.number) for pulse in cursor.read(99)] == [
                 ("house", 5), ("house", 6), ("flat", 3), *(("house", number) for number in range(7, 11))
             ]  # fmt: skip
-        with contextlib.closing(journal.cursor("influxdb")) as cursor:
+        with contextlib.closing(journal.add_cursor("influxdb")) as cursor:
             assert cursor.position == Position({"house": 2, "flat": 1}, "")
 
 
@@ -795,7 +795,7 @@ def test_the_log_of_a_file_that_was_replaced_is_taken_away(tmp_path):
     """Whoever opens the other file then does not read the log as that one's; a log that came with it stays."""
     path, other = tmp_path / "journal.db", tmp_path / "other.db"
     with Journal(str(path)) as journal, Journal(str(other)) as made:
-        made.append(rows_of(made.meter("house", 1000).name, [START_NS, START_NS + 1]))
+        made.append(rows_of(made.enter("house", 1000).name, [START_NS, START_NS + 1]))
         other.rename(path)
         journal.take_log_away()
         assert not path.with_name("journal.db-wal").exists()
@@ -809,12 +809,12 @@ def test_a_copy_that_was_made_to_be_stored(tmp_path):
     """One without a write-ahead log, with statistics of SQLite's own, is a journal to go on with."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
+        journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript("PRAGMA journal_mode = DELETE; ANALYZE")
     with Journal(str(path)) as journal:
         assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert journal.meter("house", 1000).count == 1
+        assert journal.enter("house", 1000).count == 1
 
 
 @pytest.mark.usefixtures("open_umask")
@@ -829,7 +829,7 @@ def test_a_journal_behind_a_link_is_closed_to_others(tmp_path, there):
             connection.executescript(SCHEMA + "; PRAGMA user_version = 1; PRAGMA journal_mode = WAL")
         assert modes(target) == {"": 0o644}
     with Journal(str(path)) as journal:
-        journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
+        journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
         assert modes(target) == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
 
 
@@ -855,7 +855,7 @@ def test_the_group_can_not_lock_a_journal(tmp_path):
     before = os.umask(0o027)
     try:
         with Journal(str(directory / "journal.db")) as journal:
-            journal.append(rows_of(journal.meter("house", 1000).name, [START_NS]))
+            journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
             there = os.open(directory, os.O_PATH)
             code = f"""
 import os
@@ -926,13 +926,13 @@ def test_empty_file_becomes_a_journal(tmp_path):
     path = tmp_path / "journal.db"
     path.touch()
     with Journal(str(path)) as journal:
-        assert journal.meter("house", 1000).count == 0
+        assert journal.enter("house", 1000).count == 0
 
 
 def test_close_twice(tmp_path):
     """A journal, a cursor and a reader may be closed twice."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        for part in (journal.cursor("file"), Reader(journal.path), journal):
+        for part in (journal.add_cursor("file"), Reader(journal.path), journal):
             part.close()
             part.close()
 
@@ -960,7 +960,7 @@ def test_bytes_a_pulse(tmp_path, meters):
     with Journal(str(path)) as journal:
         # Speed alone: what is written does not depend on when it is synced.
         journal._connection.execute("PRAGMA synchronous = OFF")
-        keys = [journal.meter(f"meter{index}", 1000).name for index in range(meters)]
+        keys = [journal.enter(f"meter{index}", 1000).name for index in range(meters)]
         at_ns = START_NS
         rows = []
         for number in range(1, size // meters + 1):
@@ -1010,8 +1010,8 @@ def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_module, "THINNED_AT_ONCE", at_once)
-        key = journal.meter("house", 800).name
-        with contextlib.closing(journal.cursor("away")) as away:
+        key = journal.enter("house", 800).name
+        with contextlib.closing(journal.add_cursor("away")) as away:
             journal.append(rows_of(key, times))
             spans = [reader.span("house", hour * HOUR_NS, (hour + 1) * HOUR_NS) for hour in hours]
             for _ in range(200):
@@ -1044,14 +1044,14 @@ def test_thinning_keeps_one_an_hour_and_all_energy(spacings, cut, at_once):
 def test_a_pulse_is_thinned_under_the_constant_it_had(tmp_path):
     """A thinned pulse has the energy of all that it stands for, by the constants that were in force."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        key = journal.meter("house", 1000).name
-        journal.cursor("away").close()
+        key = journal.enter("house", 1000).name
+        journal.add_cursor("away").close()
         journal.append(rows_of(key, [START_NS + n for n in range(3)]))
-        journal.meter("house", 500)
+        journal.enter("house", 500)
         journal.append(rows_of(key, [START_NS + n for n in range(3, 5)], first=4))
         while journal.thin(START_NS + HOUR_NS):
             pass
-        with contextlib.closing(journal.cursor("away")) as away:
+        with contextlib.closing(journal.add_cursor("away")) as away:
             (pulse,) = away.read(10)
     assert (pulse.number, pulse.watts) == (5, None)
     assert (pulse.watt_hours, pulse.register_kwh) == (pytest.approx(3 * 1 + 2 * 2), pytest.approx(0.007))
@@ -1061,8 +1061,8 @@ def test_a_bit_that_flipped(tmp_path):
     """Wherever it is: the journal is read all the same, or SQLite's own error tells that it is damaged."""
     whole, path = str(tmp_path / "whole.db"), str(tmp_path / "journal.db")
     with Journal(whole) as journal:
-        key = journal.meter("house", 1000).name
-        journal.cursor("it").close()
+        key = journal.enter("house", 1000).name
+        journal.add_cursor("it").close()
         rows = rows_of(key, [START_NS + n * NS_PER_S for n in range(1500)])
         for begin in range(0, 1500, 500):
             journal.append(rows[begin : begin + 500])
@@ -1075,7 +1075,7 @@ def test_a_bit_that_flipped(tmp_path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + "-wal")
         try:
-            with Journal(path) as journal, contextlib.closing(journal.cursor("it")) as cursor:
+            with Journal(path) as journal, contextlib.closing(journal.add_cursor("it")) as cursor:
                 with contextlib.closing(Reader(journal.path)) as reader:
                     reader.waiting(cursor.position)
                     reader.span("house", START_NS + 700 * NS_PER_S, 2**62)

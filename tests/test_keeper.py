@@ -1,20 +1,21 @@
 """The keeper: when it commits, by a clock of the test's own; and over a real journal on its thread, disks that fail."""
 
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
 import time
-import types
+from operator import itemgetter
 
 import pytest
+from clocks import ScriptedClock
 from counting import NEVER_S, Recording, hung_disk, in_a_row, seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import PATIENCE_S, wait_until
 
 from powermeter import keeper
-from powermeter.clock import Clock
 from powermeter.journal.history import Reader
 from powermeter.journal.journal import MeterRecord, Row
 from powermeter.keeper import Keeper
@@ -26,38 +27,44 @@ from powermeter.meter import NS_PER_S, Constant, Edge
 
 class Scene:
     """
-    A clock and events in place of the keeper's own, a script of what the recorder does when, and a disk.
+    A keeper by a clock of the test's own, a script of what the recorder does when, and a disk.
 
     Waiting passes time, up to the script's next line; so each commit has an
     exact time, in whole seconds. *down*: the times at which the disk fails.
+    *synchronised*: whether the clock is, at first.
     """
 
-    def __init__(self, commit_interval_s, down=range(0)):
-        self.now_s = 1000
+    def __init__(self, commit_interval_s, down=range(0), *, clock_wait_s=0, synchronised=False):
         self._down = down
+        self.clock = ScriptedClock()
+        self.clock.is_synchronised = synchronised
+        self._begin_s = self.clock.up_s
         #: Each try to write, and each commit: its time and the numbers in it.
         self.tries, self.commits = [], []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(keeper, "threading", types.SimpleNamespace(Event=lambda: ScriptedEvent(self)))
-            patch.setattr(keeper, "time", self)
-            self.keeper = Keeper(
-                "scene",
-                commit_interval_s,
-                clock=Clock(0),
-                keep_days=400,
-                on_commit=lambda: None,
-                on_state=lambda: None,
-                open_file=lambda *_args, **_options: self,
-            )
-            for name in ("house", "heat"):
-                self.keeper.enter(name, 1000)
-            self.keeper.open()
+        self.keeper = Keeper(
+            "scene",
+            commit_interval_s,
+            clock=self.clock,
+            clock_wait_s=clock_wait_s,
+            keep_days=400,
+            on_commit=lambda: None,
+            on_state=lambda: None,
+            open_file=lambda *_args, **_options: self,
+        )
+        for name in ("house", "heat"):
+            self.keeper.enter(name, 1000)
+        self.keeper.open()
+
+    @property
+    def now_s(self):
+        """The time since the scene began."""
+        return self.clock.up_s - self._begin_s
 
     #: As the journal has these.
     is_in_place = True
     is_read_only = False
 
-    def meter(self, name, impulses_per_kwh, _begin):
+    def enter(self, name, impulses_per_kwh, _begin):
         return MeterRecord(name, 0, Constant(impulses_per_kwh))
 
     def can_be_written_anew(self):
@@ -66,14 +73,6 @@ class Scene:
     def thin(self, before_ns):
         return False
 
-    # As the module time has these.
-
-    def monotonic(self):
-        return self.now_s
-
-    def time_ns(self):
-        return self.now_s * NS_PER_S
-
     def settle(self, ahead_ns):
         return 0
 
@@ -81,9 +80,9 @@ class Scene:
         """As the journal does."""
         assert settled
         assert begins == {"house": 0, "heat": 0}
-        written = (self.now_s - 1000, [row.number for row in rows])
+        written = (self.now_s, [row.number for row in rows])
         self.tries.append(written)
-        if self.now_s - 1000 in self._down:
+        if self.now_s in self._down:
             raise sqlite3.OperationalError("disk I/O error")
         self.commits.append(written)
 
@@ -91,44 +90,17 @@ class Scene:
         self.keeper.keep(Row("house", number, 0, None))
         self.keeper.wake()
 
-    def play(self, pulses_s, until_s):
-        """Run the keeper while pulses come at *pulses_s*, numbered from 1, and stop it at *until_s*."""
-        self.script = [(1000 + at_s, self._pulse, (number,)) for number, at_s in enumerate(pulses_s, 1)]
-        self.script.append((1000 + until_s, self.keeper.stop, ()))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(keeper, "time", self)
-            self.keeper.run()
+    def play(self, pulses_s, until_s, *others):
+        """
+        Run the keeper while pulses come at *pulses_s*, numbered from 1, and stop it at *until_s*.
+
+        *others*: what else happens, each a time and what to call.
+        """
+        acts = [(at_s, functools.partial(self._pulse, number)) for number, at_s in enumerate(pulses_s, 1)]
+        acts = sorted([*acts, (until_s, self.keeper.stop), *others], key=itemgetter(0))
+        self.clock.script = [(self._begin_s + at_s, act) for at_s, act in acts]
+        self.keeper.run()
         return self.commits
-
-
-class ScriptedEvent:
-    """An event whose waiting plays the scene."""
-
-    def __init__(self, scene):
-        self._scene = scene
-        self._set = False
-
-    def is_set(self):
-        return self._set
-
-    def set(self):
-        self._set = True
-
-    def clear(self):
-        self._set = False
-
-    def wait(self, timeout=None):
-        scene = self._scene
-        end_s = None if timeout is None else scene.now_s + timeout
-        while not self._set:
-            if scene.script and (end_s is None or scene.script[0][0] <= end_s):
-                scene.now_s, action, words = scene.script.pop(0)
-                action(*words)
-            else:
-                assert end_s is not None, "the keeper waits for ever, and nothing will come"
-                scene.now_s = end_s
-                return False
-        return True
 
 
 def test_pulses_apart_are_committed_at_once():
@@ -410,13 +382,12 @@ class FullBut(Scene):
 
     def __init__(self, *, thinned):
         self.thinned, self.tried_s = thinned, []
-        with pytest.MonkeyPatch.context() as patch:
-            # With the clock waited for at first, nothing is settled when it begins.
-            patch.setattr(Clock, "waits_s", 0 if thinned else 1)
-            super().__init__(5)
+        # With the clock waited for at first, nothing is settled when it begins.
+        super().__init__(5, clock_wait_s=3600, synchronised=thinned)
+        self.clock.is_synchronised = True
 
     def _full(self):
-        self.tried_s.append(self.now_s - 1000)
+        self.tried_s.append(self.now_s)
         raise sqlite3.OperationalError("database or disk is full")
 
     def thin(self, before_ns):
@@ -430,12 +401,36 @@ class FullBut(Scene):
 
 
 @pytest.mark.parametrize("thinned", [True, False])
-def test_a_disk_that_takes_pulses_alone(thinned, monkeypatch, caplog):
+def test_a_disk_that_takes_pulses_alone(thinned, caplog):
     """What can wait waits, and is said once a try; the journal does not fail for it, and no pulse waits longer."""
     scene = FullBut(thinned=thinned)
-    monkeypatch.setattr(Clock, "right", True)
-    monkeypatch.setattr(Clock, "waits_s", 0)
     assert scene.play([0, 1, 20], until_s=29) == [(0, [1]), (5, [2]), (20, [3])]
     assert scene.keeper.failing == ""
     assert scene.tried_s == [0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+# --- A clock that is waited for
+
+
+def test_once_believed_a_clock_stays_so():
+    """Pulses get their time from the first moment that the clock is right, also once nobody synchronises it again."""
+    scene = Scene(5, clock_wait_s=3600)
+    assert (scene.keeper.settled, scene.keeper.waits_s) == (False, 3540)
+    scene.clock.is_synchronised = True
+    assert scene.play([0, 1], until_s=20) == [(0, [1]), (5, [2])]
+    scene.clock.is_synchronised = False
+    scene.keeper.clock_wait_s = 7200
+    assert (scene.keeper.settled, scene.keeper.waits_s) == (True, 0)
+
+
+@pytest.mark.parametrize(("right_s", "settled_s"), [(30, 30), (1000, 40)])
+def test_a_clock_is_waited_for(right_s, settled_s):
+    """Pulses are written at once, and get their time once the clock is right, or the wait since the boot is over."""
+    scene = Scene(5, clock_wait_s=100)
+    written, settled_at_s = [], []
+    scene.settle = lambda _ahead_ns: settled_at_s.append(scene.now_s) or 0
+    scene.append = lambda rows, _ahead_ns, *, settled, begins: written.append((scene.now_s, settled))
+    scene.play([0, 60], 70, (right_s, lambda: setattr(scene.clock, "is_synchronised", True)))
+    assert written == [(0, False), (60, True)]
+    assert settled_at_s == [settled_s]

@@ -344,7 +344,7 @@ def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name)
 # --- A start that fails
 
 
-@pytest.mark.parametrize("broken_at", ["meter", "follow", "settle"])
+@pytest.mark.parametrize("broken_at", ["enter", "follow", "settle"])
 def test_a_journal_that_fails_while_it_starts(tmp_path, monkeypatch, broken_at):
     """The same where the journal fails in between, whatever was opened till then."""
     running = Running(tmp_path)

@@ -28,8 +28,8 @@ def _unpacked():
 def waiting(tmp_path):
     """A journal with 30 pulses that a writer has not got yet, and its cursor."""
     with Journal(str(tmp_path / "journal.db")) as journal:
-        journal.meter("house", 1000)
-        cursor = journal.cursor("it")
+        journal.enter("house", 1000)
+        cursor = journal.add_cursor("it")
         add_pulses(journal, 30)
         yield journal, cursor
         cursor.close()

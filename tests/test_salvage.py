@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -32,8 +33,8 @@ def whole(tmp_path_factory):
     """A journal of two meters, whose writer has not got the last pulses yet."""
     path = tmp_path_factory.mktemp("whole") / "journal.db"
     with Journal(str(path)) as journal:
-        keys = [journal.meter(name, impulses).name for name, impulses in METERS.items()]
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        keys = [journal.enter(name, impulses).name for name, impulses in METERS.items()]
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             for first in range(1, PULSES, 1000):
                 rows = [
                     Row(key, number, START_NS + number * NS_PER_S, NS_PER_S)
@@ -55,12 +56,12 @@ def damaged(whole, tmp_path):
 
 
 def registers(journal):
-    return {name: round(journal.meter(name, impulses).constant.register_at(journal.meter(name, impulses).count), 6)
+    return {name: round(journal.enter(name, impulses).constant.register_at(journal.enter(name, impulses).count), 6)
             for name, impulses in METERS.items()}  # fmt: skip
 
 
 def waiting(journal):
-    with contextlib.closing(journal.cursor("file")) as cursor:
+    with contextlib.closing(journal.add_cursor("file")) as cursor:
         assert cursor.position.place == "12 34"
         return cursor.read(10_000)
 
@@ -141,7 +142,7 @@ def test_a_journal_damaged_anywhere_opens(damaged, seed):
     content = content[: damaged.stat().st_size]
     damaged.write_bytes(content)
     with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
-        known = journal.meter("house", 1000)
+        known = journal.enter("house", 1000)
         journal.append([Row(known.name, known.count + 1, START_NS, None)])
     names = {path.name for path in damaged.parent.iterdir()}
     assert not [name for name in names if name.endswith((".new", ".making", ".copy"))]
@@ -181,7 +182,7 @@ def test_a_writer_whose_place_is_lost(damaged):
     """How far it was is known: it gets what waited for it, and asks its service, or its file, for a new place."""
     damage_table(damaged, "writers")
     with salvage.open_journal(str(damaged), METERS) as journal:
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.position.place == ""
             assert len(cursor.read(10_000)) == 2 * WAITING
         assert journal._connection.execute("SELECT name FROM writers").fetchall() == [("file",)]
@@ -191,15 +192,24 @@ def test_a_writer_whose_counts_are_lost(damaged, caplog):
     """How far it was nobody knows: it gets nothing a second time, but what comes from now on, and that is said."""
     damage_table(damaged, "cursors")
     with salvage.open_journal(str(damaged), METERS) as journal:
-        known = journal.meter("house", 1000)
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        known = journal.enter("house", 1000)
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.read(10_000) == []
             journal.append([Row(known.name, known.count + 1, START_NS, None)])
             assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
     assert "how far file was can't be read: it goes on from now on" in caplog.text
 
 
-@pytest.mark.parametrize("killed_at", [(1,), (20, 20), (40, 30, 20, 5), (5, 5, 5, 5)])
+def asked_in_one_go(damaged):
+    """How often it is asked whether to stop, once for each page at least, while a copy of *damaged* is saved."""
+    asked = []
+    with tempfile.TemporaryDirectory() as directory:
+        copy = shutil.copy(damaged, directory)
+        salvage.open_journal(copy, METERS, suspect=True, stopped=lambda: bool(asked.append(1))).close()
+    return len(asked)
+
+
+@pytest.mark.parametrize("killed_at", [(1,), (160, 160), (320, 240, 160, 40), (40, 40, 40, 40)])
 @pytest.mark.parametrize("first_page", [True, False])
 def test_saving_goes_on_where_it_was_killed(damaged, monkeypatch, killed_at, first_page):
     """Killed once or several times while it reads, it is done in the end, and what was read is not read again."""
@@ -208,24 +218,26 @@ def test_saving_goes_on_where_it_was_killed(damaged, monkeypatch, killed_at, fir
     at = 0 if first_page else len(content) // 4096 // 2 * 4096
     content[at : at + 4096] = bytes(4096)
     damaged.write_bytes(content)
-    for steps in killed_at:
+    in_one_go = asked_in_one_go(damaged)
+    for number in killed_at:
         if (child := os.fork()) == 0:
-            left = iter(range(steps))
-            progress = lambda left=left: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-            salvage.open_journal(str(damaged), METERS, suspect=True, progress=progress)
+            left = iter(range(number - 1))
+            stopped = lambda left=left: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            salvage.open_journal(str(damaged), METERS, suspect=True, stopped=stopped)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-    steps = []
-    with salvage.open_journal(str(damaged), METERS, suspect=True, progress=lambda: steps.append(1)) as journal:
+    asked = []
+    stopped = lambda: bool(asked.append(1))  # noqa: E731
+    with salvage.open_journal(str(damaged), METERS, suspect=True, stopped=stopped) as journal:
         assert registers(journal) == WHOLE
         kept = journal._connection.execute("SELECT count(*) FROM pulses").fetchone()[0]
         assert 2 * PULSES - 300 < kept <= 2 * PULSES
         assert journal._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert not journal._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'salvage'").fetchone()
-    # Twice through its pages, and once more for a copy; a killed one does its last step again.
-    times = 3 if first_page else 2
-    assert len(steps) + sum(killed_at) <= times * (len(content) // 4096 // 8 + 1) + len(killed_at) + 2
+    # A killed one reads again what it had not noted yet.
+    assert in_one_go > 2 * (len(content) // 4096 - 1)
+    assert len(asked) + sum(killed_at) <= in_one_go + len(killed_at) * (salvage.NOTED_PAGES + 1)
     assert sorted(path.name for path in damaged.parent.iterdir() if "damaged" not in path.name) == ["journal.db"]
 
 
@@ -234,11 +246,9 @@ def test_what_was_begun_from_another_file_is_not_gone_on_with(damaged, whole, mo
     monkeypatch.setattr(salvage, "NOTED_PAGES", 8)
     damaged.write_bytes(bytes(4096) + damaged.read_bytes()[4096:])
 
-    def stop():
-        raise OSError(errno.EIO, "a stop in the midst")
-
-    with pytest.raises(JournalError, match="a stop in the midst"):
-        salvage.open_journal(str(damaged), METERS, progress=stop)
+    left = iter(range(1000))  # near the end of the second reading
+    with pytest.raises(StoppedError):
+        salvage.open_journal(str(damaged), METERS, stopped=lambda: next(left, None) is None)
     assert damaged.with_name("journal.db.making").exists()
     damaged.write_bytes(bytes(4096) + whole.read_bytes()[4096 : len(whole.read_bytes()) // 2 // 4096 * 4096])
     with salvage.open_journal(str(damaged), METERS) as journal:
@@ -261,7 +271,7 @@ def test_a_clock_that_was_set_back_is_known_after_saving(tmp_path):
     """Where time steps back between two pulses, spans are found by a step there, in the new journal too."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         journal.append([Row(key, number, (number if number < 51 else number - 30) * NS_PER_S, NS_PER_S)
                         for number in range(1, 101)], START_NS)  # fmt: skip
     damage_table(path, "steps")
@@ -308,7 +318,7 @@ def test_a_count_that_is_damaged_is_not_believed(damaged):
     assert content.count(right) == len(METERS)
     damaged.write_bytes(b"x" + content[1:].replace(right, wrong))
     with salvage.open_journal(str(damaged), METERS) as journal:
-        counts = [journal.meter(name, impulses).count for name, impulses in METERS.items()]
+        counts = [journal.enter(name, impulses).count for name, impulses in METERS.items()]
     assert counts == [PULSES - 1, PULSES - 1]
 
 
@@ -353,7 +363,7 @@ def test_a_text_without_an_end(damaged):
         connection.execute("UPDATE writers SET place = CAST(zeroblob(50000000) AS TEXT)")
     with salvage.open_journal(str(damaged), METERS) as journal:
         assert registers(journal) == WHOLE
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             assert cursor.position.place == ""
             assert len(cursor.read(10_000)) == 2 * WAITING
 
@@ -367,16 +377,16 @@ def test_a_stop_ends_the_saving_and_the_next_start_goes_on(damaged, monkeypatch,
     at = 0 if first_page else len(content) // 4096 // 2 * 4096
     content[at : at + 4096] = bytes(4096)
     damaged.write_bytes(content)
-    steps, stops = [], 0
+    in_one_go = asked_in_one_go(damaged)
+    asked, stops = [], 0
     while True:
-        end = len(steps) + 10
+        end = len(asked) + 80
         try:
             opened = salvage.open_journal(
                 str(damaged),
                 METERS,
                 suspect=not first_page,
-                progress=lambda: steps.append(1),
-                stopped=lambda end=end: len(steps) >= end,
+                stopped=lambda end=end: bool(asked.append(1)) or len(asked) >= end,
             )
             break
         except StoppedError:
@@ -386,8 +396,8 @@ def test_a_stop_ends_the_saving_and_the_next_start_goes_on(damaged, monkeypatch,
         assert registers(journal) == WHOLE
         assert len(waiting(journal)) == 2 * WAITING
     assert stops > 5
-    # Twice through its pages, and once to copy it; a stopped one does its last step again.
-    assert len(steps) <= 2 * (len(content) // 4096 // 8 + 1) + len(content) // 100_000 + 2 * stops
+    # A stopped one reads again what it had not noted yet.
+    assert len(asked) <= in_one_go + stops * (salvage.NOTED_PAGES + 1)
     assert sorted(path.name for path in damaged.parent.iterdir() if "damaged" not in path.name) == ["journal.db"]
 
 
@@ -398,8 +408,8 @@ def test_a_program_that_saves_a_journal_stops_at_once(tmp_path):
         path.parent.mkdir(parents=True)
         with Journal(str(path)) as journal:
             journal._connection.execute("PRAGMA synchronous = OFF")
-            key = journal.meter("house", 1000).name
-            journal.cursor("file").close()
+            key = journal.enter("house", 1000).name
+            journal.add_cursor("file").close()
             for first in range(1, 800_000, 100_000):
                 journal.append([Row(key, n, START_NS + n * NS_PER_S, NS_PER_S) for n in range(first, first + 100_000)])
         content = path.read_bytes()
@@ -435,7 +445,7 @@ def test_what_saving_makes_is_closed_to_others(damaged):
 
     before = os.umask(0)
     try:
-        salvage.open_journal(str(damaged), METERS, progress=look).close()
+        salvage.open_journal(str(damaged), METERS, stopped=look).close()
     finally:
         os.umask(before)
     look()

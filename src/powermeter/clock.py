@@ -1,5 +1,5 @@
 """
-The wall clock: how far it is ahead of the monotonic one, and whether it can be believed yet.
+The machine's clocks: how far the wall clock is ahead of the monotonic one, and whether it can be believed yet.
 
 A Pi without a clock chip boots with the time of its last shutdown, or of years
 ago, and is set over the network some minutes later. What is counted before
@@ -9,13 +9,14 @@ that has a right place on the monotonic clock alone.
 import glob
 import os
 import struct
+import threading
 import time
 
 #: Two readings of clocks within this, in ns, are of one moment.
 NEAR_NS = 100_000
 
-#: 2026-01-01: no clock before it is right, this program is younger.
-EARLIEST_S = 1_767_225_600
+#: 2026-01-01 in ns: no clock before it is right, this program is younger.
+EARLIEST_NS = 1_767_225_600 * 10**9
 
 #: The kernel's limit of a clock's error, in us: at boot and after each step the error is at this limit, until an NTP
 #: client says how large it can be (Linux, include/linux/timex.h, NTP_PHASE_LIMIT). A client that leaves the flag
@@ -36,45 +37,94 @@ OWN_TIME = "since_epoch"
 APART_S, DRIFT = 5.0, 500e-6
 
 
-def ahead_ns() -> int:
-    """How far the wall clock (UTC since 1970) is ahead of the monotonic one, in ns."""
-    for _ in range(5):
-        before_ns = time.monotonic_ns()
-        wall_ns = time.time_ns()
-        # Where the thread was set aside between the two readings they are not of one moment.
-        if time.monotonic_ns() - before_ns < NEAR_NS:
-            break
-    return wall_ns - before_ns
-
-
-def synchronised() -> bool | None:
-    """Whether the kernel knows a bound of the clock's error, adjtimex(2); None where it may not be asked."""
-    import ctypes  # not needed once the clock is believed
-
-    timex = ctypes.create_string_buffer(TIMEX_BYTES)
-    if ctypes.CDLL(None).adjtimex(timex) < 0:
-        return None
-    error_us = struct.unpack_from(TIMEX_TO_MAXERROR, timex)[-1]
-    return bool(error_us < WORST_ERROR_US)
-
-
-def set_by_hardware() -> bool:
+class Clock:
     """
-    Whether a hardware clock has set the time at boot, and still agrees with it.
+    The machine's clocks, and whether the wall clock is right.
 
-    One without a battery begins at 1970, and says that it has set the time all the same. systemd-timesyncd then moves
-    the time on to its own last stop, which looks right and is behind by as long as the power was off.
+    The keeper and the monitor receive one, so that a test can pass in another,
+    which it sets and whose waits take no time. *hardware_clocks* is a glob
+    pattern of the kernel's files that say whether a hardware clock has set the time.
     """
-    for path in glob.glob(HARDWARE_CLOCKS):
-        try:
-            if _line(path) != "1":
+
+    def __init__(self, hardware_clocks: str = HARDWARE_CLOCKS) -> None:
+        self._hardware_clocks = hardware_clocks
+
+    def wall_ns(self) -> int:
+        """The wall clock's time, in ns since 1970 (UTC)."""
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        """The monotonic clock's time, in ns: nobody can set it, and only differences of it have a meaning."""
+        return time.monotonic_ns()
+
+    def monotonic_s(self) -> float:
+        """The monotonic clock's time, in s."""
+        return self.monotonic_ns() / 1e9
+
+    def boot_s(self) -> float:
+        """The time since the machine booted, in s, including the time that it was suspended."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> None:
+        """Wait until *event* is set, but no longer than *timeout_s*; None sets no limit."""
+        event.wait(timeout_s)
+
+    def ahead_ns(self) -> int:
+        """How far the wall clock (UTC since 1970) is ahead of the monotonic one, in ns."""
+        for _ in range(5):
+            before_ns = self.monotonic_ns()
+            wall_ns = self.wall_ns()
+            # Where the thread was set aside between the two readings they are not of one moment.
+            if self.monotonic_ns() - before_ns < NEAR_NS:
+                break
+        return wall_ns - before_ns
+
+    def wait_left_s(self, wait_s: float) -> float:
+        """
+        How much longer to wait for the wall clock to be right, in s; 0.0 if it is, or if the wait is over.
+
+        *wait_s*: how long to wait, counted from the machine's boot (CLOCK_WAIT);
+        0 for not at all.
+        """
+        left_s = wait_s - self.boot_s()
+        return left_s if left_s > 0 and not self.right else 0.0
+
+    @property
+    def right(self) -> bool:
+        """Whether the wall clock is known to be right now."""
+        return self.wall_ns() >= EARLIEST_NS and (bool(self.synchronised()) or self.set_by_hardware())
+
+    def synchronised(self) -> bool | None:
+        """Whether the kernel knows a bound of the clock's error, adjtimex(2); None where it may not be asked."""
+        import ctypes  # not needed once the clock is right
+
+        timex = ctypes.create_string_buffer(TIMEX_BYTES)
+        if ctypes.CDLL(None).adjtimex(timex) < 0:
+            return None
+        error_us = struct.unpack_from(TIMEX_TO_MAXERROR, timex)[-1]
+        return bool(error_us < WORST_ERROR_US)
+
+    def set_by_hardware(self) -> bool:
+        """
+        Whether a hardware clock has set the time at boot, and still agrees with it.
+
+        One without a battery begins at 1970, and says that it has set the time all the same. systemd-timesyncd then
+        moves the time on to its own last stop, which looks right and is behind by as long as the power was off.
+        """
+        for path in glob.glob(self._hardware_clocks):
+            try:
+                if _line(path) != "1":
+                    continue
+                own_s = int(_line(os.path.join(os.path.dirname(path), OWN_TIME)))
+            except (OSError, ValueError):  # its module was taken out this moment, or it can't tell its time
                 continue
-            own_s = int(_line(os.path.join(os.path.dirname(path), OWN_TIME)))
-        except (OSError, ValueError):  # its module was taken out this moment, or it can't tell its time
-            continue
-        if abs(own_s - time.time()) <= APART_S + DRIFT * time.clock_gettime(time.CLOCK_BOOTTIME):
-            return True
-    return False
+            if abs(own_s - self.wall_ns() / 1e9) <= APART_S + DRIFT * self.boot_s():
+                return True
+        return False
+
+
+#: The clock that the program counts by, outside of tests.
+REAL_CLOCK = Clock()
 
 
 def _line(path: str) -> str:
@@ -85,31 +135,3 @@ def _line(path: str) -> str:
 def boot_id() -> str:
     """The kernel's name of this boot; what the monotonic clock says holds within it alone."""
     return _line("/proc/sys/kernel/random/boot_id")
-
-
-class Clock:
-    """
-    Whether the time of a pulse can be told: believed from the first moment that it can, and from then on.
-
-    *wait_s*: how long after the machine's boot it is waited for (CLOCK_WAIT);
-    0 for not at all.
-    """
-
-    def __init__(self, wait_s: float) -> None:
-        self._wait_s = wait_s
-        self._believed = False
-
-    @property
-    def waits_s(self) -> float:
-        """How much longer the clock is waited for at the most, in s; 0.0 where it is not."""
-        if not self._believed:
-            left_s = self._wait_s - time.clock_gettime(time.CLOCK_BOOTTIME)
-            if left_s > 0 and not self.right:
-                return left_s
-            self._believed = True
-        return 0.0
-
-    @property
-    def right(self) -> bool:
-        """Whether the clock is known to be right now."""
-        return time.time() >= EARLIEST_S and (bool(synchronised()) or set_by_hardware())

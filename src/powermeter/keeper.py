@@ -15,12 +15,11 @@ file was opened, and keeps it when that file is gone.
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from powermeter.clock import Clock, ahead_ns
+from powermeter.clock import Clock
 from powermeter.errors import DamagedError, JournalError, PowerError
 from powermeter.journal.cursor import Cursor
 from powermeter.journal.journal import Change, Entry, Journal, Row
@@ -71,7 +70,7 @@ class Tally:
         if self.begin is not None:
             count, kwh = self.begin
             known_as = Constant(self.in_force.impulses_per_kwh, count + self.written, kwh + register_kwh)
-        known = journal.meter(name, self.in_force.impulses_per_kwh, known_as)
+        known = journal.enter(name, self.in_force.impulses_per_kwh, known_as)
         count = known.count - self.written
         if self.begin is not None:
             count = max(count, self.begin[0])
@@ -88,8 +87,9 @@ class Keeper:
 
     A pulse is in the file at most *commit_interval_s* after it came: at once
     if that long nothing was written, else together with all that come within
-    it. Their times are not settled while *clock* is waited for. Pulses older
-    than *keep_days* are thinned. These three may be replaced at any time.
+    it. Their times are not settled until *clock* is right, or *clock_wait_s*
+    have passed since the machine's boot. Pulses older than *keep_days* are
+    thinned. These three numbers may be replaced at any time.
     *open_file* opens what is at the path, as :func:`~powermeter.journal.salvage.open_journal` does.
     On the keeper's thread, *on_commit* is called when there is something new
     to read, and *on_state* when :attr:`failing` changes.
@@ -101,6 +101,7 @@ class Keeper:
         commit_interval_s: float,
         *,
         clock: Clock,
+        clock_wait_s: float,
         keep_days: float,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
@@ -108,7 +109,7 @@ class Keeper:
     ) -> None:
         self.path = path
         self.commit_interval_s = commit_interval_s
-        self.clock = clock
+        self.clock_wait_s = clock_wait_s
         self.keep_days = keep_days
         #: What is not in the journal yet. The recorder appends, the keeper cuts off what is written; each in one step
         #: of the interpreter, so that a copy of it is whole at any time.
@@ -129,7 +130,8 @@ class Keeper:
         self._followed: set[Cursor] = set()
         self._journal: Journal | None = None
         self._damaged = False
-        self._thin_at_s = self._settle_at_s = self._try_at_s = time.monotonic()
+        self._clock = clock
+        self._thin_at_s = self._settle_at_s = self._try_at_s = clock.monotonic_s()
         self._on_commit, self._on_state = on_commit, on_state
         self._open_file = open_file
         self._news = threading.Event()
@@ -146,7 +148,7 @@ class Keeper:
         """
         try:
             self._adopt(self._open_file(self.path, self._impulses, save=False, stopped=stopped))
-            if not self.clock.waits_s:
+            if not self.waits_s:
                 self._give_times()
         except DamagedError as error:
             self._damaged = True
@@ -183,6 +185,11 @@ class Keeper:
         """All pulses that are not in the journal yet, each meter's in the order of its count; from any thread."""
         return [entry for entry in _in_order(self.uncommitted.copy(), self._newest.copy()) if isinstance(entry, Row)]
 
+    @property
+    def waits_s(self) -> float:
+        """How much longer pulses wait for a right clock, in s; 0.0 if they do not, and always once :attr:`settled`."""
+        return 0.0 if self.settled else self._clock.wait_left_s(self.clock_wait_s)
+
     def suspect(self, reason: str) -> None:
         """Tell that damage was met in the journal, by another's reading; from any thread."""
         if not self._damaged:
@@ -197,7 +204,7 @@ class Keeper:
 
     def stop(self) -> None:
         """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
-        self._stopped_s = time.monotonic()
+        self._stopped_s = self._clock.monotonic_s()
         self._stopping.set()
         self._news.set()
 
@@ -227,16 +234,16 @@ class Keeper:
         while not self._stopping.is_set():
             self._settle()
             if not self._has_work:
-                self._news.wait(None if self.settled else CLOCK_S)
+                self._clock.wait(self._news, None if self.settled else CLOCK_S)
             self._news.clear()
             while self._has_work and not self._stopping.is_set():
-                began_s = time.monotonic()
+                began_s = self._clock.monotonic_s()
                 self._commit()
                 self._thin()
                 # Not woken by what comes meanwhile: in a steady flow that is one wake-up per commit. A try that fails
                 # may take longer than the interval: then there is one interval between two tries.
-                took_s = 0.0 if self.failing else time.monotonic() - began_s
-                self._stopping.wait(max(0.0, self.commit_interval_s - took_s))
+                took_s = 0.0 if self.failing else self._clock.monotonic_s() - began_s
+                self._clock.wait(self._stopping, max(0.0, self.commit_interval_s - took_s))
                 self._settle()
         # What came while the last commit was under way.
         self.save()
@@ -273,7 +280,7 @@ class Keeper:
             entries = _in_order(kept, newest)
             tallies = self.tallies
             begins = {name: tally.begin[0] for name, tally in tallies.items() if tally.begin is not None}
-            journal.append(entries, ahead_ns(), settled=self.settled, begins=begins)
+            journal.append(entries, self._clock.ahead_ns(), settled=self.settled, begins=begins)
         except sqlite3.Error as error:
             self._failed(error)
         else:
@@ -345,7 +352,7 @@ class Keeper:
             for name, tally in self.tallies.items():
                 tally.tie(journal, name, [row for row in waiting if row.meter == name])
             if self.settled:
-                journal.settle(ahead_ns())
+                journal.settle(self._clock.ahead_ns())
             cursors = self._cursors
             for cursor in cursors:
                 journal.follow(cursor)
@@ -367,9 +374,9 @@ class Keeper:
 
     def _open_anew(self, reason: str, *, suspect: bool) -> Journal | None:
         """What is at the path, opened because of *reason*; None where it can't be, or it was tried just now."""
-        if time.monotonic() < self._try_at_s:
+        if self._clock.monotonic_s() < self._try_at_s:
             return None
-        self._try_at_s = time.monotonic() + TRY_S
+        self._try_at_s = self._clock.monotonic_s() + TRY_S
         try:
             journal = self._open_file(self.path, self._impulses, suspect=suspect, stopped=self._is_late)
         except PowerError as error:
@@ -387,7 +394,7 @@ class Keeper:
 
     def _is_late(self) -> bool:
         patience_s = LAST_OPENING_S if self.uncommitted else 0.0
-        return self._stopping.is_set() and time.monotonic() >= self._stopped_s + patience_s
+        return self._stopping.is_set() and self._clock.monotonic_s() >= self._stopped_s + patience_s
 
     def _looked_at_damage(self, journal: Journal) -> Journal | None:
         """Another file in place of the damaged one, if that can be read; else it is the disk that fails."""
@@ -451,36 +458,36 @@ class Keeper:
 
     def _settle(self) -> None:
         """Give the pulses their time, once the clock is believed."""
-        if self.settled or self.clock.waits_s or time.monotonic() < self._settle_at_s:
+        if self.settled or self.waits_s or self._clock.monotonic_s() < self._settle_at_s:
             return
         try:
             self._give_times()
         except sqlite3.Error as error:
-            self._settle_at_s = time.monotonic() + TRY_S
+            self._settle_at_s = self._clock.monotonic_s() + TRY_S
             self._put_off("pulses can't be given their time", error)
         else:
             self._on_commit()
 
     def _give_times(self) -> None:
         # Without a file now, in the one that will be opened.
-        pulses = self._journal.settle(ahead_ns()) if self._journal is not None else 0
+        pulses = self._journal.settle(self._clock.ahead_ns()) if self._journal is not None else 0
         self.settled = True
         if pulses:
-            taken = "is right" if self.clock.right else "is taken as it is"
+            taken = "is right" if self._clock.right else "is taken as it is"
             log.info("the clock %s: %d pulses that waited for it have their time", taken, pulses)
 
     def _thin(self) -> None:
         """Thin old pulses, some at a time; only by a clock that is known to be right: one ahead would thin all."""
-        if self.failing or self._journal is None or time.monotonic() < self._thin_at_s:
+        if self.failing or self._journal is None or self._clock.monotonic_s() < self._thin_at_s:
             return
         more = False
-        if self.settled and self.clock.right:
+        if self.settled and self._clock.right:
             try:
-                more = self._journal.thin(time.time_ns() - round(self.keep_days * DAY_NS))
+                more = self._journal.thin(self._clock.wall_ns() - round(self.keep_days * DAY_NS))
             except sqlite3.Error as error:
                 self._put_off("old pulses can't be thinned", error)
         if not more:
-            self._thin_at_s = time.monotonic() + THIN_S
+            self._thin_at_s = self._clock.monotonic_s() + THIN_S
 
     def _put_off(self, what: str, error: sqlite3.Error) -> None:
         """Log that it is done later: what counts is written all the same, unless the journal is damaged."""

@@ -13,13 +13,12 @@ import functools
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from powermeter import __version__
 from powermeter.boards import Board
-from powermeter.clock import Clock, ahead_ns
+from powermeter.clock import REAL_CLOCK, Clock
 from powermeter.delivery import Delivery, State
 from powermeter.errors import BoardError, PowerError
 from powermeter.inputs import WatchedMeter
@@ -55,8 +54,9 @@ class Monitor:
 
     *open_board* makes the board of some settings, not yet watched. *simulate*
     is passed on to :meth:`status`. *stopping* is asked while the journal is
-    opened, whether the program was told to stop. From any thread, *on_crash*
-    is called when a bug ended a thread; :attr:`crashed` is set then.
+    opened, whether the program was told to stop. *clock* tells the time. From
+    any thread, *on_crash* is called when a bug ended a thread; :attr:`crashed`
+    is set then.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Monitor:
         on_crash: Callable[[], None],
         watchdog: Watchdog | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        clock: Clock = REAL_CLOCK,
     ) -> None:
         self.crashed = False
         self.settings = settings
@@ -78,7 +79,8 @@ class Monitor:
         self._stopping = stopping
         self._simulate = simulate
         self._on_crash = on_crash
-        self._since_s = time.monotonic()
+        self._clock = clock
+        self._since_s = clock.monotonic_s()
         #: By its name each meter that was ever counted: one that comes back goes on from its count.
         self._meters: dict[str, Meter] = {}
         #: By the writer's name its delivery and that one's thread; and the threads of those that were replaced.
@@ -108,7 +110,8 @@ class Monitor:
         self._keeper = Keeper(
             os.path.join(settings.data_dir, JOURNAL),
             settings.commit_interval_s,
-            clock=self._clock(settings),
+            clock=self._clock,
+            clock_wait_s=self._clock_wait_s(settings),
             keep_days=settings.keep_days,
             on_commit=self._wake_deliveries,
             on_state=self.show_condition,
@@ -152,9 +155,9 @@ class Monitor:
     def _close_recorder(self) -> None:
         self._recorder.close()
 
-    def _clock(self, settings: Settings) -> Clock:
+    def _clock_wait_s(self, settings: Settings) -> float:
         # An invented pulse is as old as it says.
-        return Clock(settings.clock_wait_s if self._simulate is None else 0)
+        return settings.clock_wait_s if self._simulate is None else 0
 
     def _start_recorder(self, watched: list[WatchedMeter]) -> None:
         self._lamps = Lamps(self._board.light)
@@ -192,10 +195,10 @@ class Monitor:
         of_all = [*self._replaced, *self._deliveries.values()]
         for delivery, _ in of_all:
             delivery.stop()
-        end_s = time.monotonic() + WRITERS_STOP_S
+        end_s = self._clock.monotonic_s() + WRITERS_STOP_S
         for delivery, thread in of_all:
             if thread.ident is not None:  # it was started
-                thread.join(max(0.0, end_s - time.monotonic()))
+                thread.join(max(0.0, end_s - self._clock.monotonic_s()))
             if thread.is_alive():
                 log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
 
@@ -207,10 +210,10 @@ class Monitor:
         """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
         if not self._keeper.settled or not self._keeper.opened:
             return None
-        behind_ns = time.monotonic_ns() - self._recorder.complete_ns()
-        seen_ns = time.time_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
+        behind_ns = self._clock.monotonic_ns() - self._recorder.complete_ns()
+        seen_ns = self._clock.wall_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
         # Not only the first: one that was judged by its length comes after others that are younger.
-        ahead = ahead_ns()
+        ahead = self._clock.ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
     # --- Threads
@@ -285,8 +288,7 @@ class Monitor:
             self._change_meters(settings)
         self._keeper.commit_interval_s = settings.commit_interval_s
         self._keeper.keep_days = settings.keep_days
-        if settings.clock_wait_s != before.clock_wait_s:
-            self._keeper.clock = self._clock(settings)
+        self._keeper.clock_wait_s = self._clock_wait_s(settings)
         self.settings = settings
         self._change_writers(before, settings)
         self._keeper.wake()
@@ -449,7 +451,7 @@ class Monitor:
         """
         keeper = self._keeper
         uncommitted = keeper.waiting()
-        waits_s = 0.0 if keeper.settled else keeper.clock.waits_s
+        waits_s = keeper.waits_s
         found = self._lookup.ask(
             keeper.opened,
             [watched.meter.name for watched in self._recorder.meters],
@@ -461,14 +463,14 @@ class Monitor:
         return Status(
             version=__version__,
             pid=os.getpid(),
-            uptime_s=round(time.monotonic() - self._since_s, 1),
+            uptime_s=round(self._clock.monotonic_s() - self._since_s, 1),
             running=True,
             simulate=self._simulate,
             clock=ClockStatus(waits_s > 0, round(waits_s)),
             journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
             log=LogStatus(self.log_failing),
             meters={w.meter.name: self._meter_status(w, fresh, found) for w in self._recorder.meters},
-            writers={name: _writer_status(of, fresh, found) for name, (of, _) in self._deliveries.items()},
+            writers={name: self._writer_status(of, fresh, found) for name, (of, _) in self._deliveries.items()},
         )
 
     def _not_in_journal(self, uncommitted: list[Row], found: Found) -> list[Row]:
@@ -482,7 +484,7 @@ class Monitor:
         pulses_today, kwh_today = None, None
         if meter.name in found.today:
             pulses, kwh = found.today[meter.name]
-            ahead = ahead_ns()
+            ahead = self._clock.ahead_ns()
             of_today = sum(row.meter == meter.name and row.at_ns + ahead >= found.midnight_ns for row in fresh)
             pulses_today, kwh_today = pulses + of_today, kwh + of_today * meter.constant.watt_hours / 1000
         # An edge that waits for L1 is no silence.
@@ -505,21 +507,20 @@ class Monitor:
             noisy=watched.noisy,
         )
 
-
-def _writer_status(delivery: Delivery, fresh: Sequence[Row], found: Found) -> WriterStatus:
-    waiting, oldest_ns = found.waiting.get(delivery.name, (None, None))
-    if waiting is not None:
-        waiting += len(fresh)
-        if oldest_ns is None and fresh:
-            oldest_ns = fresh[0].at_ns + ahead_ns()
-    return WriterStatus(
-        state=delivery.state.value,
-        reason=delivery.reason,
-        waiting=waiting,
-        oldest_s=None if oldest_ns is None else round(max(0.0, (time.time_ns() - oldest_ns) / NS_PER_S), 1),
-        refused=delivery.refused,
-        skipped=delivery.skipped,
-    )
+    def _writer_status(self, delivery: Delivery, fresh: Sequence[Row], found: Found) -> WriterStatus:
+        waiting, oldest_ns = found.waiting.get(delivery.name, (None, None))
+        if waiting is not None:
+            waiting += len(fresh)
+            if oldest_ns is None and fresh:
+                oldest_ns = fresh[0].at_ns + self._clock.ahead_ns()
+        return WriterStatus(
+            state=delivery.state.value,
+            reason=delivery.reason,
+            waiting=waiting,
+            oldest_s=None if oldest_ns is None else round(max(0.0, (self._clock.wall_ns() - oldest_ns) / NS_PER_S), 1),
+            refused=delivery.refused,
+            skipped=delivery.skipped,
+        )
 
 
 def _flash(settings: MeterSettings, board: Board) -> Flash:

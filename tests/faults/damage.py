@@ -35,7 +35,7 @@ def run(part, rig):
         kind, of_pulses = _damage(path, number, rig.random)
         content = path.read_bytes()
         with salvage.open_journal(str(path), METERS, suspect=True) as journal:
-            known = {name: journal.meter(name, impulses) for name, impulses in METERS.items()}
+            known = {name: journal.enter(name, impulses) for name, impulses in METERS.items()}
             counts = {name: found.count for name, found in known.items()}
             assert max(counts.values()) <= PULSES, f"{kind}, seed {rig.seed}: {counts}, more than there ever were"
             for found in known.values():
@@ -66,8 +66,8 @@ def run(part, rig):
 
 def _make(path):
     with Journal(str(path)) as journal:
-        keys = [journal.meter(name, impulses).name for name, impulses in METERS.items()]
-        with contextlib.closing(journal.cursor("file")) as cursor:
+        keys = [journal.enter(name, impulses).name for name, impulses in METERS.items()]
+        with contextlib.closing(journal.add_cursor("file")) as cursor:
             for first in range(1, PULSES, 1000):
                 journal.append(
                     [

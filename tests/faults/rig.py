@@ -130,9 +130,9 @@ def fill(data_dir, writers, pulses, per_s):
     spacing_ns = NS_PER_S // per_s
     start_ns = time.time_ns() - (pulses + per_s) * spacing_ns
     with Journal(str(data_dir / "journal.db")) as journal:
-        meter = journal.meter("house", 1000)
+        meter = journal.enter("house", 1000)
         for writer in writers:
-            journal.cursor(writer).close()
+            journal.add_cursor(writer).close()
         for first in range(1, pulses + 1, 5000):
             numbers = range(first, min(first + 5000, pulses + 1))
             journal.append(

@@ -27,10 +27,10 @@ def run(part, rig):
     years = YEARS * part
     pulses, spacing_ns = round(A_YEAR * years), 365 * DAY_NS // A_YEAR
     with Journal(path) as journal:
-        key = journal.meter("house", 1000).name
+        key = journal.enter("house", 1000).name
         with (
-            contextlib.closing(journal.cursor("follows")) as follows,
-            contextlib.closing(journal.cursor("away")) as away,
+            contextlib.closing(journal.add_cursor("follows")) as follows,
+            contextlib.closing(journal.add_cursor("away")) as away,
         ):
             per_day = _fill(journal, key, follows, pulses, spacing_ns, rig.random)
             bytes_kept = (rig.directory / "journal.db").stat().st_size

@@ -359,7 +359,7 @@ sys.path.insert(0, source)
 from powermeter.journal.journal import Journal
 from powermeter.meter import Constant
 with Journal(path) as journal:
-    journal.meter("house", 1000, Constant(1000, 0, 9999.0))
+    journal.enter("house", 1000, Constant(1000, 0, 9999.0))
 os.chmod(path, 0o666)
 print("ready", flush=True)
 """

@@ -221,13 +221,14 @@ class Journal:
 
     # --- The keeper's side
 
-    def meter(self, name: str, impulses_per_kwh: float, begin: Constant | None = None) -> MeterRecord:
+    def enter(self, name: str, impulses_per_kwh: float, begin: Constant | None = None) -> MeterRecord:
         """
-        The meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
+        Take pulses of the meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
 
         A change of the constant begins a new row, so that past pulses keep
         their energy and the register goes on from where it is. A meter that
         is new here goes on from *begin*, if given: it was in a journal that is lost.
+        Returns what is known of it. Raises :exc:`sqlite3.Error` where the disk fails.
         """
         with transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
@@ -504,7 +505,7 @@ class Journal:
         """
         Have *cursor* read this file, and make its moves durable with each append.
 
-        A writer that is new to the file begins after the last pulse of each meter that :meth:`meter` was asked for.
+        A writer that is new to the file begins after the last pulse of each meter that was entered.
         """
         with transaction(self._connection):
             if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (cursor.writer,)).fetchone():
@@ -526,8 +527,8 @@ class Journal:
         if cursor in self._cursors:
             self._cursors.remove(cursor)
 
-    def cursor(self, writer: str) -> Cursor:
-        """A cursor of the writer *writer* that follows this file."""
+    def add_cursor(self, writer: str) -> Cursor:
+        """Make a cursor for the writer called *writer* that follows this file, and return it."""
         cursor = Cursor(writer)
         self.follow(cursor)
         return cursor

@@ -80,9 +80,6 @@ Saved = tuple[int, int, int, int | None]
 NOTES = "CREATE TABLE salvage (key TEXT PRIMARY KEY, value TEXT)"
 MAX_NOTE = 64 * 1024 * 1024
 
-#: Called now and then while something takes long, and goes on.
-Progress = Callable[[], None]
-
 
 def open_journal(
     path: str,
@@ -90,7 +87,6 @@ def open_journal(
     *,
     suspect: bool = False,
     save: bool = True,
-    progress: Progress = lambda: None,
     stopped: Stopped = lambda: False,
 ) -> Journal:
     """
@@ -98,8 +94,8 @@ def open_journal(
 
     That may take minutes: unless *save*, :exc:`DamagedError` is raised instead.
     *meters*: the impulses per kWh of the settings' meters, by name, for the
-    case that these can't be read. *progress* is called while a damaged one is
-    read, and *stopped* is asked whether to end; the next call then goes on
+    case that these can't be read. While a damaged one is read, *stopped* is
+    asked whether to end, for each page at least; the next call then goes on
     where it was. Raises :exc:`JournalError`, and :exc:`StoppedError` when
     *stopped* says so.
     """
@@ -112,7 +108,7 @@ def open_journal(
     except DamagedError as error:
         if not save:
             raise
-        going = _Going(path, progress, stopped)
+        going = _Going(path, stopped)
         try:
             _replace(path, meters, error, going)
         except StoppedError:
@@ -125,10 +121,9 @@ def open_journal(
 
 @dataclass(frozen=True, slots=True)
 class _Going:
-    """Whether the saving of the journal *path* may go on, and whom to tell that it does."""
+    """Whether the saving of the journal *path* may go on."""
 
     path: str
-    progress: Progress
     stopped: Stopped
 
     def on(self) -> None:
@@ -223,7 +218,6 @@ class _Notes:
         self._new.execute("INSERT OR REPLACE INTO salvage VALUES (?, ?)", (key, json.dumps(value)))
         self._new.execute("COMMIT")
         self._new.execute("BEGIN")
-        self.going.progress()
 
     def get(self, key: str, default: Any) -> Any:
         row = self._new.execute("SELECT value FROM salvage WHERE key = ?", (key,)).fetchone()
@@ -332,7 +326,6 @@ def _graft(path: str, copy: str, going: _Going) -> None:
         old.seek(file.tell())
         while content := old.read(COPIED):
             file.write(content)
-            going.progress()
             going.on()
     fresh = copy + ".fresh"
     try:
