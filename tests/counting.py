@@ -38,7 +38,7 @@ class DiskFullJournal(Journal):
     def append(self, entries, ahead_ns, **options):
         self.tries += 1
         self._connection.execute(f"PRAGMA max_page_count = {1 if self.full else 2**30}")
-        super().append(entries, ahead_ns, **options)
+        return super().append(entries, ahead_ns, **options)
 
 
 class Recording:
@@ -63,6 +63,8 @@ class Recording:
         self.board = HandBoard()
         self.board.lit.update(lit)
         self.lamps = Lamps(self.board.light)
+        #: What became of the faces that were read.
+        self.judged = []
         self.keeper = Keeper(
             self.path,
             commit_interval_s,
@@ -71,6 +73,7 @@ class Recording:
             keep_days=400,
             on_commit=self._noting(self.commits),
             on_state=self._noting(self.disk_states),
+            on_judged=self.judged.append,
             open_file=lambda *_args, **_options: self.journal,
         )
         for name in meters or {"house": None}:
@@ -119,6 +122,8 @@ class Recording:
         # So that the first commit has all that waits: of a part it would be luck whether a full disk has room for it.
         wait_until(lambda: self.recorder.complete_ns() > begun_ns)
         self.keeping.start()
+        # What a test does to the disk is done to the pulses.
+        wait_until(lambda: self.keeper.failing or all(tally.cover_is_noted for tally in self.keeper.tallies.values()))
         return self
 
     def __exit__(self, kind, error, trace):

@@ -41,6 +41,8 @@ class Scene:
         self._begin_s = self.clock.up_s
         #: Each try to write, and each commit: its time and the numbers in it.
         self.tries, self.commits = [], []
+        #: When it was noted that a meter is counted, or is no more.
+        self.covers = []
         self.keeper = Keeper(
             "scene",
             commit_interval_s,
@@ -49,6 +51,7 @@ class Scene:
             keep_days=400,
             on_commit=lambda: None,
             on_state=lambda: None,
+            on_judged=lambda _judged: None,
             open_file=lambda *_args, **_options: self,
         )
         for name in ("house", "heat"):
@@ -76,6 +79,12 @@ class Scene:
     def settle(self, ahead_ns):
         return 0
 
+    def begin_cover(self, name, count, since_ns):
+        self.covers.append((self.now_s, name, "begin"))
+
+    def end_cover(self, name, until_ns):
+        self.covers.append((self.now_s, name, "end"))
+
     def append(self, rows, ahead_ns, *, settled, begins):
         """As the journal does."""
         assert settled
@@ -85,6 +94,7 @@ class Scene:
         if self.now_s in self._down:
             raise sqlite3.OperationalError("disk I/O error")
         self.commits.append(written)
+        return []
 
     def _pulse(self, number):
         self.keeper.keep(Row("house", number, 0, None))
@@ -322,12 +332,13 @@ def test_whatever_comes_while_what_was_too_much_is_written(data):
                 raise sqlite3.OperationalError("database or disk is full")
             for row in rows:
                 written[row.meter].append(row.number)
+            return []
 
         scene.append = append
         for _ in range(6):
             pulses()
             scene.keeper.save()
-        scene.append = lambda rows, *_, **__: [written[row.meter].append(row.number) for row in rows]
+        scene.append = lambda rows, *_, **__: [written[row.meter].append(row.number) for row in rows][:0]
         while scene.keeper.waiting():
             scene.keeper.save()
         for meter, numbers in written.items():
@@ -397,7 +408,7 @@ class FullBut(Scene):
         return 0 if self.thinned else self._full()
 
     def append(self, rows, ahead_ns, *, settled, begins):
-        super().append(rows, ahead_ns, settled=True, begins=begins)
+        return super().append(rows, ahead_ns, settled=True, begins=begins)
 
 
 @pytest.mark.parametrize("thinned", [True, False])
@@ -430,7 +441,7 @@ def test_a_clock_is_waited_for(right_s, settled_s):
     scene = Scene(5, clock_wait_s=100)
     written, settled_at_s = [], []
     scene.settle = lambda _ahead_ns: settled_at_s.append(scene.now_s) or 0
-    scene.append = lambda rows, _ahead_ns, *, settled, begins: written.append((scene.now_s, settled))
+    scene.append = lambda rows, _ahead_ns, *, settled, begins: written.append((scene.now_s, settled)) or []
     scene.play([0, 60], 70, (right_s, lambda: setattr(scene.clock, "is_synchronised", True)))
     assert written == [(0, False), (60, True)]
     assert settled_at_s == [settled_s]

@@ -29,13 +29,19 @@ class WatchedMeter:
     A meter with what the recorder needs to know of it: its limit of silence, and how its input is.
 
     *is_contact*: a contact, which may rest closed for hours, in place of a LED.
+    *is_export*: it counts what a house feeds in, and does not flash at night.
     """
 
-    __slots__ = ("flickers", "is_contact", "meter", "noise", "noisy", "said_ns", "silence_ns", "silent", "stuck")
+    __slots__ = (
+        *("flickers", "is_contact", "is_export", "meter", "misses_since_ns", "noise", "noisy", "said_ns"),
+        *("silence_ns", "silent", "stuck"),
+    )
 
-    def __init__(self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False) -> None:
+    def __init__(
+        self, meter: Meter, silence_minutes: float | None, *, is_contact: bool = False, is_export: bool = False
+    ) -> None:
         self.meter = meter
-        self.change(silence_minutes, is_contact=is_contact)
+        self.change(silence_minutes, is_contact=is_contact, is_export=is_export)
         #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
         #: than pulses.
         self.silent = False
@@ -45,18 +51,31 @@ class WatchedMeter:
         #: When the minute began in which the edges are compared with the pulses, and how many there were of each then;
         #: None while no edge was rejected.
         self.noise: tuple[int, int, int] | None = None
-        #: When lost edges were said last.
+        #: When lost edges were said last; and since when no flash can be seen, None while it can.
         self.said_ns: int | None = None
+        self.misses_since_ns: int | None = None
 
-    def change(self, silence_minutes: float | None, *, is_contact: bool) -> None:
+    def change(self, silence_minutes: float | None, *, is_contact: bool, is_export: bool) -> None:
         """Judge by another limit of silence, or another kind of input."""
-        self.is_contact = is_contact
+        self.is_contact, self.is_export = is_contact, is_export
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
 
     @property
     def faulty(self) -> bool:
         """Whether its input does not do what it should."""
         return self.silent or self.stuck or self.flickers or self.noisy
+
+    @property
+    def misses(self) -> bool:
+        """Whether its flashes can't be seen. A noisy input's can, and silence is the night of what is fed in."""
+        return self.stuck or self.flickers or (self.silent and not self.is_export)
+
+    def missed(self, *, ends: bool = False) -> int | None:
+        """Since when its flashes could not be seen (monotonic, ns), where that has ended, or the watching *ends*."""
+        if self.misses and not ends:
+            return None
+        since_ns, self.misses_since_ns = self.misses_since_ns, None
+        return since_ns
 
     def lose(self, edge: Edge) -> None:
         """Say that edges were lost before *edge*, now and then."""
@@ -99,6 +118,9 @@ class WatchedMeter:
             self._set_flickers(flickers=self.meter.flash.flickers and now_ns < edge_ns + FLICKER_NS)
             if self.flickers:
                 due_ns.append(edge_ns + FLICKER_NS)
+        if self.misses and self.misses_since_ns is None:
+            # Light that is stuck or flickers began with a flash.
+            self.misses_since_ns = self.meter.last_ns or started_ns
         # What is due already has been judged, and is judged again: it may be dark now and lit then.
         again_ns = now_ns + STUCK_NS
         return min((due if due > now_ns else again_ns for due in due_ns), default=again_ns)

@@ -22,7 +22,7 @@ from operator import attrgetter
 from powermeter.clock import Clock
 from powermeter.errors import DamagedError, JournalError, PowerError
 from powermeter.journal.cursor import Cursor
-from powermeter.journal.journal import Change, Entry, Journal, Row
+from powermeter.journal.journal import Change, Entry, Face, Journal, Judged, Row
 from powermeter.journal.salvage import open_journal
 from powermeter.journal.tables import is_damage, is_of_the_disk
 from powermeter.meter import NS_PER_S, Constant
@@ -56,12 +56,33 @@ class Tally:
     *in_force* is the constant behind the pulse *written*, the last one that a
     file has, with the register counted from 0 at the program's start.
     *begin* is the count and the register (kWh) at the start, None while no
-    file could be asked.
+    file could be asked. The meter is counted from *since_ns* (monotonic) on,
+    until *until_ns*, None while it is; what the file says of that is
+    *noted_since_ns* and *noted_until_ns*.
     """
 
     in_force: Constant
+    since_ns: int
     written: int = 0
     begin: tuple[int, float] | None = None
+    until_ns: int | None = None
+    noted_since_ns: int | None = None
+    noted_until_ns: int | None = None
+
+    @property
+    def cover_is_noted(self) -> bool:
+        """Whether the file knows since when the meter is counted, and until when."""
+        return (self.since_ns, self.until_ns) == (self.noted_since_ns, self.noted_until_ns)
+
+    def note_cover(self, journal: Journal, name: str, ahead_ns: int) -> None:
+        """Have *journal* know it; the wall clock is *ahead_ns* ahead."""
+        since_ns, until_ns = self.since_ns, self.until_ns
+        if since_ns != self.noted_since_ns:
+            journal.begin_cover(name, self.begin[0] if self.begin else None, since_ns + ahead_ns)
+            self.noted_since_ns, self.noted_until_ns = since_ns, None
+        if until_ns is not None:
+            journal.end_cover(name, until_ns + ahead_ns)
+            self.noted_until_ns = until_ns
 
     def tie(self, journal: Journal, name: str, waiting: Sequence[Row]) -> None:
         """Find out where the meter stands in *journal*; *waiting* are its pulses that no file has yet."""
@@ -92,7 +113,8 @@ class Keeper:
     thinned. These three numbers may be replaced at any time.
     *open_file* opens what is at the path, as :func:`~powermeter.journal.salvage.open_journal` does.
     On the keeper's thread, *on_commit* is called when there is something new
-    to read, and *on_state* when :attr:`failing` changes.
+    to read, *on_state* when :attr:`failing` changes, and *on_judged* with what
+    became of a face.
     """
 
     def __init__(
@@ -105,6 +127,7 @@ class Keeper:
         keep_days: float,
         on_commit: Callable[[], None],
         on_state: Callable[[], None],
+        on_judged: Callable[[Judged], None],
         open_file: Callable[..., Journal] = open_journal,
     ) -> None:
         self.path = path
@@ -126,13 +149,15 @@ class Keeper:
         self._openings = 0
         #: By a meter's name; replaced whole.
         self.tallies: Mapping[str, Tally] = {}
+        #: Faults of inputs that have ended: meter, from, to (monotonic, ns) and why; by the recorder, as the pulses.
+        self._gaps: list[tuple[str, int, int, str]] = []
         self._cursors: tuple[Cursor, ...] = ()
         self._followed: set[Cursor] = set()
         self._journal: Journal | None = None
         self._damaged = False
         self._clock = clock
-        self._thin_at_s = self._settle_at_s = self._try_at_s = clock.monotonic_s()
-        self._on_commit, self._on_state = on_commit, on_state
+        self._thin_at_s = self._settle_at_s = self._cover_at_s = self._try_at_s = clock.monotonic_s()
+        self._on_commit, self._on_state, self._on_judged = on_commit, on_state, on_judged
         self._open_file = open_file
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -165,9 +190,18 @@ class Keeper:
             self._journal.close()
 
     def enter(self, name: str, impulses_per_kwh: float) -> None:
-        """Take pulses of the meter *name* from now on; a no-op for one that was entered before."""
+        """Take pulses of the meter *name* from now on; a no-op for one that is counted."""
+        now_ns = self._clock.monotonic_ns()
         if name not in self.tallies:
-            self.tallies = {**self.tallies, name: Tally(Constant(impulses_per_kwh))}
+            self.tallies = {**self.tallies, name: Tally(Constant(impulses_per_kwh), now_ns)}
+        elif (tally := self.tallies[name]).until_ns is not None:
+            tally.since_ns, tally.until_ns = now_ns, None
+        self.wake()
+
+    def leave(self, name: str) -> None:
+        """Note that the meter *name* is counted no more from now on."""
+        if self.tallies[name].until_ns is None:
+            self.tallies[name].until_ns = self._clock.monotonic_ns()
             self.wake()
 
     def follow(self, cursor: Cursor) -> None:
@@ -219,9 +253,14 @@ class Keeper:
             self.dropped += row.meter in self._newest
             self._newest[row.meter] = row
 
-    def change(self, change: Change) -> None:
+    def change(self, change: Change | Face) -> None:
         """Take a change of what a pulse is worth: in force behind the pulses that :meth:`keep` was given before."""
         self.uncommitted.append(change)
+        self.wake()
+
+    def miss(self, meter: str, from_ns: int, to_ns: int) -> None:
+        """Note that the input of *meter* was at fault from *from_ns* to *to_ns* (monotonic)."""
+        self._gaps.append((meter, from_ns, to_ns, "input at fault"))
         self.wake()
 
     # --- Its own thread
@@ -233,6 +272,7 @@ class Keeper:
             self._on_state()
         while not self._stopping.is_set():
             self._settle()
+            self._note_cover()
             if not self._has_work:
                 self._clock.wait(self._news, None if self.settled else CLOCK_S)
             self._news.clear()
@@ -245,8 +285,13 @@ class Keeper:
                 took_s = 0.0 if self.failing else self._clock.monotonic_s() - began_s
                 self._clock.wait(self._stopping, max(0.0, self.commit_interval_s - took_s))
                 self._settle()
+                self._note_cover()
         # What came while the last commit was under way.
         self.save()
+        for name in self.tallies:
+            self.leave(name)
+        self._cover_at_s = 0.0
+        self._note_cover()
 
     @property
     def _has_work(self) -> bool:
@@ -280,21 +325,47 @@ class Keeper:
             entries = _in_order(kept, newest)
             tallies = self.tallies
             begins = {name: tally.begin[0] for name, tally in tallies.items() if tally.begin is not None}
-            journal.append(entries, self._clock.ahead_ns(), settled=self.settled, begins=begins)
+            judged = journal.append(entries, self._clock.ahead_ns(), settled=self.settled, begins=begins)
         except sqlite3.Error as error:
             self._failed(error)
         else:
-            self._count_as_written(entries, tallies)
+            self._count_as_written(entries, tallies, {id(one.face) for one in judged if not one.refused})
             self._committed(kept, newest)
+            for one in judged:
+                self._on_judged(one)
 
     @staticmethod
-    def _count_as_written(entries: Sequence[Entry], tallies: Mapping[str, Tally]) -> None:
+    def _count_as_written(entries: Sequence[Entry], tallies: Mapping[str, Tally], taken: set[int]) -> None:
+        """Note what a file has of *entries*; *taken*: the ids of the faces that became the register."""
         for entry in entries:
             tally = tallies[entry.meter]
             tally.written = entry.number
             if isinstance(entry, Change):
                 register_kwh = tally.in_force.register_at(entry.number)
                 tally.in_force = Constant(entry.impulses_per_kwh, entry.number, register_kwh)
+            elif isinstance(entry, Face) and id(entry) in taken and tally.begin is not None:
+                register_kwh = entry.kwh - tally.begin[1]
+                tally.in_force = Constant(tally.in_force.impulses_per_kwh, entry.number, register_kwh)
+
+    def _note_cover(self) -> None:
+        """Have the file know since when the meters are counted, until when, and what was missed in between."""
+        tallies = {name: tally for name, tally in self.tallies.items() if tally.begin and not tally.cover_is_noted}
+        if self._journal is None or self.failing or not (tallies or self._gaps):
+            return
+        # Before that nobody knows when it was.
+        if not self.settled or self._clock.monotonic_s() < self._cover_at_s:
+            return
+        ahead = self._clock.ahead_ns()
+        try:
+            for name, tally in tallies.items():
+                tally.note_cover(self._journal, name, ahead)
+            while self._gaps:
+                name, from_ns, to_ns, why = self._gaps[0]
+                self._journal.add_gap(name, from_ns + ahead, to_ns + ahead, why)
+                del self._gaps[0]
+        except sqlite3.Error as error:
+            self._cover_at_s = self._clock.monotonic_s() + TRY_S
+            self._put_off("when the meters were counted can't be noted", error)
 
     def _committed(self, kept: Sequence[Entry], newest: Mapping[str, Row]) -> None:
         del self.uncommitted[: len(kept)]
@@ -349,10 +420,14 @@ class Keeper:
         """Write to *journal* from now on, and have the cursors read it. Raises :exc:`sqlite3.Error`."""
         try:
             waiting = self.waiting()
+            ahead = self._clock.ahead_ns()
             for name, tally in self.tallies.items():
                 tally.tie(journal, name, [row for row in waiting if row.meter == name])
+                if tally.noted_since_ns is not None and tally.until_ns is None:
+                    # The file before knew of it. This one has been in use meanwhile, or was put here.
+                    journal.begin_cover(name, None, tally.since_ns + ahead)
             if self.settled:
-                journal.settle(self._clock.ahead_ns())
+                journal.settle(ahead)
             cursors = self._cursors
             for cursor in cursors:
                 journal.follow(cursor)

@@ -121,6 +121,24 @@ class Constant:
         return self.register_kwh + (count - self.from_count) / self.impulses_per_kwh
 
 
+def kwh_of(constants: Sequence[Constant], after: int, last: int) -> float:
+    """
+    The energy of the pulses behind *after* up to *last*, in kWh; *constants* are the meter's, by their counts.
+
+    It is the count times what a pulse is worth, and never a difference of registers: these are set to the meter's face.
+
+    >>> kwh_of([Constant(1000), Constant(500, from_count=10, register_kwh=12345.6)], after=5, last=20)
+    0.025
+    """
+    kwh = 0.0
+    for index, constant in enumerate(constants):
+        end = constants[index + 1].from_count if index + 1 < len(constants) else last
+        # What comes before the first one is worth the same.
+        begin = constant.from_count if index else min(after, constant.from_count)
+        kwh += max(0, min(end, last) - max(begin, after)) / constant.impulses_per_kwh
+    return kwh
+
+
 def hold_off_ns(impulses_per_kwh: float, max_watts: float) -> int:
     """
     The time after a pulse in which further edges are bounce, in ns.

@@ -23,7 +23,7 @@ from powermeter.delivery import Delivery, State
 from powermeter.errors import BoardError, PowerError
 from powermeter.inputs import WatchedMeter
 from powermeter.journal.cursor import Cursor
-from powermeter.journal.journal import Change, Row
+from powermeter.journal.journal import Change, Face, Judged, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
@@ -35,6 +35,9 @@ from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus
 from powermeter.writers import open_writer
 
 log = logging.getLogger(__name__)
+
+#: Of so many faces that were read it is known what became of them.
+MOST_JUDGEMENTS = 10
 
 #: What the threads are given to end, in s; together less than the 10 that a stop may take.
 RECORDER_STOP_S = 1.0
@@ -83,6 +86,8 @@ class Monitor:
         self._since_s = clock.monotonic_s()
         #: By its name each meter that was ever counted: one that comes back goes on from its count.
         self._meters: dict[str, Meter] = {}
+        #: What became of the last faces, by when they were read (UTC, ns).
+        self._judgements: dict[int, Judged] = {}
         #: By the writer's name its delivery and that one's thread; and the threads of those that were replaced.
         self._deliveries: dict[str, tuple[Delivery, threading.Thread]] = {}
         self._replaced: list[tuple[Delivery, threading.Thread]] = []
@@ -115,6 +120,7 @@ class Monitor:
             keep_days=settings.keep_days,
             on_commit=self._wake_deliveries,
             on_state=self.show_condition,
+            on_judged=self._take_judgement,
         )
         for meter in settings.meters:
             self._keeper.enter(meter.name, meter.impulses_per_kwh)
@@ -291,6 +297,8 @@ class Monitor:
         self._keeper.clock_wait_s = self._clock_wait_s(settings)
         self.settings = settings
         self._change_writers(before, settings)
+        for name in self._keeper.tallies.keys() - {meter.name for meter in settings.meters}:
+            self._keeper.leave(name)
         self._keeper.wake()
         self.show_condition()
 
@@ -379,15 +387,14 @@ class Monitor:
         of_input = _flash(settings, board)
         watched.meter.flash.hold_off_ns = of_input.hold_off_ns
         watched.meter.flash.min_flash_ns = of_input.min_flash_ns
-        watched.change(settings.silence_minutes, is_contact=settings.sensor == "contact")
+        watched.change(settings.silence_minutes, is_contact=settings.sensor == "contact", is_export=False)
         return watched
 
     def _enter(self, settings: MeterSettings) -> None:
         """Have the keeper take the meter's pulses, worth what *settings* say from the next one on."""
         meter = self._meters.get(settings.name)
-        if meter is None:
-            self._keeper.enter(settings.name, settings.impulses_per_kwh)
-        elif meter.constant.impulses_per_kwh != settings.impulses_per_kwh:
+        self._keeper.enter(settings.name, settings.impulses_per_kwh)
+        if meter is not None and meter.constant.impulses_per_kwh != settings.impulses_per_kwh:
             self._keeper.change(Change(settings.name, meter.count, settings.impulses_per_kwh))
             meter.constant = Constant(settings.impulses_per_kwh, meter.count, meter.register_kwh)
 
@@ -418,6 +425,50 @@ class Monitor:
         self._deliveries = {name: self._deliveries[name] for name in wanted}
         for name in starting:
             self._deliveries[name][1].start()
+
+    # --- What a meter's face shows
+
+    def read_face(self, name: str, kwh: float, decimals: int, *, force: bool) -> int:
+        """
+        Have the register of the meter *name* become *kwh*, from its next pulse on.
+
+        Returns what to ask :meth:`judged` for. Raises :exc:`~powermeter.errors.PowerError` where that can't be now.
+        """
+        settings = next((meter for meter in self.settings.meters if meter.name == name), None)
+        if settings is None:
+            raise PowerError(f"{name}: no such meter: {', '.join(meter.name for meter in self.settings.meters)}")
+        if waits_s := self._keeper.waits_s:
+            raise PowerError(f"the clock is not known to be right yet: try again in {waits_s / 60:.0f} minutes")
+        if self._keeper.failing:
+            raise PowerError(f"journal: {self._keeper.failing}: a reading can't be kept now")
+        time_ns = self._clock.wall_ns()
+        recorder = self._recorder
+
+        def work() -> None:
+            number = self._meters[name].count
+            self._keeper.change(Face(name, number, time_ns, kwh, decimals, settings.max_watts, force))
+
+        recorder.change(work)
+        return time_ns
+
+    def judged(self, asked: int) -> Judged | None:
+        """What became of the face that :meth:`read_face` was given; None while that is not on the disk."""
+        return self._judgements.get(asked)
+
+    def _take_judgement(self, judged: Judged) -> None:
+        """Note what became of a face, and have the register follow; on the keeper's thread."""
+        if not judged.refused:
+            meter = self._meters[judged.face.meter]
+            by_kwh = judged.reading.face_kwh - judged.reading.register_kwh
+
+            def work() -> None:
+                constant = meter.constant
+                meter.constant = dataclasses.replace(constant, register_kwh=constant.register_kwh + by_kwh)
+
+            self._recorder.change(work)
+        self._judgements[judged.face.time_ns] = judged
+        if len(self._judgements) > MOST_JUDGEMENTS:
+            del self._judgements[min(self._judgements)]
 
     # --- How it is doing
 

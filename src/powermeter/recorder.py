@@ -150,6 +150,7 @@ class Recorder:
             self._taking = True
             self._board.unwatch()
             self._take()
+            self._note_missed(time.monotonic_ns(), ends=True)
             self._ended = True
         finally:
             self._lamps.dark()
@@ -199,8 +200,14 @@ class Recorder:
             watched.judge(now_ns, self._started_ns, functools.partial(self._board.sees_light, index))
             for index, watched in enumerate(self.meters)
         )
+        self._note_missed(now_ns)
         if self._watchdog is not None:
             self._watchdog.feed()
             self._judge_at_ns = min(self._judge_at_ns, now_ns + self._watchdog.every_ns)
         if self.faulty != before:
             self._on_state()
+
+    def _note_missed(self, now_ns: int, *, ends: bool = False) -> None:
+        for watched in self.meters:
+            if (since_ns := watched.missed(ends=ends)) is not None:
+                self._keeper.miss(watched.meter.name, since_ns, now_ns)

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from powermeter.clock import boot_id
 from powermeter.errors import DamagedError, JournalError, StoppedError, UnsafePathError
 from powermeter.journal.cursor import Cursor, Position
+from powermeter.journal.readings import Drift, Reading, refusal
 from powermeter.journal.tables import (
+    MOST_COUNT,
     SCHEMA_VERSION,
     SCHEMAS,
     UNFIT,
@@ -27,7 +29,7 @@ from powermeter.journal.tables import (
     schema_of_version,
     transaction,
 )
-from powermeter.meter import NS_PER_S, Constant
+from powermeter.meter import NS_PER_S, Constant, kwh_of
 from powermeter.mounts import file_system
 from powermeter.safe_path import make_directory
 
@@ -71,20 +73,42 @@ class Row(NamedTuple):
 
 
 class Change(NamedTuple):
-    """
-    From the pulse after *number* on, a pulse of *meter* is worth 1 / *impulses_per_kwh* kWh.
-
-    *register_kwh* is the register after pulse *number*; None: whatever the pulses up to there make it.
-    """
+    """From the pulse after *number* on, a pulse of *meter* is worth 1 / *impulses_per_kwh* kWh."""
 
     meter: str
     number: int
     impulses_per_kwh: float
-    register_kwh: float | None = None
 
 
-#: What is appended: both in the order in which they happened.
-Entry = Row | Change
+class Face(NamedTuple):
+    """
+    The face of *meter* shows *kwh* behind the pulse *number*, read at *time_ns* (UTC, ns): a reading as it is typed.
+
+    It becomes the register, unless the reading before or *max_watts* (W) are
+    against it; that does not matter with *force*, which begins anew.
+    """
+
+    meter: str
+    number: int
+    time_ns: int
+    kwh: float
+    decimals: int
+    max_watts: float
+    force: bool
+
+
+#: What is appended: all in the order in which they happened.
+Entry = Row | Change | Face
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a *face*: the *reading*, or why there is none; and the drift, where there was one before."""
+
+    face: Face
+    reading: Reading
+    refused: str
+    drift: Drift | None
 
 
 def stopped_error(path: str) -> StoppedError:
@@ -266,7 +290,7 @@ class Journal:
         *,
         settled: bool = True,
         begins: Mapping[str, int] = NO_BEGINS,
-    ) -> None:
+    ) -> list[Judged]:
         """
         Make *entries*, and every move of a cursor so far, durable in one transaction.
 
@@ -274,18 +298,17 @@ class Journal:
         from *begins* on, by the meter's name, if it is there. *ahead_ns* is how
         far the wall clock is ahead of theirs; unless *settled* it is not believed
         yet: their times may still be shifted by :meth:`settle`, and no writer
-        sees them before. Raises :exc:`sqlite3.Error` where the disk fails;
-        nothing is kept then.
+        sees them before. Returns what became of each face among *entries*.
+        Raises :exc:`sqlite3.Error` where the disk fails; nothing is kept then.
         """
         last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
-        constants = dict(self._constants)
-        kept, steps, begun, changed = [], [], [], []
+        worth = _Worth(self._connection, dict(self._constants))
+        kept, steps, begun = [], [], []
         for entry in entries:
             meter, ahead = self._keys[entry.meter], ahead_ns
             count = begins.get(entry.meter, 0) + entry.number
-            if isinstance(entry, Change):
-                constants[meter] = constant = _changed(constants[meter], entry, count)
-                changed.append((meter, count, constant.impulses_per_kwh, constant.register_kwh))
+            if not isinstance(entry, Row):
+                worth.take(entry, meter, count)
                 continue
             if not settled:
                 if meter not in unsettled:
@@ -301,8 +324,7 @@ class Journal:
         with transaction(self._connection):
             # A commit that was given up for a disk that hung may have been made after all.
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
-            if changed:
-                self._connection.executemany("INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)", changed)
+            worth.write()
             if steps:
                 self._connection.executemany("INSERT INTO steps VALUES (?, ?) ON CONFLICT DO NOTHING", steps)
             if begun:
@@ -310,10 +332,47 @@ class Journal:
                 self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
             # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
-        self._last_times, self._constants = last_times, constants
-        for cursor, before, position in moves:
-            if cursor.saved is before:
+        self._last_times, self._constants = last_times, worth.constants
+        for cursor, saved, position in moves:
+            if cursor.saved is saved:
                 cursor.saved = position
+        return worth.judged
+
+    def begin_cover(self, name: str, count: int | None, since_ns: int) -> None:
+        """
+        Note that the meter *name* is counted from *since_ns* (UTC, ns) on.
+
+        The time since it was counted last is a gap: since the stop, or, where
+        there was none, since its pulse *count*. With None it has been counted
+        since, in another file.
+        """
+        meter = self._keys[name]
+        with transaction(self._connection):
+            known = self._connection.execute("SELECT until_ns FROM covered WHERE meter = ?", (meter,)).fetchone()
+            if known is not None:
+                (stopped_ns,), pulse_ns = known, None if count is None else self._time_of(meter, count)
+                if pulse_ns is not None and (stopped_ns is None or pulse_ns > stopped_ns):
+                    self._add_gap(meter, pulse_ns, since_ns, "crashed")
+                elif stopped_ns is not None:
+                    self._add_gap(meter, stopped_ns, since_ns, "not running")
+            self._connection.execute(
+                "INSERT INTO covered VALUES (?1, ?2, NULL) ON CONFLICT (meter) DO UPDATE SET until_ns = NULL",
+                (meter, since_ns),
+            )
+
+    def end_cover(self, name: str, until_ns: int) -> None:
+        """Note that the meter *name* is counted no more since *until_ns* (UTC, ns)."""
+        with transaction(self._connection):
+            self._connection.execute("UPDATE covered SET until_ns = ? WHERE meter = ?", (until_ns, self._keys[name]))
+
+    def add_gap(self, name: str, from_ns: int, to_ns: int, why: str) -> None:
+        """Note that the meter *name* could not be counted from *from_ns* to *to_ns* (UTC, ns), and why."""
+        with transaction(self._connection):
+            self._add_gap(self._keys[name], from_ns, to_ns, why)
+
+    def _add_gap(self, meter: int, from_ns: int, to_ns: int, why: str) -> None:
+        if to_ns > from_ns:  # else the clock was set back
+            self._connection.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?)", (meter, from_ns, to_ns, why))
 
     def _unsettled(self) -> dict[int, int]:
         of_boot = (boot_id(),)
@@ -351,8 +410,12 @@ class Journal:
                 self._connection.execute("INSERT INTO steps VALUES (?, ?)", (meter, behind[0]))
 
     def _last_time(self, meter: int) -> int | None:
+        return self._time_of(meter, MOST_COUNT)
+
+    def _time_of(self, meter: int, count: int) -> int | None:
+        """The time of the pulse *count* of *meter*, or of the last one there is before it."""
         row = self._connection.execute(
-            "SELECT time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (meter,)
+            "SELECT time_ns FROM read_pulses WHERE meter = ? AND count <= ? ORDER BY count DESC LIMIT 1", (meter, count)
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -551,10 +614,71 @@ def _device_of(path: str) -> int | None:
         return None
 
 
-def _changed(constant: Constant, change: Change, count: int) -> Constant:
-    """The constant behind *change*, which is behind the pulse *count*."""
-    register_kwh = constant.register_at(count) if change.register_kwh is None else change.register_kwh
-    return Constant(change.impulses_per_kwh, count, register_kwh)
+class _Worth:
+    """What pulses are worth: by a meter's key the constant in force, and what one append changes of it."""
+
+    def __init__(self, connection: sqlite3.Connection, constants: dict[int, Constant]) -> None:
+        self.constants = constants
+        self.judged: list[Judged] = []
+        self._connection = connection
+        self._changed: list[tuple[int, Constant]] = []
+        self._readings: list[tuple[int, Reading]] = []
+
+    def take(self, entry: Change | Face, meter: int, count: int) -> None:
+        """Take *entry*, which is behind the pulse *count* of *meter*."""
+        in_force = self.constants[meter]
+        register_kwh = in_force.register_at(count)
+        if isinstance(entry, Change):
+            self._change(meter, Constant(entry.impulses_per_kwh, count, register_kwh))
+            return
+        judged = self._judge(entry, meter, count, register_kwh)
+        self.judged.append(judged)
+        if not judged.refused:
+            self._change(meter, Constant(in_force.impulses_per_kwh, count, entry.kwh))
+            self._readings.append((meter, judged.reading))
+
+    def _change(self, meter: int, constant: Constant) -> None:
+        self.constants[meter] = constant
+        self._changed.append((meter, constant))
+
+    def _judge(self, face: Face, meter: int, count: int, register_kwh: float) -> Judged:
+        refused, drift = "", None
+        if (before := self._reading_before(face, meter)) is not None:
+            refused = refusal(face.kwh, face.decimals, before, face.time_ns, face.max_watts)
+            if not refused:
+                constants = [*constants_of(self._connection, meter), *(of for key, of in self._changed if key == meter)]
+                counted_kwh = kwh_of(constants, before.count, count)
+                drift = Drift(
+                    before, face.kwh - before.face_kwh, counted_kwh, constants[-1].impulses_per_kwh, face.decimals
+                )
+        base = drift is None
+        reading = Reading(face.meter, face.time_ns, count, face.kwh, face.decimals, register_kwh, base)
+        return Judged(face, reading, "" if face.force else refused, drift)
+
+    def _reading_before(self, face: Face, meter: int) -> Reading | None:
+        row = self._connection.execute(
+            # One of the same time is itself: a commit that failed may have been made.
+            "SELECT time_ns, count, face_kwh, decimals, register_kwh, base <> 0 FROM readings"
+            " WHERE meter = ? AND time_ns < ? ORDER BY time_ns DESC LIMIT 1",
+            (meter, face.time_ns),
+        ).fetchone()
+        before = [Reading(face.meter, *row)] if row else []
+        before += [reading for key, reading in self._readings if key == meter]
+        return before[-1] if before else None
+
+    def write(self) -> None:
+        """Write it, in the transaction that was begun."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
+            [(meter, of.from_count, of.impulses_per_kwh, of.register_kwh) for meter, of in self._changed],
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (meter, of.time_ns, of.count, of.face_kwh, of.decimals, of.register_kwh, of.base)
+                for meter, of in self._readings
+            ],
+        )
 
 
 def prepare_dir(path: str) -> None:
