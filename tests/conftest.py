@@ -11,7 +11,9 @@ from influxd import Influxd, influxd_path
 from librato_server import LibratoServer
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
+from powermeter.settings.reading import WRITER_TYPES
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import Secret, WriterSettings
 from powermeter.writers import open_writer
 
 # Helpers whose failing asserts are shown with their values, as those of tests are.

@@ -32,7 +32,8 @@ root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
 #: The lines after which a command is run by a user whom the modes of files bind: for :meth:`Program.run_after`.
 #: They import first: once the privileges are gone, the source and Python itself may not be readable any more.
 UNPRIVILEGED = f"""
-import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run, powermeter.settings
+import json, locale, os, socket, powermeter.journal, powermeter.process, powermeter.run
+import powermeter.settings.reading
 power.parser()
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

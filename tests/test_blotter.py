@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from powermeter.settings import Secret
+from powermeter.settings.values import Secret
 from powermeter.writers import one_line
 from powermeter.writers.blotter import MAX_BLOTTED, Blotter
 

@@ -14,12 +14,13 @@ from contracts import BoardContract, WriterContract, taken
 from deliveries import add_pulses, begun, delivered_all, end
 from program import PATIENCE_S, SOURCE, wait_until
 
-from powermeter import boards, settings, writers
+from powermeter import boards, writers
 from powermeter.delivery import State
 from powermeter.errors import BoardError
 from powermeter.journal import Journal
 from powermeter.lamps import Lamp
 from powermeter.monitor import Monitor
+from powermeter.settings import reading, schema
 
 DOCS = SOURCE.parent / "docs"
 
@@ -34,7 +35,7 @@ BLOCKS = [
 
 def entries(block):
     """The entries of a dict of the program that *block* shows."""
-    return eval("{" + block + "}", vars(settings) | {"Key": settings.Key})
+    return eval("{" + block + "}", dict(vars(schema)))
 
 
 @contextlib.contextmanager
@@ -57,14 +58,14 @@ def added(monkeypatch):
     ):
         for table, block in (
             (writers.WRITERS, BLOCKS[0]),
-            (settings.WRITER_TYPES, BLOCKS[1]),
+            (reading.WRITER_TYPES, BLOCKS[1]),
             (boards.BOARDS, BLOCKS[3]),
-            (settings.TOP, BLOCKS[4]),
+            (reading.TOP, BLOCKS[4]),
         ):
             for key, entry in entries(block).items():
                 monkeypatch.setitem(table, key, entry)
-        types = settings.Key(settings.REQUIRED, settings.choice(*settings.WRITER_TYPES))
-        monkeypatch.setitem(settings.WRITER_COMMON, "type", types)
+        types = schema.Key(schema.REQUIRED, schema.choice(*reading.WRITER_TYPES))
+        monkeypatch.setitem(reading.WRITER_COMMON, "type", types)
         yield
 
 
@@ -72,7 +73,7 @@ def settings_of(directory, text):
     path = directory / "settings.py"
     path.write_text(f"DATA_DIR = {str(directory)!r}\n{text}\n")
     path.chmod(0o600)
-    return settings.read(str(path))
+    return reading.read(str(path))
 
 
 # --- The writer

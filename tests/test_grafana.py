@@ -22,7 +22,9 @@ import pytest
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
+from powermeter.settings.reading import WRITER_TYPES
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import WriterSettings
 from powermeter.writers import Receipt, open_writer
 
 GRAFANA = Path(__file__).resolve().parents[1] / "docs" / "grafana"

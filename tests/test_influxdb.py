@@ -17,9 +17,9 @@ from http_server import BEHAVIOURS, HANG, Answering, forward_to, http_answer, tl
 from influxd import Influxd, free_port, influxd_path
 from program import wait_until
 
-from powermeter import settings
 from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S
+from powermeter.settings import reading
 from powermeter.writers import Receipt
 from powermeter.writers.answers import Verdict
 
@@ -148,7 +148,7 @@ def test_measurement_and_tags_are_escaped(influxd, influx_db, writer, pulses, me
 def test_no_measurement_is_a_comment(influxd, influx_db, writer, pulses, measurement):
     """A measurement that the settings allow never makes a comment of a line: the server would drop it in silence."""
     try:
-        settings.WRITER_TYPES["influxdb"]["measurement"].check(measurement)
+        reading.WRITER_TYPES["influxdb"]["measurement"].check(measurement)
     except ValueError:
         return
     writer(measurement=measurement).deliver(pulses(3), "")
@@ -160,7 +160,7 @@ def test_no_tag_has_a_name_that_the_server_refuses(writer, pulses):
     """A tag that the settings allow is taken: with one named time every point would be refused."""
     tags = {"time": "now"}
     try:
-        settings.WRITER_TYPES["influxdb"]["tags"].check(tags)
+        reading.WRITER_TYPES["influxdb"]["tags"].check(tags)
     except ValueError:
         return
     assert writer(tags=tags).deliver(pulses(3), "") == Receipt(3)

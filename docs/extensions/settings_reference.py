@@ -17,7 +17,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.nodes import make_id
 
-from powermeter.settings import METER, REQUIRED, TOP, WRITER_COMMON, WRITER_TYPES, Key
+from powermeter.settings.reading import METER, TOP, WRITER_COMMON, WRITER_TYPES
+from powermeter.settings.schema import REQUIRED, Key
 
 log = logging.getLogger(__name__)
 

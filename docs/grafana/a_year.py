@@ -26,7 +26,9 @@ from influxd import Influxd  # noqa: E402 - found by the line before
 from victoriametrics import VictoriaMetrics  # noqa: E402
 
 from powermeter.meter import NS_PER_S, Constant, Pulse  # noqa: E402
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings  # noqa: E402
+from powermeter.settings.reading import WRITER_TYPES  # noqa: E402
+from powermeter.settings.schema import REQUIRED  # noqa: E402
+from powermeter.settings.values import WriterSettings  # noqa: E402
 from powermeter.writers import open_writer  # noqa: E402
 
 PULSES = 4_000_000

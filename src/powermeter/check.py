@@ -11,7 +11,7 @@ from powermeter.errors import PowerError, ProcessError, TakenError, UnsafePathEr
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
-from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, OWN_FILES, Settings, WriterSettings
 from powermeter.writers import open_writer
 
 

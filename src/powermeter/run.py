@@ -24,7 +24,7 @@ from powermeter.monitor import Monitor
 from powermeter.mounts import volatile
 from powermeter.process import Control, PidFile, notify, watchdog_s
 from powermeter.recorder import Watchdog
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 from powermeter.views import text
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,9 @@ from rig import Row, times
 from powermeter import process
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
+from powermeter.settings.reading import WRITER_TYPES
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import Secret, WriterSettings
 from powermeter.writers import librato, open_writer
 
 TITLE = "Hostile input"

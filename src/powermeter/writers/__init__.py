@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import WriterSettings
+from powermeter.settings.values import WriterSettings
 from powermeter.writers.blotter import Blotter
 
 
@@ -104,7 +104,7 @@ def one_line(text: str, blotter: Blotter) -> str:
     r"""
     The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
 
-    >>> from powermeter.settings import Secret
+    >>> from powermeter.settings.values import Secret
     >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
     'unknown token ***'
     >>> one_line("a database of a", Blotter("me", Secret("a")))

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from powermeter.settings import Secret
+from powermeter.settings.values import Secret
 
 #: A secret of fewer characters is hidden only where it is a word of its own, since many other words contain it.
 SHORT_SECRET = 4

@@ -25,7 +25,8 @@ import influxdb
 
 from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
-from powermeter.settings import Secret, certificates
+from powermeter.settings.schema import certificates
+from powermeter.settings.values import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
 from powermeter.writers.blotter import Blotter

@@ -20,7 +20,7 @@ from librato.queue import Queue
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import Secret
+from powermeter.settings.values import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
 from powermeter.writers.blotter import Blotter

@@ -1,312 +1,56 @@
 """
 The user's settings.py, read into frozen values, or every mistake in it at once.
 
-Owns the schema: each key's default, what is allowed, and how a mistake reads.
-The network is never asked. A value that may be a secret is never shown.
+Owns the keys and their defaults, what is checked of several at once, and how a
+mistake reads. A value that may be a secret is never shown.
 """
 
 import contextlib
 import difflib
-import errno
 import os
 import re
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from powermeter.errors import SettingsError, UnsafePathError
 from powermeter.safe_path import read_code
-
-Values = dict[str, Any]
-
-
-class Secret:
-    """
-    A password or token, shown as ``***`` wherever it is printed, formatted, logged or pickled.
-
-    >>> secret = Secret("hunter2")
-    >>> f"{secret} {secret!r} {[secret]}", secret.reveal()
-    ('*** *** [***]', 'hunter2')
-    """
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the text, for a header that is sent."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __format__(self, spec: str) -> str:
-        return format("***", spec)
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __copy__(self) -> "Secret":
-        return self
-
-    def __deepcopy__(self, _memo: object) -> "Secret":
-        return self
-
-    def __reduce__(self) -> tuple[type["Secret"], tuple[str]]:
-        return Secret, ("***",)
-
-
-@dataclass(frozen=True, slots=True)
-class MeterSettings:
-    """One entry of METERS."""
-
-    name: str
-    pin: int
-    impulses_per_kwh: float
-    min_flash_ms: float | None
-    silence_minutes: float | None
-    max_watts: float
-    pull: str | None = None
-    lit: str = "low"
-    sensor: str = "led"
-
-
-@dataclass(frozen=True, slots=True)
-class WriterSettings:
-    """One enabled entry of WRITERS; *options* holds its type's keys, all set, a secret one as a :class:`Secret`."""
-
-    name: str
-    type: str
-    options: Values
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """
-    What the user has set, checked, with the defaults filled in.
-
-    *data_dir* is absolute; *log_file* is, where it is set. *warnings* are
-    lines for the user that stop nothing.
-    """
-
-    path: str
-    gpio_library: str
-    gpio_chip: str | None
-    pin_numbering: str
-    meters: tuple[MeterSettings, ...]
-    l1_pin: int | None
-    l2_pin: int | None
-    data_dir: str
-    commit_interval_s: float
-    clock_wait_s: float
-    keep_days: float
-    log_file: str | None
-    writers: tuple[WriterSettings, ...]
-    warnings: tuple[str, ...]
-
-
-# --- What is allowed: a check returns the value to use or raises ValueError(what is allowed)
-
-Check = Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of the schema. A *secret* value is not shown in a mistake, and becomes a :class:`Secret`."""
-
-    default: Any
-    check: Check
-    secret: bool = False
-
-
-#: Stands for "no default": the key must be given.
-REQUIRED = object()
-
-
-def number(low: float, high: float) -> Check:
-    """An int or float from *low* to *high*."""
-
-    def check(found: Any) -> float:
-        # bool is an int, and NaN passes every comparison that is turned round.
-        if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
-            raise ValueError(f"a number from {low:,} to {high:,}")
-        return found
-
-    return check
-
-
-def whole(low: int, high: int) -> Check:
-    """An int from *low* to *high*."""
-
-    def check(found: Any) -> int:
-        if isinstance(found, bool) or not isinstance(found, int) or not low <= found <= high:
-            raise ValueError(f"a whole number from {low:,} to {high:,}")
-        return found
-
-    return check
-
-
-def choice(*allowed: str) -> Check:
-    """One of some words."""
-
-    def check(found: Any) -> str:
-        if not isinstance(found, str) or found not in allowed:
-            raise ValueError(" or ".join(f'"{word}"' for word in allowed))
-        return str(found)
-
-    return check
-
-
-def flag(found: Any) -> bool:
-    """True or False."""
-    if not isinstance(found, bool):
-        raise ValueError("True or False")
-    return found
-
-
-#: Half a character of UTF-16: Python's text may hold one, no file's name and no request can.
-_HALF = re.compile("[\ud800-\udfff]")
-
-
-def text(pattern: str, allowed: str) -> Check:
-    """Text that matches *pattern* as a whole; *allowed* says so in words."""
-    compiled = re.compile(pattern)
-
-    def check(found: Any) -> str:
-        if not isinstance(found, str) or not compiled.fullmatch(found) or _HALF.search(found):
-            raise ValueError(allowed)
-        return found
-
-    return check
-
-
-def optional(check: Check) -> Check:
-    """None, or what *check* allows."""
-
-    def check_optional(found: Any) -> Any:
-        if found is None:
-            return None
-        try:
-            return check(found)
-        except ValueError as error:
-            raise ValueError(f"{error}, or None") from None
-
-    return check_optional
-
-
-def tags(
-    key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False, taken: Iterable[str] = ("meter", "time")
-) -> Check:
-    """A dict of text to text; the name ``meter`` is the program's own, what else is *taken* a service's."""
-
-    def check(found: Any) -> dict[str, str]:
-        if isinstance(found, dict) and (wrong := [name for name in taken if name in map(_lower, found)]):
-            raise ValueError(f'{allowed} ("{wrong[0]}" has a meaning of its own)')
-        if (
-            not isinstance(found, dict)
-            or len(found) > MOST_TAGS
-            or not all(isinstance(part, str) for item in found.items() for part in item)
-            or not all(re.fullmatch(key_pattern, key) for key in found)
-            or not all(re.fullmatch(value_pattern, value) for value in found.values())
-            or any(_HALF.search(part) for item in found.items() for part in item)
-        ):
-            raise ValueError(allowed)
-        return {k.lower(): v.lower() for k, v in found.items()} if lower else dict(found)
-
-    return check
-
-
-def _lower(found: Any) -> Any:
-    return found.lower() if isinstance(found, str) else found
-
-
-def verify_ssl(found: Any) -> bool | str:
-    """
-    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
-
-    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
-    """
-    if isinstance(found, bool):
-        return found
-    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
-    path = os.path.expanduser(found) if isinstance(found, str) else ""
-    if not os.path.isabs(path):
-        raise ValueError(allowed)
-    try:
-        import ssl
-
-        with contextlib.suppress(FileNotFoundError):
-            ssl.create_default_context(cadata=certificates(path))
-    except UnsafePathError as error:
-        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
-    except (OSError, ValueError):
-        raise ValueError(allowed) from None
-    return path
-
-
-def certificates(path: str) -> str:
-    """
-    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
-
-    Raises :exc:`OSError`, also where there are none.
-    """
-    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
-    if "-----BEGIN" not in text:
-        raise OSError(errno.EINVAL, "there is none in it")
-    return text
-
-
-#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
-MAX_CERTIFICATES = 5_000_000
-
-#: Of a path: Linux takes up to 4,095 bytes (PATH_MAX), and each is said on one line.
-_PATH = r"[^\x00-\x1f\x7f]{1,4095}"
-
-
-def _in_home(path: str) -> str:
-    """*path* with its ~ replaced by the home that it stands for."""
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        raise ValueError("a path without ~, as no such home is known")
-    return expanded
-
-
-def absolute_path(found: Any) -> str:
-    """A path that does not depend on where the program was started."""
-    allowed = "a path that begins with / or ~"
-    path = _in_home(text(_PATH, allowed)(found))
-    if not os.path.isabs(path):
-        raise ValueError(allowed)
-    return os.path.normpath(path)
-
-
-def file_path(found: Any) -> str:
-    """The path of a file, as the user has it: where it begins is known later."""
-    path: str = text(_PATH + r"(?<!/)", "the path of a file")(found)
-    _in_home(path)
-    return path
-
+from powermeter.settings.schema import (
+    REQUIRED,
+    Key,
+    absolute_path,
+    choice,
+    file_path,
+    flag,
+    host,
+    host_and_port,
+    in_home,
+    number,
+    optional,
+    pin_number,
+    tags,
+    text,
+    url_prefix,
+    verify_ssl,
+    visible_ascii,
+    whole,
+    words,
+)
+from powermeter.settings.values import (
+    BOARD_TO_BCM,
+    JOURNAL,
+    OWN_FILES,
+    MeterSettings,
+    Secret,
+    Settings,
+    Values,
+    WriterSettings,
+)
 
 #: Librato's own host. It no longer resolves; the default tells where the API came from.
 LIBRATO_HOST = "metrics-api.librato.com"
-#: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
-MOST_TAGS = 49
-_ASCII = text(r"[!-~]+", "text of visible ASCII characters, not empty")
-_WORDS = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
-_NAME_OR_IPV4 = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,126}\.?"
-# The zone is the name of an interface, which a link-local address needs (RFC 4007, 11).
-_IPV6 = r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.~-]{1,15})?"
-_HOST = text(rf"{_NAME_OR_IPV4}|{_IPV6}|\[{_IPV6}\]", 'a host name or address alone, such as "192.168.1.5"')
 # Names, sources and tags: the limits of the Librato API documentation.
 _NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
 # "<source>.<meter>" is sent, a meter's name has up to 32 characters.
@@ -341,32 +85,6 @@ _INFLUX_TAGS = tags(
 )
 # A line of the line protocol that begins with # is a comment.
 _MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
-_HOST_AND_PORT = text(
-    _NAME_OR_IPV4 + r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?",
-    'a host name or address, with or without a port: "10.0.0.5:8080"',
-)
-
-
-def host(found: Any) -> str:
-    """A host name or address; an IPv6 one may stand in brackets, as in a URL."""
-    return str(_HOST(found)).strip("[]")
-
-
-def pin_number(found: Any) -> int:
-    """A pin of the header, or a line of another board's chip; which of them there are is known later."""
-    if isinstance(found, int) and 40 < found <= MOST_LINES:
-        return found
-    return int(whole(0, 40)(found))
-
-
-def url_prefix(found: Any) -> str:
-    """What stands before a path in a URL: "" or, without its last slash, one that begins with a slash."""
-    path = text(r"|(/[A-Za-z0-9_.~!$&'()*+,;=:@%-]*)+", 'text that begins with /, such as "/influx", or ""')(found)
-    return str(path).rstrip("/")
-
-
-#: No chip has more lines: 54 on a Pi, some hundred on other boards.
-MOST_LINES = 1023
 
 METER: dict[str, Key] = {
     "pin": Key(REQUIRED, pin_number),
@@ -382,10 +100,10 @@ METER: dict[str, Key] = {
 WRITER_TYPES: dict[str, dict[str, Key]] = {
     "file": {"path": Key("power.csv", file_path)},
     "librato": {
-        "user": Key(REQUIRED, _ASCII),
-        "token": Key(REQUIRED, _ASCII, secret=True),
+        "user": Key(REQUIRED, visible_ascii),
+        "token": Key(REQUIRED, visible_ascii, secret=True),
         "metric": Key("power", _NAME_1_255),
-        "hostname": Key(LIBRATO_HOST, _HOST_AND_PORT),
+        "hostname": Key(LIBRATO_HOST, host_and_port),
         "protocol": Key("https", choice("https", "http")),
         "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
         "source": Key(None, optional(_SOURCE)),
@@ -396,11 +114,11 @@ WRITER_TYPES: dict[str, dict[str, Key]] = {
         "host": Key("localhost", host),
         "port": Key(8086, whole(1, 65535)),
         "path": Key("", url_prefix),
-        "username": Key(None, optional(_WORDS)),
-        "password": Key(None, optional(_WORDS), secret=True),
-        "token": Key(None, optional(_ASCII), secret=True),
-        "database": Key("power", _WORDS),
-        "retention_policy": Key(None, optional(_WORDS)),
+        "username": Key(None, optional(words)),
+        "password": Key(None, optional(words), secret=True),
+        "token": Key(None, optional(visible_ascii), secret=True),
+        "database": Key("power", words),
+        "retention_policy": Key(None, optional(words)),
         "ssl": Key(False, flag),
         "verify_ssl": Key(True, verify_ssl),
         "measurement": Key("electricity_power", _MEASUREMENT),
@@ -431,25 +149,8 @@ TOP: dict[str, Key] = {
 }
 DICTS = ("METERS", "WRITERS")
 
-#: Header pins that are a GPIO, by board number, and the GPIO's own; the others are power, ground or the HAT's EEPROM
-#: (Raspberry Pi documentation, "GPIO and the 40-pin header").
-# fmt: off
-BOARD_TO_BCM = {
-    3: 2, 5: 3, 7: 4, 8: 14, 10: 15, 11: 17, 12: 18, 13: 27, 15: 22, 16: 23, 18: 24, 19: 10, 21: 9, 22: 25, 23: 11,
-    24: 8, 26: 7, 29: 5, 31: 6, 32: 12, 33: 13, 35: 19, 36: 16, 37: 26, 38: 20, 40: 21,
-}
-# fmt: on
 BOARD_PINS = frozenset(BOARD_TO_BCM)
 BCM_PINS = frozenset(range(28))
-
-#: The names of the program's own files in DATA_DIR, and of a log. No file of the settings' may have one: lines in the
-#: journal would destroy it, and closing it or the lock would drop the lock.
-OWN_FILES = frozenset(
-    {"journal.db", "journal.db-wal", "journal.db-shm", "lock", "power.pid", "power.pid.sock", "power.log"}
-)
-
-#: What begins so in DATA_DIR is the journal's too: what is made where it is damaged (salvage), and taken for it then.
-JOURNAL = "journal.db"
 
 #: Fewer impulses per kWh than any household meter has (40 and more): Wh per impulse may have been meant.
 FEW_IMPULSES = 10
@@ -629,7 +330,7 @@ def default_data_dir(*, as_root: bool) -> str:
     if as_root:
         return "/var/lib/power"
     try:
-        return _in_home("~/.local/state/power")
+        return in_home("~/.local/state/power")
     except ValueError:
         raise SettingsError(
             "DATA_DIR",
