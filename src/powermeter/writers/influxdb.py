@@ -6,22 +6,16 @@ without a pause, follow redirects with a GET, not verify TLS, take a password
 from ``~/.netrc``, obey proxies, read an answer of any size, unpack msgpack that
 nobody asked for, lose the status of a 5xx, and import pandas where that is
 installed.
+
+The client, and Python's own for HTTP and TLS, are imported when a writer is opened.
 """
 
-import http.client
 import json
 import re
-import ssl as tls
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-if "pandas" not in sys.modules:
-    # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
-
-import influxdb
+from typing import TYPE_CHECKING, Any
 
 from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
@@ -30,7 +24,9 @@ from powermeter.settings.values import Secret
 from powermeter.writers import Pace, Receipt, one_line
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
 from powermeter.writers.blotter import Blotter
-from powermeter.writers.connection import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
+
+if TYPE_CHECKING:
+    from powermeter.writers.connection import Connection
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
 ADVICE = {
@@ -82,7 +78,9 @@ class _Session:
     *path* is put before the client's own.
     """
 
-    def __init__(self, connection: Connection, authorization: Secret | None, path: str) -> None:
+    def __init__(self, connection: "Connection", authorization: Secret | None, path: str) -> None:
+        from powermeter.writers.connection import USER_AGENT
+
         self._connection = connection
         self._authorization = authorization
         self._path = path
@@ -102,6 +100,8 @@ class _Session:
 
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
         """Send one request and return its answer, whatever that is."""
+        from powermeter.writers.connection import MOST_READ, retry_after_s
+
         connection = self._connection
         if connection.has_ended():
             connection.close()
@@ -157,8 +157,7 @@ class InfluxdbWriter:
         )
         authorization = _authorization(username, password, token)
         self._blotter = Blotter(username, password, token)
-        self._client = influxdb.InfluxDBClient(host, port, database=database, ssl=ssl, retries=1)
-        self._client.close()
+        self._client = _client(host, port, database=database, ssl=ssl, retries=1)
         self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization, path)
         self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not take one of ours
 
@@ -193,6 +192,10 @@ class InfluxdbWriter:
         return f"{self._series},meter={p.meter} energy={p.watt_hours!r},{power}register={p.register_kwh!r} {p.time_ns}"
 
     def _write(self, lines: list[str]) -> Receipt:
+        import http.client
+
+        from powermeter.writers.connection import cause
+
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
@@ -248,6 +251,8 @@ class InfluxdbWriter:
 
         Where the server does not answer InfluxDB 1's query, or not to this user, its types are not known.
         """
+        import http.client
+
         name = self._measurement.replace('"', r"\"")
         query = {"db": self._database, "q": f'SHOW FIELD KEYS FROM "{name}"'}
         try:
@@ -267,12 +272,28 @@ class InfluxdbWriter:
         return ": ".join(filter(None, (found.rstrip("."), ADVICE[advice]))) if advice else found
 
 
-def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:
+def _client(host: str, port: int, **options: Any) -> Any:
+    """The library's client, with its session closed."""
+    if "pandas" not in sys.modules:
+        # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+    import influxdb
+
+    client = influxdb.InfluxDBClient(host, port, **options)
+    client.close()
+    return client
+
+
+def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> "Connection":
     """
     A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
 
     Raises :exc:`LocalError` where that file is missing, or others may write it.
     """
+    import ssl as tls
+
+    from powermeter.writers.connection import Connection
+
     if not ssl:
         return Connection(host, port, timeout=timeout)
     file = verify_ssl if isinstance(verify_ssl, str) else None
@@ -294,6 +315,8 @@ def _authorization(username: str | None, password: Secret | None, token: Secret 
     if token:
         return Secret(f"Token {token.reveal()}")
     if username:
+        from powermeter.writers.connection import basic
+
         return basic(username, password or Secret(""))
     return None
 
