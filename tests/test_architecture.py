@@ -61,7 +61,7 @@ MAY_IMPORT = {
         "writers",
     },
     "lookup": {"journal", "meter"},
-    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values"},
+    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "writers"},
     "log": {"errors", "mounts", "safe_path"},
     "process": {"errors", "safe_path"},
     "delivery": {"errors", "journal", "meter", "search", "writers", "writers.answers"},
@@ -75,10 +75,11 @@ MAY_IMPORT = {
     "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings.values"},
     "boards.simulated": {"boards", "lamps", "meter", "settings.values"},
     "boards": {"errors", "lamps", "meter", "settings.values"},
-    "writers.file": {"errors", "meter", "mounts", "safe_path", "writers"},
+    "writers.file": {"errors", "meter", "mounts", "safe_path", "settings.schema", "settings.values", "writers"},
     "writers.influxdb": {
         "errors",
         "meter",
+        "safe_path",
         "settings.schema",
         "settings.values",
         "writers",
@@ -89,6 +90,7 @@ MAY_IMPORT = {
     "writers.librato": {
         "errors",
         "meter",
+        "settings.schema",
         "settings.values",
         "writers",
         "writers.answers",
@@ -96,12 +98,12 @@ MAY_IMPORT = {
         "writers.connection",
     },
     "writers.connection": {"settings.values"},
-    "writers": {"meter", "settings.values", "writers.blotter"},
+    "writers": {"meter", "settings.schema", "settings.values"},
     "writers.blotter": {"settings.values"},
     "status": set(),
     "lamps": set(),
     "meter": set(),
-    "settings.schema": {"errors", "safe_path"},
+    "settings.schema": {"settings.values"},
     "settings.values": set(),
     "settings": set(),
     "safe_path": {"errors", "mounts"},
@@ -119,8 +121,10 @@ LIBRARIES = {
     "writers.librato": {"librato"},
 }
 
-#: What the light commands must not load: the libraries of pins and services, and the database.
-HEAVY = {"RPi", "lgpio", "gpiod", "influxdb", "librato", "requests", "http", "msgpack", "rich", "sqlite3"}
+#: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
+#: database.
+SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3"}
 
 PACKAGE = "powermeter"
 
@@ -251,6 +255,16 @@ def test_asking_and_stopping_a_running_one_are_light(tmp_path):
             assert "powermeter.process" in modules
             assert_light(modules)
         assert program.pid is None
+
+
+def test_who_has_a_file_alone_loads_no_service(tmp_path):
+    """Where no writer to a service is enabled, nothing of one's is imported but what says its keys."""
+    off = ", ".join(f'"{kind}": {{"type": "{kind}", "enabled": False}}' for kind in ("librato", "influxdb"))
+    text = f'GPIO_LIBRARY, GPIO_CHIP = "gpiod", "/dev/null"; WRITERS = {{"file": {{"type": "file"}}, {off}}}'
+    returned, modules = loaded_by(Program(tmp_path, text), "--check")
+    assert returned == 1  # of the chip
+    assert {f"powermeter.writers.{kind}" for kind in ("file", "librato", "influxdb")} <= modules
+    assert {name for name in modules if name.split(".")[0] in SERVICES} == set()
 
 
 @pytest.mark.parametrize(("library", "board"), [("gpiod", "gpiod"), ("RPi.GPIO", "rpi_gpio")])

@@ -12,8 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from powermeter.settings.values import Secret
-from powermeter.writers import one_line
-from powermeter.writers.blotter import MAX_BLOTTED, Blotter
+from powermeter.writers.blotter import MAX_BLOTTED, Blotter, one_line
 
 
 def lower(quoted):

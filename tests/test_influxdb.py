@@ -19,8 +19,7 @@ from program import wait_until
 
 from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S
-from powermeter.settings import reading
-from powermeter.writers import Receipt
+from powermeter.writers import Receipt, writer_type
 from powermeter.writers.answers import Verdict
 
 SRC = Path(__file__).parent.parent / "src"
@@ -148,7 +147,7 @@ def test_measurement_and_tags_are_escaped(influxd, influx_db, writer, pulses, me
 def test_no_measurement_is_a_comment(influxd, influx_db, writer, pulses, measurement):
     """A measurement that the settings allow never makes a comment of a line: the server would drop it in silence."""
     try:
-        reading.WRITER_TYPES["influxdb"]["measurement"].check(measurement)
+        writer_type("influxdb").keys["measurement"].check(measurement)
     except ValueError:
         return
     writer(measurement=measurement).deliver(pulses(3), "")
@@ -160,7 +159,7 @@ def test_no_tag_has_a_name_that_the_server_refuses(writer, pulses):
     """A tag that the settings allow is taken: with one named time every point would be refused."""
     tags = {"time": "now"}
     try:
-        reading.WRITER_TYPES["influxdb"]["tags"].check(tags)
+        writer_type("influxdb").keys["tags"].check(tags)
     except ValueError:
         return
     assert writer(tags=tags).deliver(pulses(3), "") == Receipt(3)
@@ -564,10 +563,9 @@ def test_pandas_is_not_imported(tmp_path):
     assert b"pandas was imported" in trap.stderr
     opened = """
 import sys
-from powermeter.settings.reading import WRITER_TYPES
 from powermeter.settings.values import WriterSettings
-from powermeter.writers import open_writer
-options = {name: key.default for name, key in WRITER_TYPES["influxdb"].items()}
+from powermeter.writers import open_writer, writer_type
+options = {name: key.default for name, key in writer_type("influxdb").keys.items()}
 open_writer(WriterSettings("db", "influxdb", options)).close()
 assert "influxdb" in sys.modules
 """

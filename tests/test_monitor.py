@@ -16,7 +16,8 @@ from powermeter.errors import JournalError
 from powermeter.journal import Journal
 from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Edge
-from powermeter.settings import reading, values
+from powermeter.settings import values
+from powermeter.writers import writer_type
 
 # --- The lamps
 
@@ -274,7 +275,7 @@ def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
     """A period whose last edge waits untaken when it is over goes to Librato once that is counted: once, and whole."""
     token = values.Secret(librato_server.token)
     needed = {"user": librato_server.user, "token": token, "hostname": librato_server.hostname}
-    defaults = {name: key.default for name, key in reading.WRITER_TYPES["librato"].items()}
+    defaults = {name: key.default for name, key in writer_type("librato").keys.items()}
     options = {**defaults, **needed, "protocol": "http", "period": PERIOD_S}
     librato = values.WriterSettings("librato", "librato", options)
     running = Running(tmp_path, board=StallingBoard(), writers=(librato,))

@@ -16,6 +16,7 @@ from program import AS_ROOT, SOURCE, Program
 
 from powermeter.errors import PowerError, SettingsError
 from powermeter.settings import reading, schema, values
+from powermeter.writers import writer_type
 
 EXAMPLE = SOURCE.parent / "settings.py.example"
 
@@ -840,7 +841,7 @@ def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, war
 def test_a_secret_of_a_type_of_one_s_own(read, monkeypatch):
     """Of another type of writer it is not known how it sends its secret, which is one all the same."""
     key = schema.Key(None, schema.optional(schema.absolute_path), secret=True)
-    monkeypatch.setitem(reading.WRITER_TYPES, "file", {**reading.WRITER_TYPES["file"], "token": key})
+    monkeypatch.setitem(writer_type("file").keys, "token", key)
     found = read(writer(f'"type": "file", "token": "/{SECRET}"'))
     assert found.warnings == ()
     assert found.writers[0].options["token"] == values.Secret(f"/{SECRET}")

@@ -76,7 +76,7 @@ def failed(error: PowerError) -> int:
 def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = None) -> "Settings":
     """The settings for a run, checked, with their warnings said; in the file *path*, if it was found before."""
     from powermeter.settings import reading
-    from powermeter.writers import LIBRARIES
+    from powermeter.writers import writer_type
 
     path = path or args.settings or reading.find(TOP, SOURCE)
     if path is None and simulate is None:
@@ -85,7 +85,7 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
     read = reading.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
-    require({module: name for w in read.writers if w.type in LIBRARIES for module, name in [LIBRARIES[w.type]]})
+    require(dict(library for w in read.writers if (library := writer_type(w.type).library)))
     for warning in read.warnings:
         print(f"power: {warning}", file=sys.stderr)
     return read

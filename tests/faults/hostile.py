@@ -40,10 +40,9 @@ from rig import Row, times
 from powermeter import process
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings.reading import WRITER_TYPES
 from powermeter.settings.schema import REQUIRED
 from powermeter.settings.values import Secret, WriterSettings
-from powermeter.writers import librato, open_writer
+from powermeter.writers import librato, open_writer, writer_type
 
 TITLE = "Hostile input"
 
@@ -160,7 +159,7 @@ def writer_to(kind, port, **options):
         },
         "librato": {"user": "me", "token": Secret(TOKEN), "hostname": f"127.0.0.1:{port}", "protocol": "http"},
     }[kind]
-    defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
+    defaults = {name: key.default for name, key in writer_type(kind).keys.items() if key.default is not REQUIRED}
     writer = open_writer(WriterSettings(kind, kind, {**defaults, **account, **options}))
     try:
         yield writer

@@ -25,6 +25,7 @@ sys.path.insert(0, str(TOP / "src"))
 
 from powermeter.errors import SettingsError  # noqa: E402
 from powermeter.settings import reading  # noqa: E402 - found by the line before
+from powermeter.writers import WRITERS, writer_type  # noqa: E402
 
 EXAMPLE = (TOP / "settings.py.example").read_text()
 
@@ -153,7 +154,8 @@ FILES = [
 ]
 
 _LITERAL = re.compile(r'"[^"\n]*"|\bNone\b|\bTrue\b|\bFalse\b|\b\d[\d.]*\b')
-_KEYS = sorted({key for schema in (reading.METER, *reading.WRITER_TYPES.values()) for key in schema} | {"enabled"})
+_SCHEMAS = (reading.METER, *(writer_type(kind).keys for kind in WRITERS))
+_KEYS = sorted({key for schema in _SCHEMAS for key in schema} | {"enabled"})
 _NAMES = [*reading.TOP, *reading.DICTS, "KEEP_DAY", "meters", "X"]
 #: The example with every writer on, and a password and a token in it.
 _FULL = (

@@ -1,8 +1,9 @@
 """
 The user's settings.py, read into frozen values, or every mistake in it at once.
 
-Owns the keys and their defaults, what is checked of several at once, and how a
-mistake reads. A value that may be a secret is never shown.
+Owns the keys and their defaults, but for those of a type of writer, which stand
+beside it; what is checked of several at once; and how a mistake reads. A value
+that may be a secret is never shown. The network is never asked.
 """
 
 import contextlib
@@ -11,9 +12,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from powermeter.errors import SettingsError, UnsafePathError
 from powermeter.safe_path import read_code
@@ -24,19 +25,10 @@ from powermeter.settings.schema import (
     choice,
     file_path,
     flag,
-    host,
-    host_and_port,
     in_home,
     number,
     optional,
     pin_number,
-    tags,
-    text,
-    url_prefix,
-    verify_ssl,
-    visible_ascii,
-    whole,
-    words,
 )
 from powermeter.settings.values import (
     BOARD_TO_BCM,
@@ -48,43 +40,7 @@ from powermeter.settings.values import (
     Values,
     WriterSettings,
 )
-
-#: Librato's own host. It no longer resolves; the default tells where the API came from.
-LIBRATO_HOST = "metrics-api.librato.com"
-# Names, sources and tags: the limits of the Librato API documentation.
-_NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
-# "<source>.<meter>" is sent, a meter's name has up to 32 characters.
-_SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 . : - _")
-_LIBRATO_TAGS = tags(
-    r"[-.:_\w]{1,64}",
-    r"[-.:_?\\/\w ]{1,255}",
-    'a dict of 0 to 49 names to texts, "meter" and "time" not among them, such as {"home": "yes"}',
-    lower=True,
-)
-_INFLUX_TAGS = tags(
-    # VictoriaMetrics keeps names that begin with __ for itself.
-    r"(?!__)[^\x00-\x1f\x7f\\]+",
-    # A backslash before a separator would escape it: the line would be read as another one.
-    r"[^\x00-\x1f\x7f\\]+",
-    'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
-    # The fields of our points, which InfluxDB 3 refuses as tags and InfluxQL then can't tell apart; the columns that
-    # InfluxDB 2 adds to every row.
-    taken=(
-        "meter",
-        "time",
-        "energy",
-        "power",
-        "register",
-        "_field",
-        "_measurement",
-        "_time",
-        "_value",
-        "_start",
-        "_stop",
-    ),
-)
-# A line of the line protocol that begins with # is a comment.
-_MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
+from powermeter.writers import WRITERS, writer_type
 
 METER: dict[str, Key] = {
     "pin": Key(REQUIRED, pin_number),
@@ -97,41 +53,9 @@ METER: dict[str, Key] = {
     "sensor": Key("led", choice("led", "contact")),
 }
 
-WRITER_TYPES: dict[str, dict[str, Key]] = {
-    "file": {"path": Key("power.csv", file_path)},
-    "librato": {
-        "user": Key(REQUIRED, visible_ascii),
-        "token": Key(REQUIRED, visible_ascii, secret=True),
-        "metric": Key("power", _NAME_1_255),
-        "hostname": Key(LIBRATO_HOST, host_and_port),
-        "protocol": Key("https", choice("https", "http")),
-        "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
-        "source": Key(None, optional(_SOURCE)),
-        "tags": Key(None, optional(_LIBRATO_TAGS)),
-        "period": Key(60, whole(1, 86400)),
-    },
-    "influxdb": {
-        "host": Key("localhost", host),
-        "port": Key(8086, whole(1, 65535)),
-        "path": Key("", url_prefix),
-        "username": Key(None, optional(words)),
-        "password": Key(None, optional(words), secret=True),
-        "token": Key(None, optional(visible_ascii), secret=True),
-        "database": Key("power", words),
-        "retention_policy": Key(None, optional(words)),
-        "ssl": Key(False, flag),
-        "verify_ssl": Key(True, verify_ssl),
-        "measurement": Key("electricity_power", _MEASUREMENT),
-        "tags": Key({}, _INFLUX_TAGS),
-        "timeout": Key(10, number(0.1, 600)),
-        "batch_size": Key(5000, whole(1, 50_000)),
-        "update_period": Key(10, number(0, 86400)),
-    },
-}
-
 #: The keys that every writer has beside its type's own.
 WRITER_COMMON: dict[str, Key] = {
-    "type": Key(REQUIRED, choice(*WRITER_TYPES)),
+    "type": Key(REQUIRED, choice(*WRITERS)),
     "enabled": Key(True, flag),
 }
 
@@ -213,7 +137,7 @@ class _Reading:
             hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             self.mistakes.append(f"{_place(where, name)}: unknown, {hint}")
 
-    def keys(self, where: str, found: Values, schema: dict[str, Key]) -> Values:
+    def keys(self, where: str, found: Values, schema: Mapping[str, Key]) -> Values:
         """The values of *schema* in *found*, defaults filled in; a mistaken one is left out."""
         values: Values = {}
         for name, key in schema.items():
@@ -298,7 +222,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
     if log_file and os.path.basename(log_file) != "power.log" and is_own(log_file):
         reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
-    if log_file in [writer.options["path"] for writer in writers if writer.type == "file"]:
+    if log_file in [path for writer in writers for path in _files(writer.type, writer.options).values()]:
         reading.mistake("LOG_FILE", show(log_file), "a file of its own, a writer has this one")
     _check_pins(reading, top, meters)
     _check_gpio(reading, top, meters)
@@ -435,43 +359,34 @@ def _meters(reading: _Reading) -> list[tuple[str, Values]]:
 def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[str], bool]) -> list[WriterSettings]:
     """The enabled writers; of the others only the names of their keys, and "type", are checked."""
     writers = []
-    paths: dict[str, str] = {}
+    written_by: dict[str, str] = {}
     for where, name, entry in reading.entries("WRITERS", {"file": {"type": "file"}}):
         before = len(reading.mistakes)
         common = reading.keys(where, entry, WRITER_COMMON)
         if "type" not in common:
             continue
-        schema = WRITER_TYPES[common["type"]]
-        reading.unknown(where, entry, {**WRITER_COMMON, **schema})
+        kind = writer_type(common["type"])
+        reading.unknown(where, entry, {**WRITER_COMMON, **kind.keys})
         if not common.get("enabled", True):
             continue
-        options = reading.keys(where, entry, schema)
-        _check_writer(reading, where, common["type"], options)
-        if common["type"] == "file" and "path" in options:
-            options["path"] = placed(options["path"])
-            if is_own(options["path"]):
-                reading.mistake(
-                    f'{where}["path"]', show(options["path"]), "another name, this one the program uses itself"
-                )
-            if options["path"] in paths:
-                reading.mistake(
-                    f'{where}["path"]',
-                    show(options["path"]),
-                    f"a file of its own, {paths[options['path']]} has this one",
-                )
-            paths[options["path"]] = where
+        options = reading.keys(where, entry, kind.keys)
+        for key, found, allowed in kind.mistakes(options):
+            reading.mistake(_place(where, key), found, allowed)
+        for key, named in _files(common["type"], options).items():
+            path = options[key] = placed(named)
+            if is_own(path):
+                reading.mistake(_place(where, key), show(path), "another name, this one the program uses itself")
+            if path in written_by:
+                reading.mistake(_place(where, key), show(path), f"a file of its own, {written_by[path]} has this one")
+            written_by[path] = where
         if len(reading.mistakes) == before:
             writers.append(WriterSettings(name, common["type"], options))
     return writers
 
 
-def _check_writer(reading: _Reading, where: str, kind: str, options: Values) -> None:
-    if kind != "influxdb":
-        return
-    if options.get("token") and (options.get("username") or options.get("password")):
-        reading.mistake(f'{where}["token"]', "a token beside a username or password", "one of the two")
-    if options.get("password") and not options.get("username", True):
-        reading.mistake(f'{where}["username"]', "None", "text, as there is a password")
+def _files(kind: str, options: Values) -> dict[str, str]:
+    """The paths in *options* of the files that a writer of the type *kind* writes to, by their keys."""
+    return {name: options[name] for name, key in writer_type(kind).keys.items() if key.file and options.get(name)}
 
 
 def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
@@ -518,68 +433,16 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
         if values["impulses_per_kwh"] < FEW_IMPULSES
     ]
     entries = found.get("WRITERS", {}).values()
-    secrets = any(entry.get(key) for entry in entries for key in ("password", "token"))
-    if secrets and os.stat(path).st_mode & stat.S_IROTH:
+    if any(_has_secret(entry) for entry in entries) and os.stat(path).st_mode & stat.S_IROTH:
         said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
-    said += [
-        f'{path}: WRITERS["{writer.name}"]["verify_ssl"]: {file} is not there: the writer waits for it'
-        for writer in writers
-        if isinstance(file := writer.options.get("verify_ssl"), str) and not os.path.exists(file)
-    ]
-    said += [
-        f'{path}: WRITERS["{writer.name}"]: Librato ended on 2026-01-31, nothing answers at {LIBRATO_HOST}: '
-        "name another host or disable it"
-        for writer in writers
-        if writer.type == "librato" and writer.options["hostname"] == LIBRATO_HOST
-    ]
-    ways = [(writer.name, way) for writer in writers if (way := _way_out(writer)) and not is_loopback(way.host)]
-    said += [
-        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to {way.host} unencrypted, so anyone on the network '
-        f"can read it: set {way.encrypt}"
-        for name, way in ways
-        if not way.encrypted
-    ]
-    said += [
-        f'{path}: WRITERS["{name}"]: the {way.secret} is sent to whoever answers as {way.host}, because its '
-        'certificate is not checked: set "verify_ssl" to True or to the file of its CA'
-        for name, way in ways
-        if way.encrypted and not way.verified
-    ]
+    for writer in writers:
+        where = _place("WRITERS", writer.name)
+        remarks = writer_type(writer.type).warnings(writer.options)
+        said.extend(f"{path}: {_place(where, key) if key else where}: {text}" for text, key in remarks)
     return said
 
 
-class _WayOut(NamedTuple):
-    """How the *secret* of that name is sent, and which setting would encrypt it."""
-
-    secret: str
-    host: str
-    encrypted: bool
-    verified: bool
-    encrypt: str
-
-
-def _way_out(writer: WriterSettings) -> _WayOut | None:
-    """How the password or token of *writer* is sent; None if it has none, or is of a type that is not known here."""
-    options = writer.options
-    secret = next((name for name, key in WRITER_TYPES[writer.type].items() if key.secret and options[name]), None)
-    if secret is None:
-        return None
-    if writer.type == "librato":
-        host = options["hostname"].partition(":")[0]
-        return _WayOut(secret, host, options["protocol"] == "https", True, '"protocol": "https"')
-    if writer.type == "influxdb":
-        return _WayOut(secret, options["host"], options["ssl"], options["verify_ssl"] is not False, '"ssl": True')
-    return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether *host* is this machine itself, by its name (RFC 6761, 6.3) or address."""
-    name = host.lower().removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def _has_secret(entry: Values) -> bool:
+    """Whether a password or token stands in the *entry* of a writer, be it enabled or not."""
+    kind = writer_type(WRITER_COMMON["type"].check(entry["type"]))
+    return any(key.secret and entry.get(name) for name, key in kind.keys.items())

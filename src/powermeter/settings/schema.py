@@ -1,31 +1,38 @@
 """
 What a setting may be: a key with its default, and the kinds of check that say what is allowed.
 
+Also what is to be said of several keys of a writer at once: :class:`Mistake`
+and :class:`Remark`.
+
 A check returns the value to use, or raises ValueError with what is allowed, in
 words that fit behind "allowed:". The network is never asked.
 """
 
-import contextlib
-import errno
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from powermeter.errors import UnsafePathError
-from powermeter.safe_path import read_code
+from powermeter.settings.values import Values
 
 Check = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of the schema. A *secret* value is not shown in a mistake, and becomes a :class:`Secret`."""
+    """
+    One key of the schema.
+
+    A *secret* value is not shown in a mistake, and becomes a :class:`Secret`. A
+    *file* is one that this writer alone writes to: its path begins at DATA_DIR,
+    and no other writer, log or file of the program's own may have it.
+    """
 
     default: Any
     check: Check
     secret: bool = False
+    file: bool = False
 
 
 #: Stands for "no default": the key must be given.
@@ -129,45 +136,6 @@ def _lower(found: Any) -> Any:
     return found.lower() if isinstance(found, str) else found
 
 
-def verify_ssl(found: Any) -> bool | str:
-    """
-    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
-
-    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
-    """
-    if isinstance(found, bool):
-        return found
-    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
-    path = os.path.expanduser(found) if isinstance(found, str) else ""
-    if not os.path.isabs(path):
-        raise ValueError(allowed)
-    try:
-        import ssl
-
-        with contextlib.suppress(FileNotFoundError):
-            ssl.create_default_context(cadata=certificates(path))
-    except UnsafePathError as error:
-        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
-    except (OSError, ValueError):
-        raise ValueError(allowed) from None
-    return path
-
-
-def certificates(path: str) -> str:
-    """
-    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
-
-    Raises :exc:`OSError`, also where there are none.
-    """
-    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
-    if "-----BEGIN" not in text:
-        raise OSError(errno.EINVAL, "there is none in it")
-    return text
-
-
-#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
-MAX_CERTIFICATES = 5_000_000
-
 #: Of a path: Linux takes up to 4,095 bytes (PATH_MAX), and each is said on one line.
 _PATH = r"[^\x00-\x1f\x7f]{1,4095}"
 
@@ -232,3 +200,52 @@ def url_prefix(found: Any) -> str:
 
 #: No chip has more lines: 54 on a Pi, some hundred on other boards.
 MOST_LINES = 1023
+
+
+class Mistake(NamedTuple):
+    """What only several keys of a writer show: at the key *name*, what was *found*, and what is *allowed*."""
+
+    name: str
+    found: str
+    allowed: str
+
+
+class Remark(NamedTuple):
+    """A warning about a writer, or about its key *name*; the writer is started all the same."""
+
+    text: str
+    name: str = ""
+
+
+def exposed(
+    keys: Mapping[str, Key], options: Values, host: str, *, encrypted: bool, encrypt: str, verified: bool = True
+) -> Iterator[Remark]:
+    """
+    Warn if others can get at the password or token that is sent to *host*.
+
+    *encrypt* is the setting that would encrypt it; *verified*: the host's
+    certificate is checked.
+    """
+    secret = next((name for name, key in keys.items() if key.secret and options[name]), None)
+    if secret is None or _is_loopback(host):
+        return
+    if not encrypted:
+        yield Remark(f"the {secret} is sent to {host} unencrypted, so anyone on the network can read it: set {encrypt}")
+    elif not verified:
+        yield Remark(
+            f"the {secret} is sent to whoever answers as {host}, because its certificate is not checked: "
+            'set "verify_ssl" to True or to the file of its CA'
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether *host* is this machine itself, by its name (RFC 6761, 6.3) or address."""
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

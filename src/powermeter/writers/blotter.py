@@ -128,6 +128,19 @@ class Blotter:
         return "".join(parts)
 
 
+def one_line(text: str, blotter: Blotter) -> str:
+    r"""
+    The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
+
+    >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
+    'unknown token ***'
+    >>> one_line("a database of a", Blotter("me", Secret("a")))
+    '*** database of ***'
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in blotter(text)[:1000]).split())
+    return blotter(line)[:200]  # a secret may have been broken into lines
+
+
 def _found(pattern: re.Pattern[str], text: str) -> set[tuple[int, int]]:
     """Where each match of *pattern* begins and ends in *text*, read as it is and with its escapes undone."""
     readings = [_Read(text, list(range(len(text))), list(range(1, len(text) + 1)))]

@@ -10,23 +10,148 @@ installed.
 The client, and Python's own for HTTP and TLS, are imported when a writer is opened.
 """
 
+import contextlib
+import errno
 import json
+import os
 import re
 import sys
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
+from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError, UnsafePathError
 from powermeter.meter import Pulse
-from powermeter.settings.schema import certificates
-from powermeter.settings.values import Secret
-from powermeter.writers import Pace, Receipt, one_line
+from powermeter.safe_path import read_code
+from powermeter.settings.schema import (
+    Key,
+    Mistake,
+    Remark,
+    exposed,
+    flag,
+    host,
+    number,
+    optional,
+    tags,
+    text,
+    url_prefix,
+    visible_ascii,
+    whole,
+    words,
+)
+from powermeter.settings.values import Secret, Values
+from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
-from powermeter.writers.blotter import Blotter
+from powermeter.writers.blotter import Blotter, one_line
 
 if TYPE_CHECKING:
     from powermeter.writers.connection import Connection
+
+#: The library that it needs: the module, and its name on PyPI.
+LIBRARY = ("influxdb", "influxdb")
+
+
+def _verify_ssl(found: Any) -> bool | str:
+    """
+    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
+
+    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
+    """
+    if isinstance(found, bool):
+        return found
+    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
+    path = os.path.expanduser(found) if isinstance(found, str) else ""
+    if not os.path.isabs(path):
+        raise ValueError(allowed)
+    try:
+        import ssl
+
+        with contextlib.suppress(FileNotFoundError):
+            ssl.create_default_context(cadata=certificates(path))
+    except UnsafePathError as error:
+        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
+    except (OSError, ValueError):
+        raise ValueError(allowed) from None
+    return path
+
+
+def certificates(path: str) -> str:
+    """
+    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
+
+    Raises :exc:`OSError`, also where there are none.
+    """
+    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
+    if "-----BEGIN" not in text:
+        raise OSError(errno.EINVAL, "there is none in it")
+    return text
+
+
+#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
+MAX_CERTIFICATES = 5_000_000
+
+_TAGS = tags(
+    # VictoriaMetrics keeps names that begin with __ for itself.
+    r"(?!__)[^\x00-\x1f\x7f\\]+",
+    # A backslash before a separator would escape it: the line would be read as another one.
+    r"[^\x00-\x1f\x7f\\]+",
+    'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
+    # The fields of our points, which InfluxDB 3 refuses as tags and InfluxQL then can't tell apart; the columns that
+    # InfluxDB 2 adds to every row.
+    taken=(
+        "meter",
+        "time",
+        "energy",
+        "power",
+        "register",
+        "_field",
+        "_measurement",
+        "_time",
+        "_value",
+        "_start",
+        "_stop",
+    ),
+)
+# A line of the line protocol that begins with # is a comment.
+_MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
+
+#: Its keys in the settings.
+KEYS = {
+    "host": Key("localhost", host),
+    "port": Key(8086, whole(1, 65535)),
+    "path": Key("", url_prefix),
+    "username": Key(None, optional(words)),
+    "password": Key(None, optional(words), secret=True),
+    "token": Key(None, optional(visible_ascii), secret=True),
+    "database": Key("power", words),
+    "retention_policy": Key(None, optional(words)),
+    "ssl": Key(False, flag),
+    "verify_ssl": Key(True, _verify_ssl),
+    "measurement": Key("electricity_power", _MEASUREMENT),
+    "tags": Key({}, _TAGS),
+    "timeout": Key(10, number(0.1, 600)),
+    "batch_size": Key(5000, whole(1, 50_000)),
+    "update_period": Key(10, number(0, 86400)),
+}
+
+
+def mistakes(options: Values) -> Iterator[Mistake]:
+    """What the keys one by one do not show: who logs in, and how."""
+    if options.get("token") and (options.get("username") or options.get("password")):
+        yield Mistake("token", "a token beside a username or password", "one of the two")
+    if options.get("password") and not options.get("username", True):
+        yield Mistake("username", "None", "text, as there is a password")
+
+
+def warnings(options: Values) -> Iterator[Remark]:
+    """Warn of a CA file that is not there, and if others can get at the password or token."""
+    file = options["verify_ssl"]
+    if isinstance(file, str) and not os.path.exists(file):
+        yield Remark(f"{file} is not there: the writer waits for it", "verify_ssl")
+    yield from exposed(
+        KEYS, options, options["host"], encrypted=options["ssl"], encrypt='"ssl": True', verified=file is not False
+    )
+
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
 ADVICE = {

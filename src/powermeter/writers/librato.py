@@ -11,20 +11,63 @@ The library, and Python's own for HTTP and TLS, are imported when a writer is op
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings.values import Secret
-from powermeter.writers import Pace, Receipt, one_line
+from powermeter.settings.schema import (
+    REQUIRED,
+    Key,
+    Remark,
+    choice,
+    exposed,
+    host_and_port,
+    optional,
+    tags,
+    text,
+    visible_ascii,
+    whole,
+)
+from powermeter.settings.values import Secret, Values
+from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
-from powermeter.writers.blotter import Blotter
+from powermeter.writers.blotter import Blotter, one_line
 
 if TYPE_CHECKING:
     import http.client
 
     from powermeter.writers.connection import Connection
+
+#: The library that it needs: the module, and its name on PyPI.
+LIBRARY = ("librato", "librato-metrics")
+
+#: Librato's own host. It no longer resolves; the default tells where the API came from.
+HOST = "metrics-api.librato.com"
+
+# Names, sources and tags: the limits of the Librato API documentation.
+_NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
+# "<source>.<meter>" is sent, a meter's name has up to 32 characters.
+_SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 . : - _")
+_TAGS = tags(
+    r"[-.:_\w]{1,64}",
+    r"[-.:_?\\/\w ]{1,255}",
+    'a dict of 0 to 49 names to texts, "meter" and "time" not among them, such as {"home": "yes"}',
+    lower=True,
+)
+
+#: Its keys in the settings.
+KEYS = {
+    "user": Key(REQUIRED, visible_ascii),
+    "token": Key(REQUIRED, visible_ascii, secret=True),
+    "metric": Key("power", _NAME_1_255),
+    "hostname": Key(HOST, host_and_port),
+    "protocol": Key("https", choice("https", "http")),
+    "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
+    "source": Key(None, optional(_SOURCE)),
+    "tags": Key(None, optional(_TAGS)),
+    "period": Key(60, whole(1, 86400)),
+}
 
 #: A request may take this time as a whole, in s.
 TIMEOUT_S = 10
@@ -41,6 +84,15 @@ ADVICE = {
     "page": "that is a web page, of a proxy or another server: check hostname and base_path",
     "login": "check user and token",
 }
+
+
+def warnings(options: Values) -> Iterator[Remark]:
+    """Warn that nothing answers at Librato's own host any more, and if others can get at the token."""
+    hostname = options["hostname"]
+    if hostname == HOST:
+        yield Remark(f"Librato ended on 2026-01-31, nothing answers at {HOST}: name another host or disable it")
+    encrypted = options["protocol"] == "https"
+    yield from exposed(KEYS, options, hostname.partition(":")[0], encrypted=encrypted, encrypt='"protocol": "https"')
 
 
 class _Service:
