@@ -25,8 +25,9 @@ class Key:
     One key of the schema.
 
     A *secret* value is not shown in a mistake, and becomes a :class:`Secret`. A
-    *file* is one that this writer alone writes to: its path begins at DATA_DIR,
-    and no other writer, log or file of the program's own may have it.
+    *file* is the path of a file that only this writer writes to: a relative one
+    begins at DATA_DIR, and no other writer, the log or a file of the program's
+    own may have the same path.
     """
 
     default: Any

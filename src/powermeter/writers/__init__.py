@@ -101,12 +101,12 @@ class WriterType(NamedTuple):
     """
     What the module of a type of writer holds.
 
-    *writer*: the class. *keys*: those of its entry in the settings, its
-    arguments (``KEYS``). *library*: the one it needs beside Python's own, by its
-    module and its name on PyPI, or None (``LIBRARY``). *mistakes* and *warnings*:
-    what is to be said of several options at once; the module may have functions
-    of these names. Both are given the options of an entry, *mistakes* without
-    those that are mistaken by themselves.
+    *writer*: the class. *keys* (``KEYS``): the keys of its entry in the settings,
+    which are its arguments. *library* (``LIBRARY``): the module and the name on
+    PyPI of the library that it needs; None if Python's own are enough. *mistakes*
+    and *warnings*, functions that the module may have: they get the options of an
+    entry and yield what only several of them show, or what the user should know.
+    The options that *mistakes* gets lack those that have a mistake of their own.
     """
 
     writer: Callable[..., Writer]
