@@ -971,14 +971,15 @@ READ_SETTINGS = """
 import json, os, sys
 source, named, given = sys.argv[1:]
 sys.path.insert(0, source)
-from powermeter import errors, settings
+from powermeter import errors
+from powermeter.settings import reading
 path = named
 if given == "given":
     fd = os.memfd_create("settings")
     os.write(fd, sys.stdin.buffer.read())
     path = f"/proc/self/fd/{fd}"
 try:
-    read = settings.read(path)
+    read = reading.read(path)
 except errors.PowerError as error:
     sys.exit(str(error).replace(path, named))
 def plain(path):

@@ -11,8 +11,9 @@ from influxd import Influxd, influxd_path
 from librato_server import LibratoServer
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
-from powermeter.writers import open_writer
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import Secret, WriterSettings
+from powermeter.writers import open_writer, writer_type
 
 # Helpers whose failing asserts are shown with their values, as those of tests are.
 pytest.register_assert_rewrite("clocks", "contracts", "counting", "deliveries", "hand_board", "program")
@@ -105,7 +106,7 @@ def pulses():
 
 def with_secrets(kind, options):
     """The *options* of a writer as the settings give them: passwords and tokens can't be seen."""
-    secret = {name for name, key in WRITER_TYPES[kind].items() if key.secret}
+    secret = {name for name, key in writer_type(kind).keys.items() if key.secret}
     return {name: Secret(value) if name in secret and value is not None else value for name, value in options.items()}
 
 
@@ -115,7 +116,7 @@ def writer_of():
     opened = []
 
     def open_one(kind, **options):
-        defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
+        defaults = {name: key.default for name, key in writer_type(kind).keys.items() if key.default is not REQUIRED}
         opened.append(open_writer(WriterSettings(kind, kind, {**defaults, **with_secrets(kind, options)})))
         return opened[-1]
 

@@ -6,6 +6,7 @@ the fixture that makes the adapter under test: ``made`` for boards, ``place``
 for writers. So the program's adapters are held to it, and those of others.
 """
 
+import inspect
 import itertools
 import select
 import time
@@ -16,6 +17,7 @@ from program import PATIENCE_S, wait_until
 from powermeter.errors import DeliveryError, PowerError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
+from powermeter.writers import writer_type
 
 # --- Boards
 
@@ -171,6 +173,12 @@ class WriterContract:
     - ``options``, ``unreachable``: the settings of a writer to it, and of one to where nothing is;
     - ``stored()``: what is stored there now, to be compared; its text grows with it.
     """
+
+    def test_every_key_is_an_argument(self, place):
+        """A writer is made from its options in the settings: the keys of its type, and nothing else that is needed."""
+        kind = writer_type(place.kind)
+        arguments = inspect.signature(kind.writer).parameters.values()
+        assert set(kind.keys) == {argument.name for argument in arguments if argument.default is argument.empty}
 
     def test_pulses_arrive(self, place, writer_of, pulses):
         """Delivered pulses are stored: more pulses, more there."""

@@ -10,7 +10,6 @@ import time
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
-from powermeter import settings
 from powermeter.clock import REAL_CLOCK
 from powermeter.inputs import WatchedMeter
 from powermeter.journal.journal import Journal, prepare_dir
@@ -19,6 +18,7 @@ from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Constant, Edge, Flash, Meter, hold_off_ns
 from powermeter.monitor import Monitor
 from powermeter.recorder import Recorder
+from powermeter.settings import reading
 
 #: At 24 kW and 1,000 impulses per kWh, as in the settings' defaults: 105 ms.
 HOLD_OFF_NS = hold_off_ns(1000, 24000)
@@ -177,7 +177,7 @@ class Running:
         self.data_dir = directory / "data"
         path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
         path.chmod(0o600)
-        read = settings.read(str(path))
+        read = reading.read(str(path))
         prepare_dir(read.data_dir)
         meters = tuple(dataclasses.replace(meter, **meter_settings) for meter in read.meters)
         self.csv = self.data_dir / "power.csv"

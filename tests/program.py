@@ -34,6 +34,7 @@ root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
 UNPRIVILEGED = f"""
 import json, locale, os, socket, powermeter.check, powermeter.commands, powermeter.run
 import powermeter.process.control, powermeter.process.daemon
+import powermeter.settings.reading, powermeter.writers.file, powermeter.writers.influxdb, powermeter.writers.librato
 power.parser()
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

@@ -25,7 +25,8 @@ MAY_IMPORT = {
         "process.systemd",
         "run",
         "safe_path",
-        "settings",
+        "settings.reading",
+        "settings.values",
         "writers",
     },
     "check": {
@@ -36,7 +37,7 @@ MAY_IMPORT = {
         "log",
         "mounts",
         "safe_path",
-        "settings",
+        "settings.values",
         "writers",
     },
     "run": {
@@ -51,7 +52,7 @@ MAY_IMPORT = {
         "process.pidfile",
         "process.systemd",
         "recorder",
-        "settings",
+        "settings.values",
         "views.live",
         "views.text",
     },
@@ -72,11 +73,12 @@ MAY_IMPORT = {
         "lookup",
         "meter",
         "recorder",
-        "settings",
+        "settings.values",
         "status",
         "writers",
     },
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
+    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "writers"},
     "log": {"errors", "mounts", "safe_path"},
     "process.daemon": {"errors", "process.pidfile"},
     "process.control": {"errors", "process.pidfile", "safe_path"},
@@ -97,21 +99,33 @@ MAY_IMPORT = {
         "meter",
     },
     "journal.salvage": {"errors", "journal.journal", "journal.tables", "meter"},
-    "journal.journal": {"clock", "errors", "journal.cursor", "journal.tables", "meter", "mounts", "safe_path"},
+    "journal.journal": {
+        "clock",
+        "errors",
+        "journal.cursor",
+        "journal.readings",
+        "journal.tables",
+        "meter",
+        "mounts",
+        "safe_path",
+    },
     "journal.history": {"journal.cursor", "journal.tables", "meter"},
     "journal.cursor": {"journal.tables", "meter"},
+    "journal.readings": {"meter"},
     "journal.tables": {"errors", "meter"},
     "journal": set(),
     "clock": set(),
-    "boards.gpiod": {"boards", "errors", "lamps", "meter", "settings"},
-    "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings"},
-    "boards.simulated": {"boards", "lamps", "meter", "settings"},
-    "boards": {"errors", "lamps", "meter", "settings"},
-    "writers.file": {"errors", "meter", "mounts", "safe_path", "writers"},
+    "boards.gpiod": {"boards", "errors", "lamps", "meter", "settings.values"},
+    "boards.rpi_gpio": {"boards", "errors", "lamps", "meter", "settings.values"},
+    "boards.simulated": {"boards", "lamps", "meter", "settings.values"},
+    "boards": {"errors", "lamps", "meter", "settings.values"},
+    "writers.file": {"errors", "meter", "mounts", "safe_path", "settings.schema", "settings.values", "writers"},
     "writers.influxdb": {
         "errors",
         "meter",
-        "settings",
+        "safe_path",
+        "settings.schema",
+        "settings.values",
         "writers",
         "writers.answers",
         "writers.blotter",
@@ -120,19 +134,22 @@ MAY_IMPORT = {
     "writers.librato": {
         "errors",
         "meter",
-        "settings",
+        "settings.schema",
+        "settings.values",
         "writers",
         "writers.answers",
         "writers.blotter",
         "writers.http",
     },
-    "writers.http": {"settings"},
-    "writers": {"meter", "settings", "writers.blotter"},
-    "writers.blotter": {"settings"},
+    "writers.http": {"settings.values"},
+    "writers": {"meter", "settings.schema", "settings.values"},
+    "writers.blotter": {"settings.values"},
     "status": set(),
     "lamps": set(),
     "meter": set(),
-    "settings": {"errors", "safe_path"},
+    "settings.schema": {"settings.values"},
+    "settings.values": set(),
+    "settings": set(),
     "safe_path": {"errors", "mounts"},
     "mounts": set(),
     "errors": {"writers.answers"},  # for a type alone
@@ -149,8 +166,10 @@ LIBRARIES = {
     "writers.librato": {"librato"},
 }
 
-#: What the light commands must not load: the libraries of pins and services, and the database.
-HEAVY = {"RPi", "lgpio", "gpiod", "influxdb", "librato", "requests", "http", "msgpack", "rich", "sqlite3"}
+#: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
+#: database.
+SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3"}
 
 PACKAGE = "powermeter"
 
@@ -281,6 +300,16 @@ def test_asking_and_stopping_a_running_one_are_light(tmp_path):
             assert "powermeter.process" in modules
             assert_light(modules)
         assert program.pid is None
+
+
+def test_who_has_a_file_alone_loads_no_service(tmp_path):
+    """Where no writer to a service is enabled, nothing of one's is imported but what says its keys."""
+    off = ", ".join(f'"{kind}": {{"type": "{kind}", "enabled": False}}' for kind in ("librato", "influxdb"))
+    text = f'GPIO_LIBRARY, GPIO_CHIP = "gpiod", "/dev/null"; WRITERS = {{"file": {{"type": "file"}}, {off}}}'
+    returned, modules = loaded_by(Program(tmp_path, text), "--check")
+    assert returned == 1  # of the chip
+    assert {f"powermeter.writers.{kind}" for kind in ("file", "librato", "influxdb")} <= modules
+    assert {name for name in modules if name.split(".")[0] in SERVICES} == set()
 
 
 @pytest.mark.parametrize(("library", "board"), [("gpiod", "gpiod"), ("RPi.GPIO", "rpi_gpio")])

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from powermeter.settings import Secret
-from powermeter.writers import one_line
-from powermeter.writers.blotter import MAX_BLOTTED, Blotter
+from powermeter.settings.values import Secret
+from powermeter.writers.blotter import MAX_BLOTTED, Blotter, one_line
 
 
 def lower(quoted):

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from pins import STANDIN
 from program import PATIENCE_S, SOURCE, Program, wait_until
 
-from powermeter import settings
 from powermeter.boards import EdgeQueue, gpiod, open_board, rpi_gpio
 from powermeter.boards.gpiod import GpiodBoard
 from powermeter.boards.rpi_gpio import SETTLE_S, STALL_S, WITNESS_S, RPiGPIOBoard, _Witness
@@ -28,6 +27,7 @@ from powermeter.boards.simulated import DAY_S, SimulatedBoard, constant, flashes
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Edge
+from powermeter.settings import reading
 
 #: The settings of two meters on the header; the lamps are on pins 12 and 16.
 TWO_METERS = """
@@ -48,7 +48,7 @@ def two_meters(tmp_path):
     path = tmp_path / "settings.py"
     path.write_text(TWO_METERS)
     path.chmod(0o600)
-    return settings.read(str(path))
+    return reading.read(str(path))
 
 
 @pytest.fixture

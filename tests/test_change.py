@@ -20,7 +20,7 @@ from counting import hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
-from powermeter import keeper, lookup, settings
+from powermeter import keeper, lookup
 from powermeter.errors import BoardError, PowerError
 from powermeter.journal import journal, salvage
 from powermeter.journal.history import Reader
@@ -28,6 +28,7 @@ from powermeter.journal.tables import SQLITE_IOERR
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 from powermeter.monitor import Monitor
+from powermeter.settings import reading
 from powermeter.views import text
 from powermeter.writers import Pace, file
 
@@ -61,7 +62,7 @@ class Rig:
             f"METERS = {{{meters}}}\nWRITERS = {{{writers}}}\n{more}"
         )
         self.path.chmod(0o600)
-        return settings.read(str(self.path))
+        return reading.read(str(self.path))
 
     def open_board(self, _settings):
         if self.refused:

@@ -13,9 +13,9 @@ from http_server import Answering, http_answer, tls_context
 from influxd import free_port
 from program import wait_until
 
-from powermeter import __version__, settings
+from powermeter import __version__
 from powermeter.errors import AnsweredError, UnreachableError
-from powermeter.writers import Receipt
+from powermeter.writers import Receipt, writer_type
 
 #: A family of addresses that no kernel here has, as IPv6 is none on one that was built without it.
 AF_DECNET = 12
@@ -110,10 +110,10 @@ def test_a_name_with_a_last_dot(writer, names, answering, pulses, certificate, m
 @pytest.mark.parametrize("host", ["fe80::1%eth0", "[fe80::1%wlan0.7]"])
 def test_an_address_with_a_zone(host):
     """A link-local address needs the interface that it is on."""
-    assert settings.WRITER_TYPES["influxdb"]["host"].check(host) == host.strip("[]")
+    assert writer_type("influxdb").keys["host"].check(host) == host.strip("[]")
     for wrong in ("fe80::1%", "nas%eth0", "fe80::1%a b", "1.2.3.4%eth0", "fe80::1%eth0/"):
         with pytest.raises(ValueError, match="a host name or address"):
-            settings.WRITER_TYPES["influxdb"]["host"].check(wrong)
+            writer_type("influxdb").keys["host"].check(wrong)
 
 
 def test_a_zone_is_for_the_kernel_alone(writer_of, pulses, monkeypatch):

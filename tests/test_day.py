@@ -6,12 +6,12 @@ import time
 from program import wait_until
 from records import csv_rows
 
-from powermeter import settings
 from powermeter.boards.simulated import SimulatedBoard, household
 from powermeter.journal.history import Reader
 from powermeter.journal.journal import Journal
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
+from powermeter.settings import reading
 
 DAY_NS = 86400 * NS_PER_S
 FAR_NS = 2**62
@@ -45,7 +45,7 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     """After a household's day, kWh in file, journal and InfluxDB equal the load's integral to one pulse."""
     path = tmp_path / "settings.py"
     path.write_text(SETTINGS.format(directory=str(tmp_path), port=influxd.port, database=influx_db))
-    read = settings.read(str(path))
+    read = reading.read(str(path))
     # The day begins a day ago: its flashes come at once, each with its own time.
     start_ns = time.monotonic_ns() - DAY_NS
     board = SimulatedBoard(read, lambda meter: household(0, seed=meter), start_ns)

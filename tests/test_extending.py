@@ -5,7 +5,9 @@ import importlib.util
 import os
 import re
 import select
+import shutil
 import sqlite3
+import subprocess
 import sys
 import textwrap
 
@@ -14,27 +16,35 @@ from contracts import BoardContract, WriterContract, taken
 from deliveries import add_pulses, begun, delivered_all, end
 from program import PATIENCE_S, SOURCE, wait_until
 
-from powermeter import boards, settings, writers
+from powermeter import boards, writers
 from powermeter.delivery import State
 from powermeter.errors import BoardError
 from powermeter.journal.journal import Journal
 from powermeter.lamps import Lamp
 from powermeter.monitor import Monitor
+from powermeter.settings import reading, schema
 
 DOCS = SOURCE.parent / "docs"
 
-#: The how-to's blocks of Python: two lines and settings for the writer, the same for the board.
-BLOCKS = [
-    textwrap.dedent(block)
-    for block in re.findall(
-        r"\.\. code-block:: python\n\n((?:(?: {6}.*)?\n)+)", (DOCS / "howto" / "extending.rst").read_text()
-    )
-]
+PAGE = (DOCS / "howto" / "extending.rst").read_text()
+
+#: The how-to's blocks of Python: for the writer and the board, lines of the program and settings.
+WRITER, IMPORTS, USED, BOARD, LIBRARY_OF_PINS, USED_BOARD = (
+    textwrap.dedent(block) for block in re.findall(r"\.\. code-block:: python\n\n((?:(?: {6}.*)?\n)+)", PAGE)
+)
+
+#: The command that judges a writer.
+(JUDGED,) = re.findall(r"^ +\$ (.*)$", PAGE, re.MULTILINE)
+
+
+def indented(block):
+    """The lines of *block* as they stand in a dict."""
+    return textwrap.indent(block.strip() + "\n", "    ")
 
 
 def entries(block):
     """The entries of a dict of the program that *block* shows."""
-    return eval("{" + block + "}", vars(settings) | {"Key": settings.Key})
+    return eval("{" + block + "}", dict(vars(schema)))
 
 
 @contextlib.contextmanager
@@ -47,24 +57,18 @@ def example(name, module, monkeypatch):
     yield
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def added(monkeypatch):
-    """Both, added as the how-to says."""
-    assert len(BLOCKS) == 6
+    """Both, added to the program as the how-to says."""
     with (
         example("writer_sqlite", "powermeter.writers.sqlite", monkeypatch),
         example("board_serial", "powermeter.boards.serial", monkeypatch),
     ):
-        for table, block in (
-            (writers.WRITERS, BLOCKS[0]),
-            (settings.WRITER_TYPES, BLOCKS[1]),
-            (boards.BOARDS, BLOCKS[3]),
-            (settings.TOP, BLOCKS[4]),
-        ):
+        for table, block in ((writers.WRITERS, WRITER), (boards.BOARDS, BOARD), (reading.TOP, LIBRARY_OF_PINS)):
             for key, entry in entries(block).items():
                 monkeypatch.setitem(table, key, entry)
-        types = settings.Key(settings.REQUIRED, settings.choice(*settings.WRITER_TYPES))
-        monkeypatch.setitem(settings.WRITER_COMMON, "type", types)
+        types = schema.Key(schema.REQUIRED, schema.choice(*writers.WRITERS))
+        monkeypatch.setitem(reading.WRITER_COMMON, "type", types)
         yield
 
 
@@ -72,43 +76,52 @@ def settings_of(directory, text):
     path = directory / "settings.py"
     path.write_text(f"DATA_DIR = {str(directory)!r}\n{text}\n")
     path.chmod(0o600)
-    return settings.read(str(path))
+    return reading.read(str(path))
 
 
 # --- The writer
 
 
-class SqlitePlace:
-    """A database of the user's own, and its rows."""
-
-    kind = "sqlite"
-
-    def __init__(self, directory):
-        self.path = directory / "power.sqlite"
-        self.options = {"path": str(self.path)}
-        self.unreachable = {"path": str(directory / "missing" / "power.sqlite")}
-
-    def stored(self):
-        if not self.path.exists():
-            return None
-        with contextlib.closing(sqlite3.connect(self.path)) as database:
-            return database.execute("SELECT * FROM power ORDER BY meter, number").fetchall()
+def put_in(path, before, text):
+    """Put the lines *text* into the file *path*, before the one place where *before* stands."""
+    found = path.read_text()
+    assert found.count(before) == 1, f"{path}: {before!r}"
+    path.write_text(found.replace(before, text + before))
 
 
-@pytest.fixture
-def place(tmp_path):
-    return SqlitePlace(tmp_path)
+def test_a_writer_is_judged_by_the_command_of_the_page(tmp_path):
+    """In a tree where it was added in the places that the page names, its command runs the contract suite over it."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    for name in ("src", "tests", "tools"):
+        shutil.copytree(SOURCE.parent / name, tmp_path / name, ignore=ignored)
+    shutil.copy(SOURCE.parent / "pyproject.toml", tmp_path)
+    shutil.copy(DOCS / "examples" / "writer_sqlite.py", tmp_path / "src/powermeter/writers/sqlite.py")
+    put_in(tmp_path / "src/powermeter/writers/__init__.py", '    "file": (', indented(WRITER))
+    place = (DOCS / "examples" / "place_sqlite.py").read_text()
+    put_in(tmp_path / "tests/test_writers.py", "PLACES = [", f"{place}\n\n")
+    put_in(tmp_path / "tests/test_writers.py", "FilePlace, LibratoPlace", "SqlitePlace, ")
+    put_in(tmp_path / "tests/test_architecture.py", '    "writers": {', indented(IMPORTS))
+    python, *arguments = JUDGED.split()
+    assert python == ".venv-test/bin/python"
+    done = subprocess.run(
+        [sys.executable, *arguments, "-v", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = set(re.findall(r"::(test_\w+)\[.*sqlite\] PASSED", done.stdout))
+    assert {name for name in vars(WriterContract) if name.startswith("test_")} < passed, done.stdout
+    assert "test_imports_run_downwards" in passed
 
 
-class TestSqliteWriter(WriterContract):
-    """What every writer must do, of this one."""
-
-
-def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
+def test_pulses_of_the_journal_reach_the_table(added, tmp_path, monkeypatch):
     """Named in the settings it gets every pulse of the journal, once and in order, also those of an outage."""
     monkeypatch.setattr("powermeter.delivery.SHORTEST_PAUSE_S", 0.004)
-    place = SqlitePlace(tmp_path / "disk")
-    (writer,) = settings_of(tmp_path, BLOCKS[2].replace("/var/lib/power/power.sqlite", str(place.path))).writers
+    path = tmp_path / "disk" / "power.sqlite"
+    (writer,) = settings_of(tmp_path, USED.replace("/var/lib/power/power.sqlite", str(path))).writers
     assert (writer.type, writer.options["timeout"]) == ("sqlite", 10)
     with Journal(str(tmp_path / "journal.db")) as journal:
         journal.enter("house", 1000)
@@ -118,13 +131,15 @@ def test_pulses_of_the_journal_reach_the_table(tmp_path, monkeypatch):
             add_pulses(journal, 1500)
             delivery.wake()
             wait_until(lambda: delivery.state is State.FAILING)  # the disk is not there
-            place.path.parent.mkdir()
+            path.parent.mkdir()
             sent = behind.read(10_000)
             wait_until(lambda: delivered_all(delivery, sent))
         finally:
             end(delivery)
             behind.close()
-    assert place.stored() == [(p.meter, p.number, p.time_ns, p.watts, p.register_kwh) for p in sent]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        stored = database.execute("SELECT * FROM power ORDER BY meter, number").fetchall()
+    assert stored == [(p.meter, p.number, p.time_ns, p.watts, p.register_kwh) for p in sent]
     assert len(sent) == 1500
 
 
@@ -140,7 +155,7 @@ class Microcontroller:
         self.path = os.ttyname(self._line)
         self.lamps = b""
         # A hold-off of ns: flashes are sent as fast as they can be.
-        text = re.sub(r"(?=\},)", ', "max_watts": 100_000_000', BLOCKS[5].replace("/dev/ttyUSB0", self.path))
+        text = re.sub(r"(?=\},)", ', "max_watts": 100_000_000', USED_BOARD.replace("/dev/ttyUSB0", self.path))
         # The clock of the tests' machine may be one that nobody sets.
         self.settings = settings_of(directory, f"{text}\nCLOCK_WAIT = 0\n")
 
@@ -197,7 +212,7 @@ class SerialRig:
 
 
 @pytest.fixture
-def made(tmp_path):
+def made(added, tmp_path):
     """Makes the board under test for meters that flash in the order given; closes it at the end."""
     rigs = []
 
@@ -243,7 +258,7 @@ class TestSerialBoard(BoardContract):
             taken(rig.board, 1)
 
 
-def test_flashes_of_the_line_reach_a_file(tmp_path):
+def test_flashes_of_the_line_reach_a_file(added, tmp_path):
     """Named in the settings it counts: the whole program on it, from the line to the file, and lamps back."""
     flashes = [0, 0, 1] * 5
     crashes = []

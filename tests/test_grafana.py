@@ -22,8 +22,9 @@ import pytest
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
 from powermeter.meter import NS_PER_S, Constant, Pulse
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings
-from powermeter.writers import Receipt, open_writer
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import WriterSettings
+from powermeter.writers import Receipt, open_writer, writer_type
 
 GRAFANA = Path(__file__).resolve().parents[1] / "docs" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "power.json").read_text())
@@ -98,7 +99,7 @@ def batches_of(pulses):
 
 def deliver(pulses, port, **options):
     """Take *pulses* there by the writer of the settings; the last batches twice, as after a crash."""
-    defaults = {name: key.default for name, key in WRITER_TYPES["influxdb"].items() if key.default is not REQUIRED}
+    defaults = {name: key.default for name, key in writer_type("influxdb").keys.items() if key.default is not REQUIRED}
     writer = open_writer(
         WriterSettings("influxdb", "influxdb", {**defaults, "host": "127.0.0.1", "port": port, **options})
     )

@@ -35,8 +35,8 @@ import certifi
 import pytest
 from program import PATIENCE_S, Program, kill, wait_until
 
-from powermeter import settings
 from powermeter.process.pidfile import holder
+from powermeter.settings import reading
 
 TOP = Path(__file__).resolve().parents[1]
 DOCS = TOP / "docs"
@@ -590,7 +590,7 @@ def test_examples_of_settings_are_accepted(page, tmp_path):
         # A certificate of the reader's own.
         path.write_text(re.sub(r'("verify_ssl": )"[^"]*"', rf'\1"{certifi.where()}"', "\n".join(lines)))
         path.chmod(0o600)
-        assert settings.read(str(path)).meters
+        assert reading.read(str(path)).meters
 
 
 def test_a_new_card_goes_on(homes):

@@ -24,9 +24,9 @@ from influxd import Influxd, free_port, influxd_path
 from program import Program, wait_until
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
-from powermeter import settings
 from powermeter.errors import AnsweredError
 from powermeter.meter import NS_PER_S, Pulse
+from powermeter.settings import reading
 from powermeter.writers import Receipt
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -93,7 +93,7 @@ def test_settings(page, number, tmp_path, own_ca):
     path = tmp_path / "settings.py"
     path.write_text(texts(page, "python")[number].replace("/etc/ssl", str(own_ca)))
     path.chmod(0o600)
-    read = settings.read(str(path))
+    read = reading.read(str(path))
     sends = '"password"' in path.read_text() or '"token"' in path.read_text()
     switched_off = '"enabled": False' in path.read_text()
     warned = sends and not switched_off and '"ssl": True' not in path.read_text()
@@ -513,5 +513,5 @@ def test_where_librato_was(tmp_path):
     path = tmp_path / "settings.py"
     path.write_text('WRITERS = {"librato": {"type": "librato", "user": "me", "token": "t"}}')
     path.chmod(0o600)
-    (warning,) = settings.read(str(path)).warnings
+    (warning,) = reading.read(str(path)).warnings
     assert "Librato ended on 2026-01-31" in warning

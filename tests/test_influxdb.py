@@ -17,10 +17,9 @@ from http_server import BEHAVIOURS, HANG, Answering, forward_to, http_answer, tl
 from influxd import Influxd, free_port, influxd_path
 from program import wait_until
 
-from powermeter import settings
 from powermeter.errors import AnsweredError, DeliveryError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S
-from powermeter.writers import Receipt
+from powermeter.writers import Receipt, writer_type
 from powermeter.writers.answers import Verdict
 
 SRC = Path(__file__).parent.parent / "src"
@@ -148,7 +147,7 @@ def test_measurement_and_tags_are_escaped(influxd, influx_db, writer, pulses, me
 def test_no_measurement_is_a_comment(influxd, influx_db, writer, pulses, measurement):
     """A measurement that the settings allow never makes a comment of a line: the server would drop it in silence."""
     try:
-        settings.WRITER_TYPES["influxdb"]["measurement"].check(measurement)
+        writer_type("influxdb").keys["measurement"].check(measurement)
     except ValueError:
         return
     writer(measurement=measurement).deliver(pulses(3), "")
@@ -160,7 +159,7 @@ def test_no_tag_has_a_name_that_the_server_refuses(writer, pulses):
     """A tag that the settings allow is taken: with one named time every point would be refused."""
     tags = {"time": "now"}
     try:
-        settings.WRITER_TYPES["influxdb"]["tags"].check(tags)
+        writer_type("influxdb").keys["tags"].check(tags)
     except ValueError:
         return
     assert writer(tags=tags).deliver(pulses(3), "") == Receipt(3)
@@ -555,14 +554,22 @@ def test_check_judges_database_and_password(guarded, writer):
 
 
 def test_pandas_is_not_imported(tmp_path):
-    """Importing the writer leaves pandas alone where it is installed: it would cost 80 MiB."""
+    """A writer leaves pandas alone where it is installed: it would cost 80 MiB."""
     (tmp_path / "pandas.py").write_text("raise SystemExit('pandas was imported')\n")
     paths = [str(tmp_path), str(SRC), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # First that the trap works.
     trap = subprocess.run([sys.executable, "-c", "import pandas"], env=environment, capture_output=True, check=False)
     assert b"pandas was imported" in trap.stderr
-    subprocess.run([sys.executable, "-c", "import powermeter.writers.influxdb"], env=environment, check=True)
+    opened = """
+import sys
+from powermeter.settings.values import WriterSettings
+from powermeter.writers import open_writer, writer_type
+options = {name: key.default for name, key in writer_type("influxdb").keys.items()}
+open_writer(WriterSettings("db", "influxdb", options)).close()
+assert "influxdb" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", opened], env=environment, check=True)
 
 
 def test_certificates_that_have_gone(writer, tmp_path):

@@ -10,12 +10,14 @@ from counting import SOON, Running, hung_disk
 from hand_board import HandBoard
 from program import PATIENCE_S, wait_until
 
-from powermeter import inputs, monitor, settings
+from powermeter import inputs, monitor
 from powermeter.delivery import Delivery
 from powermeter.errors import JournalError
 from powermeter.journal.journal import Journal
 from powermeter.lamps import Condition, Lamp, Lamps
 from powermeter.meter import NS_PER_S, Edge
+from powermeter.settings import values
+from powermeter.writers import writer_type
 
 # --- The lamps
 
@@ -271,11 +273,11 @@ PERIOD_S = 2
 
 def test_a_stall_at_the_end_of_a_period(tmp_path, librato_server):
     """A period whose last edge waits untaken when it is over goes to Librato once that is counted: once, and whole."""
-    token = settings.Secret(librato_server.token)
+    token = values.Secret(librato_server.token)
     needed = {"user": librato_server.user, "token": token, "hostname": librato_server.hostname}
-    defaults = {name: key.default for name, key in settings.WRITER_TYPES["librato"].items()}
+    defaults = {name: key.default for name, key in writer_type("librato").keys.items()}
     options = {**defaults, **needed, "protocol": "http", "period": PERIOD_S}
-    librato = settings.WriterSettings("librato", "librato", options)
+    librato = values.WriterSettings("librato", "librato", options)
     running = Running(tmp_path, board=StallingBoard(), writers=(librato,))
     asked_ns = []
     complete_ns = running.monitor._complete_ns

@@ -110,6 +110,11 @@ def said_by(node, function, errors):
             found = [text.removeprefix("power: ") for arg in args for text in texts(arg)]
         case ast.Call(func=ast.Attribute(attr="mistake"), args=[_, _, allowed]):
             found = [f"{HOLE}: found {HOLE}, allowed: {text}" for text in texts(allowed)]
+        case ast.Call(func=ast.Name(id="Mistake"), args=[_, _, allowed]):
+            found = [f"{HOLE}: found {HOLE}, allowed: {text}" for text in texts(allowed)]
+        case ast.Call(func=ast.Name(id="Remark"), args=[remark, *names]):
+            place = f'{HOLE}: WRITERS["{HOLE}"]' + "".join(f'["{name}"]' for key in names for name in texts(key))
+            found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
             ast.unparse(value) in ("said", "self.mistakes") and function.name != "_input"
         ):

@@ -11,7 +11,7 @@ import time
 import pytest
 from program import PATIENCE_S, Program, wait_until
 
-from powermeter import settings
+from powermeter.settings import reading
 
 # --- Read again, by the command line
 
@@ -194,9 +194,9 @@ def test_a_manager_that_is_gone(tmp_path):
 def test_where_a_service_keeps_its_state(monkeypatch):
     """$STATE_DIRECTORY, as systemd sets it, is the default of DATA_DIR; the first of several."""
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/power:/var/lib/other")
-    assert settings.default_data_dir(as_root=False) == "/var/lib/power"
+    assert reading.default_data_dir(as_root=False) == "/var/lib/power"
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
-    assert settings.default_data_dir(as_root=True) == "/var/lib/power"
+    assert reading.default_data_dir(as_root=True) == "/var/lib/power"
 
 
 # --- Syslog

@@ -14,8 +14,9 @@ import certifi
 import pytest
 from program import AS_ROOT, SOURCE, Program
 
-from powermeter import settings
 from powermeter.errors import PowerError, SettingsError
+from powermeter.settings import reading, schema, values
+from powermeter.writers import writer_type
 
 EXAMPLE = SOURCE.parent / "settings.py.example"
 
@@ -95,7 +96,7 @@ def read(tmp_path):
         path = tmp_path / "settings.py"
         path.write_text(text)
         path.chmod(mode)
-        return settings.read(str(path), **options)
+        return reading.read(str(path), **options)
 
     return read
 
@@ -129,11 +130,11 @@ def test_the_example_has_the_promised_values():
 
 def test_the_example_can_be_read():
     """The example, copied as it is, is without a mistake and without a warning, and only its file is written."""
-    found = settings.read(str(EXAMPLE))
+    found = reading.read(str(EXAMPLE))
     assert found.warnings == ()
     assert [(w.name, w.type) for w in found.writers] == [("file", "file")]
     assert found.meters == (
-        settings.MeterSettings(
+        values.MeterSettings(
             name="house", pin=18, impulses_per_kwh=1000, min_flash_ms=None, silence_minutes=None, max_watts=24000
         ),
     )
@@ -141,8 +142,8 @@ def test_the_example_can_be_read():
 
 def test_what_is_left_out_keeps_the_value_of_the_example(read, tmp_path):
     """An empty settings.py means the same as the example."""
-    empty, example = read(""), settings.read(str(EXAMPLE))
-    for name in settings.Settings.__slots__:
+    empty, example = read(""), reading.read(str(EXAMPLE))
+    for name in values.Settings.__slots__:
         if name != "path":
             assert getattr(empty, name) == getattr(example, name), name
 
@@ -162,10 +163,10 @@ def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, giv
         key: value for key, value in (PROMISED["WRITERS"][name] | given).items() if key not in ("type", "enabled")
     }
     if "token" in given:
-        promised["token"] = settings.Secret(given["token"])
+        promised["token"] = values.Secret(given["token"])
     if name == "file":
-        promised["path"] = os.path.join(settings.default_data_dir(as_root=os.geteuid() == 0), "power.csv")
-    assert found == settings.WriterSettings("mine", name, promised)
+        promised["path"] = os.path.join(reading.default_data_dir(as_root=os.geteuid() == 0), "power.csv")
+    assert found == values.WriterSettings("mine", name, promised)
 
 
 def test_a_file_with_everything_set(read, tmp_path):
@@ -192,10 +193,10 @@ WRITERS = {{
 """)
     assert (found.gpio_library, found.gpio_chip, found.pin_numbering) == ("gpiod", "/dev/gpiochip4", "BCM")
     assert found.meters == (
-        settings.MeterSettings(
+        values.MeterSettings(
             name="house", pin=24, impulses_per_kwh=800.0, min_flash_ms=2.5, silence_minutes=90, max_watts=11e3
         ),
-        settings.MeterSettings(
+        values.MeterSettings(
             name="heat-pump_2", pin=25, impulses_per_kwh=3200, min_flash_ms=None, silence_minutes=None, max_watts=24000
         ),
     )
@@ -207,7 +208,7 @@ WRITERS = {{
     assert (one["host"], one["ssl"], one["verify_ssl"]) == ("10.0.0.7", True, f"{tmp_path}/ca.pem")
     assert (two["username"], two["tags"], two["verify_ssl"]) == ("u", {"home": "yes"}, False)
     secrets = (one["token"], two["password"], lib["token"])
-    assert secrets == (settings.Secret("t"), settings.Secret("p"), settings.Secret(SECRET))
+    assert secrets == (values.Secret("t"), values.Secret("p"), values.Secret(SECRET))
     assert csv["path"] == os.path.expanduser("~/a.csv")
     assert (lib["tags"], lib["period"], lib["source"]) == ({"home": "yes"}, 300, "attic")
     assert found.warnings == ()
@@ -495,7 +496,7 @@ def test_a_file_that_is_not_text(tmp_path):
     path = tmp_path / "settings.py"
     path.write_bytes(b"\xff\xfe\xfa KEEP_DAYS")
     with pytest.raises(SettingsError, match="not Python"):
-        settings.read(str(path))
+        reading.read(str(path))
 
 
 def test_a_long_value_is_cut(read):
@@ -538,7 +539,7 @@ def test_a_file_that_cant_be_read(tmp_path, kind, reason):
         os.seteuid(65534 if kind == "forbidden" else 0)  # root may read everything
     try:
         with pytest.raises(SettingsError) as error:
-            settings.read(str(path))
+            reading.read(str(path))
     finally:
         if as_root:
             os.seteuid(0)
@@ -564,7 +565,7 @@ def test_a_file_that_would_be_waited_for_or_has_no_end(tmp_path, kind, reason):
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(SettingsError) as error:
-        settings._executed(str(path))
+        reading._executed(str(path))
     assert error.value.mistakes == [reason]
 
 
@@ -647,7 +648,7 @@ def test_a_class_of_the_file_s_own(read):
 KEEP_DAYS = Odd(5)
 """
     assert mistakes_in(read, text) == ["line 3: RuntimeError while its values were checked"]
-    with pytest.raises(RuntimeError, match="ours"), settings._blamed("settings.py"):
+    with pytest.raises(RuntimeError, match="ours"), reading._blamed("settings.py"):
         raise RuntimeError("ours")
 
 
@@ -766,10 +767,10 @@ def test_secrets_are_compared(read):
     one, same, other = (read(writer(INFLUXDB.replace(SECRET, text))) for text in ("a", "a", "b"))
     assert one == same != other
     assert copy.deepcopy(one) == copy.copy(one) == one
-    assert len({settings.Secret("a"), settings.Secret("a"), settings.Secret("b")}) == 2
-    assert settings.Secret("a") != "a"
-    assert not isinstance(settings.Secret("a"), str)
-    assert [bool(settings.Secret(text)) for text in ("a", "")] == [True, False]
+    assert len({values.Secret("a"), values.Secret("a"), values.Secret("b")}) == 2
+    assert values.Secret("a") != "a"
+    assert not isinstance(values.Secret("a"), str)
+    assert [bool(values.Secret(text)) for text in ("a", "")] == [True, False]
 
 
 # --- Who may read and write the file
@@ -839,11 +840,11 @@ def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, war
 
 def test_a_secret_of_a_type_of_one_s_own(read, monkeypatch):
     """Of another type of writer it is not known how it sends its secret, which is one all the same."""
-    key = settings.Key(None, settings.optional(settings.absolute_path), secret=True)
-    monkeypatch.setitem(settings.WRITER_TYPES, "file", {**settings.WRITER_TYPES["file"], "token": key})
+    key = schema.Key(None, schema.optional(schema.absolute_path), secret=True)
+    monkeypatch.setitem(writer_type("file").keys, "token", key)
     found = read(writer(f'"type": "file", "token": "/{SECRET}"'))
     assert found.warnings == ()
-    assert found.writers[0].options["token"] == settings.Secret(f"/{SECRET}")
+    assert found.writers[0].options["token"] == values.Secret(f"/{SECRET}")
 
 
 def test_a_check_warns_of_a_secret_that_others_can_get_at(tmp_path):
@@ -869,7 +870,7 @@ def test_what_others_may_write_is_not_run(read, tmp_path, mode):
     """A file that others may write is not run, and nothing of it, whoever asks; the line says what to type."""
     ran, path = tmp_path / "ran", tmp_path / "settings.py"
     text = f"open({str(ran)!r}, 'w').close()"
-    for ask in (lambda: read(text, mode=mode), lambda: settings.data_dir_of(str(path))):
+    for ask in (lambda: read(text, mode=mode), lambda: reading.data_dir_of(str(path))):
         with pytest.raises(SettingsError, match=f"{path}: is not run: {path}: everyone may write it: chmod o-w {path}"):
             ask()
     assert not ran.exists()
@@ -903,9 +904,9 @@ def test_where_the_data_are(read, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     assert read("DATA_DIR = '~/power/'").data_dir == "/home/me/power"
-    assert settings.default_data_dir(as_root=True) == "/var/lib/power"
-    assert settings.default_data_dir(as_root=False) == "/home/me/.local/state/power"
-    assert read("").data_dir == settings.default_data_dir(as_root=AS_ROOT)
+    assert reading.default_data_dir(as_root=True) == "/var/lib/power"
+    assert reading.default_data_dir(as_root=False) == "/home/me/.local/state/power"
+    assert read("").data_dir == reading.default_data_dir(as_root=AS_ROOT)
 
 
 def test_a_home_that_is_not_there(read, monkeypatch):
@@ -926,7 +927,7 @@ def test_a_home_that_is_not_there(read, monkeypatch):
         read("")
     assert str(error.value) == no_home
     with pytest.raises(SettingsError, match="and there is none"):
-        settings.data_dir_of("/dev/null")
+        reading.data_dir_of("/dev/null")
     text = f"DATA_DIR, LOG_FILE = '~/data', '~/power.log'; {file_at('~nobody-of-this-name/a.csv')}"
     allowed = "allowed: a path without ~, as no such home is known"
     assert mistakes_in(read, text) == [
@@ -941,10 +942,10 @@ def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
     path = tmp_path / "settings.py"
     path.write_text("DATA_DIR = '/srv/power'; KEEP_DAYS = 0")
     path.chmod(0o600)
-    assert settings.data_dir_of(str(path)) == "/srv/power"
+    assert reading.data_dir_of(str(path)) == "/srv/power"
     path.write_text("DATA_DIR = 'power'")
     with pytest.raises(SettingsError, match="DATA_DIR: found 'power'"):
-        settings.data_dir_of(str(path))
+        reading.data_dir_of(str(path))
 
 
 def test_which_file_is_found(tmp_path, monkeypatch):
@@ -953,14 +954,14 @@ def test_which_file_is_found(tmp_path, monkeypatch):
     first.mkdir()
     second.mkdir()
     monkeypatch.delenv("POWER_SETTINGS", raising=False)
-    assert settings.find(str(first), str(second)) is None
+    assert reading.find(str(first), str(second)) is None
     (second / "settings.py").touch()
-    assert settings.find(str(first), str(second)) == str(second / "settings.py")
+    assert reading.find(str(first), str(second)) == str(second / "settings.py")
     (first / "settings.py").touch()
-    assert settings.find(str(first), str(second)) == str(first / "settings.py")
+    assert reading.find(str(first), str(second)) == str(first / "settings.py")
     monkeypatch.setenv("POWER_SETTINGS", "mine.py")
     monkeypatch.chdir(tmp_path)
-    assert settings.find(str(first), str(second)) == str(tmp_path / "mine.py")
+    assert reading.find(str(first), str(second)) == str(tmp_path / "mine.py")
 
 
 # --- Invented watts
@@ -1063,7 +1064,7 @@ def test_no_writer_has_a_file_of_the_program(tmp_path, name):
     path = tmp_path / "settings.py"
     path.write_text(f'DATA_DIR = "{tmp_path}"\nWRITERS = {{"file": {{"type": "file", "path": "{name}"}}}}\n')
     with pytest.raises(SettingsError, match="another name, this one the program uses itself"):
-        settings.read(str(path))
+        reading.read(str(path))
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import time
 import pytest
 from program import wait_until
 
-from powermeter import settings
 from powermeter.boards.simulated import SimulatedBoard, constant
 from powermeter.journal.journal import prepare_dir
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
+from powermeter.settings import reading
 from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
 from powermeter.views import text as view
 
@@ -273,7 +273,7 @@ def test_the_program_gives_what_is_said_here(tmp_path):
     path = tmp_path / "settings.py"
     path.write_text(f"DATA_DIR = {str(tmp_path / 'data')!r}; COMMIT_INTERVAL = 0.1; CLOCK_WAIT = 0")
     path.chmod(0o600)
-    found = settings.read(str(path))
+    found = reading.read(str(path))
     prepare_dir(found.data_dir)
     start_ns = time.monotonic_ns() - 100 * NS_PER_S  # 27 pulses at 1,000 W, and the next in 0.8 s
     crashes = []

@@ -1,11 +1,14 @@
 """What holds for every writer, each at a real place: a file, the server with Librato's rules, an InfluxDB."""
 
+import re
+
 import pytest
 from contracts import WriterContract
 from http_server import http_answer
 from influxd import free_port
+from program import SOURCE
 
-from powermeter.writers import LIBRARIES, WRITERS
+from powermeter.writers import WRITERS, writer_type
 
 
 class FilePlace:
@@ -52,7 +55,10 @@ class InfluxdbPlace:
         return self.server.query("SELECT * FROM /.*/", self.database)
 
 
-@pytest.fixture(params=[FilePlace, LibratoPlace, InfluxdbPlace], ids=lambda place: place.kind)
+PLACES = [FilePlace, LibratoPlace, InfluxdbPlace]
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.kind)
 def place(request):
     """Each place in turn."""
     return request.param(request)
@@ -60,8 +66,15 @@ def place(request):
 
 def test_every_type_of_the_settings_is_tested_here():
     """No type of writer is without its place in these tests."""
-    assert {FilePlace.kind, LibratoPlace.kind, InfluxdbPlace.kind} == set(WRITERS)
-    assert set(LIBRARIES) <= set(WRITERS)
+    assert {place.kind for place in PLACES} == set(WRITERS)
+
+
+def test_every_library_is_installed_with_the_program():
+    """What a type of writer says that it needs is what requirements.txt installs."""
+    libraries = [writer_type(kind).library for kind in WRITERS]
+    assert None in libraries
+    required = re.findall(r"^([\w-]+)", (SOURCE.parent / "requirements.txt").read_text(), re.MULTILINE)
+    assert {library[1] for library in libraries if library} <= set(required)
 
 
 class TestContract(WriterContract):

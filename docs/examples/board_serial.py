@@ -16,7 +16,7 @@ from powermeter.boards import lamp_pins
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 
 BYTES = {(Lamp.L1, True): b"A", (Lamp.L1, False): b"a", (Lamp.L2, True): b"B", (Lamp.L2, False): b"b"}
 

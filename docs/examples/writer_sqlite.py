@@ -1,4 +1,4 @@
-"""A row a pulse in a table of an SQLite database of the user's own."""
+"""One row per pulse in a table of an SQLite database of the user's own."""
 
 import contextlib
 import os
@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from powermeter.errors import UnreachableError
 from powermeter.meter import Pulse
+from powermeter.settings.schema import REQUIRED, Key, absolute_path, number
 from powermeter.writers import Pace, Receipt
+
+#: No library is needed beside Python's own.
+LIBRARY = None
+
+#: Its keys in the settings.
+KEYS = {"path": Key(REQUIRED, absolute_path), "timeout": Key(10, number(0.1, 600))}
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS power (

@@ -1,5 +1,5 @@
 """
-The reference of the settings: defaults and what is allowed from the schema of powermeter.settings.
+The reference of the settings: defaults and what is allowed from the schema of powermeter.settings and of the writers.
 
 A page has one directive ``setting`` a key, with its meaning as content; default and
 what is allowed are added from the schema, in the words that the program
@@ -17,7 +17,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.nodes import make_id
 
-from powermeter.settings import METER, REQUIRED, TOP, WRITER_COMMON, WRITER_TYPES, Key
+from powermeter.settings.reading import METER, TOP, WRITER_COMMON
+from powermeter.settings.schema import REQUIRED, Key
+from powermeter.writers import WRITERS, writer_type
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ KEYS: dict[str, Key] = {
     **TOP,
     **{f"METERS.{name}": key for name, key in METER.items()},
     **{f"WRITERS.{name}": key for name, key in WRITER_COMMON.items()},
-    **{f"{kind}.{name}": key for kind, schema in WRITER_TYPES.items() for name, key in schema.items()},
+    **{f"{kind}.{name}": key for kind in WRITERS for name, key in writer_type(kind).keys.items()},
 }
 
 

@@ -26,8 +26,9 @@ from influxd import Influxd  # noqa: E402 - found by the line before
 from victoriametrics import VictoriaMetrics  # noqa: E402
 
 from powermeter.meter import NS_PER_S, Constant, Pulse  # noqa: E402
-from powermeter.settings import REQUIRED, WRITER_TYPES, WriterSettings  # noqa: E402
-from powermeter.writers import open_writer  # noqa: E402
+from powermeter.settings.schema import REQUIRED  # noqa: E402
+from powermeter.settings.values import WriterSettings  # noqa: E402
+from powermeter.writers import open_writer, writer_type  # noqa: E402
 
 PULSES = 4_000_000
 BEGIN_NS = 1_735_689_600 * NS_PER_S  # 2025-01-01
@@ -38,7 +39,7 @@ TIMES = 5
 
 def deliver(port: int) -> None:
     """The year's pulses, by the writer of the settings."""
-    options = {name: key.default for name, key in WRITER_TYPES["influxdb"].items() if key.default is not REQUIRED}
+    options = {name: key.default for name, key in writer_type("influxdb").keys.items() if key.default is not REQUIRED}
     writer = open_writer(WriterSettings("a", "influxdb", {**options, "host": "127.0.0.1", "port": port, "timeout": 60}))
     chance, constant, time_ns = random.Random(1), Constant(1000), BEGIN_NS
     spacing_ns = (END_NS - BEGIN_NS) // PULSES

@@ -12,7 +12,7 @@ from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
-from powermeter.settings import JOURNAL, OWN_FILES, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, OWN_FILES, Settings, WriterSettings
 from powermeter.writers import open_writer
 
 

@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
     from typing import Literal
 
-    from powermeter.settings import Settings
+    from powermeter.settings.values import Settings
 
 #: Resolved, as src may be reached by a link.
 SOURCE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -75,17 +75,17 @@ def failed(error: PowerError) -> int:
 
 def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = None) -> "Settings":
     """The settings for a run, checked, with their warnings said; in the file *path*, if it was found before."""
-    from powermeter import settings
-    from powermeter.writers import LIBRARIES
+    from powermeter.settings import reading
+    from powermeter.writers import writer_type
 
-    path = path or args.settings or settings.find(TOP, SOURCE)
+    path = path or args.settings or reading.find(TOP, SOURCE)
     if path is None and simulate is None:
         raise ProcessError(f"no settings.py: cp {TOP}/settings.py.example {TOP}/settings.py, or try --simulate")
     invented_for: Literal["file", "all", None] = None if simulate is None else "all" if args.settings else "file"
-    read = settings.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
+    read = reading.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
-    require({module: name for w in read.writers if w.type in LIBRARIES for module, name in [LIBRARIES[w.type]]})
+    require(dict(library for w in read.writers if (library := writer_type(w.type).library)))
     for warning in read.warnings:
         print(f"power: {warning}", file=sys.stderr)
     return read
@@ -134,10 +134,10 @@ def _pidfile_of_running(args: argparse.Namespace) -> str:
 
 def _data_dir(args: argparse.Namespace) -> str:
     """DATA_DIR, whatever else is wrong in the settings."""
-    from powermeter import settings
+    from powermeter.settings import reading
 
-    path = args.settings or settings.find(TOP, SOURCE)
-    return settings.data_dir_of(path) if path else settings.default_data_dir(as_root=os.geteuid() == 0)
+    path = args.settings or reading.find(TOP, SOURCE)
+    return reading.data_dir_of(path) if path else reading.default_data_dir(as_root=os.geteuid() == 0)
 
 
 def _has_another_pidfile(args: argparse.Namespace) -> int | None:

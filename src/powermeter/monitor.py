@@ -30,7 +30,7 @@ from powermeter.log import Log
 from powermeter.lookup import Found, Lookup
 from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog
-from powermeter.settings import JOURNAL, MeterSettings, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, MeterSettings, Settings, WriterSettings
 from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
 from powermeter.writers import open_writer
 

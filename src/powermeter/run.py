@@ -26,7 +26,7 @@ from powermeter.process.control import Control
 from powermeter.process.pidfile import PidFile
 from powermeter.process.systemd import notify, watchdog_s
 from powermeter.recorder import Watchdog
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 from powermeter.views import text
 
 log = logging.getLogger(__name__)

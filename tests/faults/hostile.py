@@ -41,8 +41,9 @@ from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.process.control import ANSWER_S, MOST_ANSWER, stop
 from powermeter.process.pidfile import PidFile, holder
-from powermeter.settings import REQUIRED, WRITER_TYPES, Secret, WriterSettings
-from powermeter.writers import librato, open_writer
+from powermeter.settings.schema import REQUIRED
+from powermeter.settings.values import Secret, WriterSettings
+from powermeter.writers import librato, open_writer, writer_type
 
 TITLE = "Hostile input"
 
@@ -159,7 +160,7 @@ def writer_to(kind, port, **options):
         },
         "librato": {"user": "me", "token": Secret(TOKEN), "hostname": f"127.0.0.1:{port}", "protocol": "http"},
     }[kind]
-    defaults = {name: key.default for name, key in WRITER_TYPES[kind].items() if key.default is not REQUIRED}
+    defaults = {name: key.default for name, key in writer_type(kind).keys.items() if key.default is not REQUIRED}
     writer = open_writer(WriterSettings(kind, kind, {**defaults, **account, **options}))
     try:
         yield writer

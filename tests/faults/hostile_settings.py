@@ -1,7 +1,7 @@
 """
 Settings files that no one would write on purpose, and a process that reads them.
 
-``hostile_settings.py SEED COUNT DIRECTORY`` reads each with settings.read and prints what was found as a line of JSON.
+``hostile_settings.py SEED COUNT DIRECTORY`` reads each with reading.read and prints what was found as a line of JSON.
 "faults" are the files that brought anything but settings or a SettingsError of plain, short lines without a password;
 they are left in DIRECTORY. A reading that takes longer than PATIENCE_S ends it by SIGALRM, and its file is the
 settings.py that is left there.
@@ -23,8 +23,9 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "src"))
 
-from powermeter import settings  # noqa: E402 - found by the line before
 from powermeter.errors import SettingsError  # noqa: E402
+from powermeter.settings import reading  # noqa: E402 - found by the line before
+from powermeter.writers import WRITERS, writer_type  # noqa: E402
 
 EXAMPLE = (TOP / "settings.py.example").read_text()
 
@@ -153,8 +154,9 @@ FILES = [
 ]
 
 _LITERAL = re.compile(r'"[^"\n]*"|\bNone\b|\bTrue\b|\bFalse\b|\b\d[\d.]*\b')
-_KEYS = sorted({key for schema in (settings.METER, *settings.WRITER_TYPES.values()) for key in schema} | {"enabled"})
-_NAMES = [*settings.TOP, *settings.DICTS, "KEEP_DAY", "meters", "X"]
+_SCHEMAS = (reading.METER, *(writer_type(kind).keys for kind in WRITERS))
+_KEYS = sorted({key for schema in _SCHEMAS for key in schema} | {"enabled"})
+_NAMES = [*reading.TOP, *reading.DICTS, "KEEP_DAY", "meters", "X"]
 #: The example with every writer on, and a password and a token in it.
 _FULL = (
     EXAMPLE.replace('"enabled": False', '"enabled": True')
@@ -260,7 +262,7 @@ def main(seed, count, directory):
         signal.alarm(PATIENCE_S)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                found = settings.read(str(path))
+                found = reading.read(str(path))
             taken += 1
             hosts = {writer.options.get("host", "127.0.0.1") for writer in found.writers}
             if hosts <= {"127.0.0.1", "localhost"} and "librato" not in {writer.type for writer in found.writers}:

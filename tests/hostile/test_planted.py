@@ -300,7 +300,7 @@ def test_copies_of_the_settings_are_not_tracked(machine):
 USES = {
     "the CSV file": """
 from powermeter.writers import open_writer
-from powermeter.settings import WriterSettings
+from powermeter.settings.values import WriterSettings
 from powermeter.meter import Pulse
 def use():
     writer = open_writer(WriterSettings("f", "file", {"path": path}))

@@ -14,7 +14,7 @@ from typing import Protocol
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 
 
 class Board(Protocol):

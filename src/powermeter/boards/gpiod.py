@@ -25,7 +25,7 @@ from powermeter.boards import lamp_pins
 from powermeter.errors import BoardError, NoBoardError, TakenError
 from powermeter.lamps import Lamp
 from powermeter.meter import Edge
-from powermeter.settings import BOARD_TO_BCM, Settings
+from powermeter.settings.values import BOARD_TO_BCM, Settings
 
 #: The most edges that the kernel keeps for a request: 16 for each of 64 lines (drivers/gpio/gpiolib-cdev.c).
 EDGES_KEPT = 1024

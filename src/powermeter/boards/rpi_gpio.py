@@ -21,7 +21,7 @@ from powermeter.boards import EdgeQueue, lamp_pins
 from powermeter.errors import BoardError, NoBoardError
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Edge
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 
 #: What to do where the library is missing. PyPI has wheels of its lgpio for Python 3.11 alone (lgpio 0.2.2.0).
 INSTALL = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from powermeter.boards import EdgeQueue
 from powermeter.lamps import Lamp
 from powermeter.meter import JOULES_PER_KWH, NS_PER_S, Edge
-from powermeter.settings import Settings
+from powermeter.settings.values import Settings
 
 #: A step of a load: how long, in s, and how many watts. A load is a stream of them without an end.
 Step = tuple[float, float]

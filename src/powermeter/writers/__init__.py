@@ -1,18 +1,19 @@
 """
 The port to where pulses go: :class:`Writer`, and the writers there are.
 
-A writer knows its service's library and, of ours, only pulses and errors. It
-neither buffers nor tries again; delivery does, for all of them.
+A writer knows its service's library and, of ours, only pulses, errors and what
+a setting may be. It neither buffers nor tries again; delivery does, for all of
+them.
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import WriterSettings
-from powermeter.writers.blotter import Blotter
+from powermeter.settings.schema import Key, Mistake, Remark
+from powermeter.settings.values import Values, WriterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +89,53 @@ class Writer(Protocol):
         ...
 
 
-#: The type in the settings, the module and the class. Imported when opened:
-#: the libraries of services are heavy, and not everyone has all of them.
+#: The type in the settings, the module and the class. A module is imported where its type is in the settings.
 WRITERS = {
     "file": ("powermeter.writers.file", "FileWriter"),
     "librato": ("powermeter.writers.librato", "LibratoWriter"),
     "influxdb": ("powermeter.writers.influxdb", "InfluxdbWriter"),
 }
 
-#: The library that a type of writer needs: the module and its name on PyPI.
-LIBRARIES = {"librato": ("librato", "librato-metrics"), "influxdb": ("influxdb", "influxdb")}
 
-
-def one_line(text: str, blotter: Blotter) -> str:
-    r"""
-    The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
-
-    >>> from powermeter.settings import Secret
-    >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
-    'unknown token ***'
-    >>> one_line("a database of a", Blotter("me", Secret("a")))
-    '*** database of ***'
+class WriterType(NamedTuple):
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in blotter(text)[:1000]).split())
-    return blotter(line)[:200]  # a secret may have been broken into lines
+    What the module of a type of writer holds.
+
+    *writer*: the class. *keys* (``KEYS``): the keys of its entry in the settings,
+    which are its arguments. *library* (``LIBRARY``): the module and the name on
+    PyPI of the library that it needs; None if Python's own are enough. *mistakes*
+    and *warnings*, functions that the module may have: they get the options of an
+    entry and yield what only several of them show, or what the user should know.
+    The options that *mistakes* gets lack those that have a mistake of their own.
+    """
+
+    writer: Callable[..., Writer]
+    keys: Mapping[str, Key]
+    library: tuple[str, str] | None
+    mistakes: Callable[[Values], Iterable[Mistake]]
+    warnings: Callable[[Values], Iterable[Remark]]
+
+
+def writer_type(name: str) -> WriterType:
+    """
+    The type of writer that the settings call *name*, one of ``WRITERS``.
+
+    Its library is not imported yet: those of services are heavy, and not
+    everyone has all of them.
+    """
+    module_name, class_name = WRITERS[name]
+    module = importlib.import_module(module_name)
+    return WriterType(
+        getattr(module, class_name),
+        module.KEYS,
+        module.LIBRARY,
+        getattr(module, "mistakes", _nothing),
+        getattr(module, "warnings", _nothing),
+    )
+
+
+def _nothing(_options: Values) -> tuple[()]:
+    return ()
 
 
 def open_writer(settings: WriterSettings, beside: Iterable[WriterSettings] = ()) -> Writer:
@@ -120,9 +144,7 @@ def open_writer(settings: WriterSettings, beside: Iterable[WriterSettings] = ())
 
     Raises :exc:`ImportError` where its library is missing.
     """
-    module, name = WRITERS[settings.type]
     options = dict(settings.options)
     if settings.type == "file":
         options["others"] = [other.options["path"] for other in beside if other.type == "file" and other != settings]
-    writer: Writer = getattr(importlib.import_module(module), name)(**options)
-    return writer
+    return writer_type(settings.type).writer(**options)

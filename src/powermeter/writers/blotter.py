@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from powermeter.settings import Secret
+from powermeter.settings.values import Secret
 
 #: A secret of fewer characters is hidden only where it is a word of its own, since many other words contain it.
 SHORT_SECRET = 4
@@ -126,6 +126,19 @@ class Blotter:
             at = max(at, end)
         parts.append(text[at:MAX_BLOTTED])
         return "".join(parts)
+
+
+def one_line(text: str, blotter: Blotter) -> str:
+    r"""
+    The beginning of what a service answered, fit for a line of the log; *blotter* knows the secrets it was sent.
+
+    >>> one_line("unknown token\n  hunter2", Blotter("me", Secret("hunter2")))
+    'unknown token ***'
+    >>> one_line("a database of a", Blotter("me", Secret("a")))
+    '*** database of ***'
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in blotter(text)[:1000]).split())
+    return blotter(line)[:200]  # a secret may have been broken into lines
 
 
 def _found(pattern: re.Pattern[str], text: str) -> set[tuple[int, int]]:

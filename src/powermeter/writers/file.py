@@ -29,14 +29,19 @@ from powermeter.errors import LocalError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.mounts import has_gone, mount_of, not_mounted
 from powermeter.safe_path import make_directory, open_file, ours, resolved
+from powermeter.settings.schema import Key, file_path
+from powermeter.settings.values import JOURNAL
 from powermeter.writers import Pace, Receipt
 
 log = logging.getLogger(__name__)
 
-HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
+#: No library is needed beside Python's own.
+LIBRARY = None
 
-#: What the names of the journal's files in DATA_DIR begin with.
-JOURNAL_NAME = "journal.db"
+#: Its keys in the settings.
+KEYS = {"path": Key("power.csv", file_path, file=True)}
+
+HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 
 #: How much of the file is looked at at once, in bytes: more than a line, whatever others appended.
 BLOCK = 1 << 16
@@ -244,7 +249,7 @@ class FileWriter:
                 and entry.stat().st_uid in owners
                 and entry.name != own
                 and (is_ours(entry.name) or not others)
-                and not entry.name.startswith(JOURNAL_NAME)
+                and not entry.name.startswith(JOURNAL)
                 and entry.stat().st_size > len(HEADER)
             ]
         return [path for _, _, path in sorted(found)]

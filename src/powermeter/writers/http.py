@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from powermeter import __version__
-from powermeter.settings import Secret
+from powermeter.settings.values import Secret
 
 #: As much of an answer's body as is read, in bytes: only the beginning of an error's is shown. Twice that is the most
 #: that an answer may have on the wire before its body is read so far: headers, the marks of chunks and the records of

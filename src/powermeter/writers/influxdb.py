@@ -6,30 +6,152 @@ without a pause, follow redirects with a GET, not verify TLS, take a password
 from ``~/.netrc``, obey proxies, read an answer of any size, unpack msgpack that
 nobody asked for, lose the status of a 5xx, and import pandas where that is
 installed.
+
+The client, and Python's own for HTTP and TLS, are imported when a writer is opened.
 """
 
-import http.client
+import contextlib
+import errno
 import json
+import os
 import re
-import ssl as tls
 import sys
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-if "pandas" not in sys.modules:
-    # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
-
-import influxdb
-
-from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
+from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError, UnsafePathError
 from powermeter.meter import Pulse
-from powermeter.settings import Secret, certificates
-from powermeter.writers import Pace, Receipt, one_line
+from powermeter.safe_path import read_code
+from powermeter.settings.schema import (
+    Key,
+    Mistake,
+    Remark,
+    exposed,
+    flag,
+    host,
+    number,
+    optional,
+    tags,
+    text,
+    url_prefix,
+    visible_ascii,
+    whole,
+    words,
+)
+from powermeter.settings.values import Secret, Values
+from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import MAX_LISTED, Verdict, complains, is_page, judge, listed, message, worst
-from powermeter.writers.blotter import Blotter
-from powermeter.writers.http import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
+from powermeter.writers.blotter import Blotter, one_line
+
+if TYPE_CHECKING:
+    from powermeter.writers.http import Connection
+
+#: The library that it needs: the module, and its name on PyPI.
+LIBRARY = ("influxdb", "influxdb")
+
+
+def _verify_ssl(found: Any) -> bool | str:
+    """
+    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
+
+    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
+    """
+    if isinstance(found, bool):
+        return found
+    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
+    path = os.path.expanduser(found) if isinstance(found, str) else ""
+    if not os.path.isabs(path):
+        raise ValueError(allowed)
+    try:
+        import ssl
+
+        with contextlib.suppress(FileNotFoundError):
+            ssl.create_default_context(cadata=certificates(path))
+    except UnsafePathError as error:
+        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
+    except (OSError, ValueError):
+        raise ValueError(allowed) from None
+    return path
+
+
+def certificates(path: str) -> str:
+    """
+    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
+
+    Raises :exc:`OSError`, also where there are none.
+    """
+    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
+    if "-----BEGIN" not in text:
+        raise OSError(errno.EINVAL, "there is none in it")
+    return text
+
+
+#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
+MAX_CERTIFICATES = 5_000_000
+
+_TAGS = tags(
+    # VictoriaMetrics keeps names that begin with __ for itself.
+    r"(?!__)[^\x00-\x1f\x7f\\]+",
+    # A backslash before a separator would escape it: the line would be read as another one.
+    r"[^\x00-\x1f\x7f\\]+",
+    'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
+    # The fields of our points, which InfluxDB 3 refuses as tags and InfluxQL then can't tell apart; the columns that
+    # InfluxDB 2 adds to every row.
+    taken=(
+        "meter",
+        "time",
+        "energy",
+        "power",
+        "register",
+        "_field",
+        "_measurement",
+        "_time",
+        "_value",
+        "_start",
+        "_stop",
+    ),
+)
+# A line of the line protocol that begins with # is a comment.
+_MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
+
+#: Its keys in the settings.
+KEYS = {
+    "host": Key("localhost", host),
+    "port": Key(8086, whole(1, 65535)),
+    "path": Key("", url_prefix),
+    "username": Key(None, optional(words)),
+    "password": Key(None, optional(words), secret=True),
+    "token": Key(None, optional(visible_ascii), secret=True),
+    "database": Key("power", words),
+    "retention_policy": Key(None, optional(words)),
+    "ssl": Key(False, flag),
+    "verify_ssl": Key(True, _verify_ssl),
+    "measurement": Key("electricity_power", _MEASUREMENT),
+    "tags": Key({}, _TAGS),
+    "timeout": Key(10, number(0.1, 600)),
+    "batch_size": Key(5000, whole(1, 50_000)),
+    "update_period": Key(10, number(0, 86400)),
+}
+
+
+def mistakes(options: Values) -> Iterator[Mistake]:
+    """What the keys one by one do not show: who logs in, and how."""
+    if options.get("token") and (options.get("username") or options.get("password")):
+        yield Mistake("token", "a token beside a username or password", "one of the two")
+    if options.get("password") and not options.get("username", True):
+        yield Mistake("username", "None", "text, as there is a password")
+
+
+def warnings(options: Values) -> Iterator[Remark]:
+    """Warn of a CA file that is not there, and if others can get at the password or token."""
+    file = options["verify_ssl"]
+    if isinstance(file, str) and not os.path.exists(file):
+        yield Remark(f"{file} is not there: the writer waits for it", "verify_ssl")
+    yield from exposed(
+        KEYS, options, options["host"], encrypted=options["ssl"], encrypt='"ssl": True', verified=file is not False
+    )
+
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
 ADVICE = {
@@ -81,7 +203,9 @@ class _Session:
     *path* is put before the client's own.
     """
 
-    def __init__(self, connection: Connection, authorization: Secret | None, path: str) -> None:
+    def __init__(self, connection: "Connection", authorization: Secret | None, path: str) -> None:
+        from powermeter.writers.http import USER_AGENT
+
         self._connection = connection
         self._authorization = authorization
         self._path = path
@@ -101,6 +225,8 @@ class _Session:
 
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
         """Send one request and return its answer, whatever that is."""
+        from powermeter.writers.http import MOST_READ, retry_after_s
+
         connection = self._connection
         if connection.has_ended():
             connection.close()
@@ -156,8 +282,7 @@ class InfluxdbWriter:
         )
         authorization = _authorization(username, password, token)
         self._blotter = Blotter(username, password, token)
-        self._client = influxdb.InfluxDBClient(host, port, database=database, ssl=ssl, retries=1)
-        self._client.close()
+        self._client = _client(host, port, database=database, ssl=ssl, retries=1)
         self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization, path)
         self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not take one of ours
 
@@ -192,6 +317,10 @@ class InfluxdbWriter:
         return f"{self._series},meter={p.meter} energy={p.watt_hours!r},{power}register={p.register_kwh!r} {p.time_ns}"
 
     def _write(self, lines: list[str]) -> Receipt:
+        import http.client
+
+        from powermeter.writers.http import cause
+
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
@@ -247,6 +376,8 @@ class InfluxdbWriter:
 
         Where the server does not answer InfluxDB 1's query, or not to this user, its types are not known.
         """
+        import http.client
+
         name = self._measurement.replace('"', r"\"")
         query = {"db": self._database, "q": f'SHOW FIELD KEYS FROM "{name}"'}
         try:
@@ -266,12 +397,28 @@ class InfluxdbWriter:
         return ": ".join(filter(None, (found.rstrip("."), ADVICE[advice]))) if advice else found
 
 
-def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> Connection:
+def _client(host: str, port: int, **options: Any) -> Any:
+    """The library's client, with its session closed."""
+    if "pandas" not in sys.modules:
+        # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+    import influxdb
+
+    client = influxdb.InfluxDBClient(host, port, **options)
+    client.close()
+    return client
+
+
+def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> "Connection":
     """
     A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
 
     Raises :exc:`LocalError` where that file is missing, or others may write it.
     """
+    import ssl as tls
+
+    from powermeter.writers.http import Connection
+
     if not ssl:
         return Connection(host, port, timeout=timeout)
     file = verify_ssl if isinstance(verify_ssl, str) else None
@@ -293,6 +440,8 @@ def _authorization(username: str | None, password: Secret | None, token: Secret 
     if token:
         return Secret(f"Token {token.reveal()}")
     if username:
+        from powermeter.writers.http import basic
+
         return basic(username, password or Secret(""))
     return None
 

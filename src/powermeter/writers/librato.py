@@ -4,30 +4,70 @@ A gauge a meter and period at Librato, or at what speaks its API.
 The library's dangers are cured here: it would take a redirect or a web page
 for success, try a 503 again for ever, fail on a 4xx whose body it does not
 know, and log every body.
+
+The library, and Python's own for HTTP and TLS, are imported when a writer is opened.
 """
 
-import http.client
 import itertools
 import logging
 import socket
-import ssl
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import librato
-from librato.aggregator import Aggregator
-from librato.queue import Queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from powermeter.errors import AnsweredError, DeliveryError, MisdirectedError, UnreachableError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.settings import Secret
-from powermeter.writers import Pace, Receipt, one_line
+from powermeter.settings.schema import (
+    REQUIRED,
+    Key,
+    Remark,
+    choice,
+    exposed,
+    host_and_port,
+    optional,
+    tags,
+    text,
+    visible_ascii,
+    whole,
+)
+from powermeter.settings.values import Secret, Values
+from powermeter.writers import Pace, Receipt
 from powermeter.writers.answers import Judgement, Verdict, is_page, judge, message, parameters
-from powermeter.writers.blotter import Blotter
-from powermeter.writers.http import MOST_READ, USER_AGENT, Connection, basic, cause, retry_after_s
+from powermeter.writers.blotter import Blotter, one_line
 
-#: The most measurements a POST (Librato API documentation).
-MOST_GAUGES = Queue.MAX_MEASUREMENTS_PER_CHUNK
+if TYPE_CHECKING:
+    import http.client
+
+    from powermeter.writers.http import Connection
+
+#: The library that it needs: the module, and its name on PyPI.
+LIBRARY = ("librato", "librato-metrics")
+
+#: Librato's own host. It no longer resolves; the default tells where the API came from.
+HOST = "metrics-api.librato.com"
+
+# Names, sources and tags: the limits of the Librato API documentation.
+_NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
+# "<source>.<meter>" is sent, a meter's name has up to 32 characters.
+_SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 . : - _")
+_TAGS = tags(
+    r"[-.:_\w]{1,64}",
+    r"[-.:_?\\/\w ]{1,255}",
+    'a dict of 0 to 49 names to texts, "meter" and "time" not among them, such as {"home": "yes"}',
+    lower=True,
+)
+
+#: Its keys in the settings.
+KEYS = {
+    "user": Key(REQUIRED, visible_ascii),
+    "token": Key(REQUIRED, visible_ascii, secret=True),
+    "metric": Key("power", _NAME_1_255),
+    "hostname": Key(HOST, host_and_port),
+    "protocol": Key("https", choice("https", "http")),
+    "base_path": Key("/v1/", text(r"/([!-~]*/)?", 'a path that begins and ends with /, such as "/v1/"')),
+    "source": Key(None, optional(_SOURCE)),
+    "tags": Key(None, optional(_TAGS)),
+    "period": Key(60, whole(1, 86400)),
+}
 
 #: A request may take this time as a whole, in s.
 TIMEOUT_S = 10
@@ -46,37 +86,65 @@ ADVICE = {
 }
 
 
-class _Connection(librato.LibratoConnection):  # type: ignore[misc]
-    """The library's connection, with answers judged by us and closed in the end; the library is not given the token."""
+def warnings(options: Values) -> Iterator[Remark]:
+    """Warn that nothing answers at Librato's own host any more, and if others can get at the token."""
+    hostname = options["hostname"]
+    if hostname == HOST:
+        yield Remark(f"Librato ended on 2026-01-31, nothing answers at {HOST}: name another host or disable it")
+    encrypted = options["protocol"] == "https"
+    yield from exposed(KEYS, options, hostname.partition(":")[0], encrypted=encrypted, encrypt='"protocol": "https"')
 
-    _open: Connection | None = None
 
-    def __init__(self, user: str, token: Secret, **options: Any) -> None:
-        super().__init__(user, str(token), **options)
+class _Service:
+    """The service as the library's connection meets it: reached, asked and judged by us, and closed in the end."""
+
+    def __init__(self, hostname: str, user: str, token: Secret, *, protocol: str) -> None:
+        from powermeter.writers.http import basic
+
+        self.hostname = hostname
+        self._protocol = protocol
         self._authorization = basic(user, token)
         self._blotter = Blotter(user, token)
+        self._open: Connection | None = None
+
+    def connection(self, base_path: str) -> Any:
+        """A connection of the library to this service, which is not given the user and the token."""
+        import librato
+
+        connection = librato.LibratoConnection("", "", hostname=self.hostname, base_path=base_path)
+        connection._setup_connection = self._connected  # noqa: SLF001 - what the library lets nobody set
+        connection._set_headers = self._headers  # noqa: SLF001
+        connection._process_response = self._taken  # noqa: SLF001
+        return connection
 
     def clean(self, said: str) -> str:
         """*said* by the service, without the token."""
         return one_line(said, self._blotter)
 
     def close(self) -> None:
+        """Close what is open; may be called twice."""
         if self._open is not None:
             self._open.close()
             self._open = None
 
-    def _setup_connection(self) -> Connection:
-        context = ssl.create_default_context() if self.protocol == "https" else None
+    def _connected(self) -> "Connection":
+        import ssl
+
+        from powermeter.writers.http import Connection
+
+        context = ssl.create_default_context() if self._protocol == "https" else None
         self._open = Connection(self.hostname, timeout=TIMEOUT_S, context=context)
         return self._open
 
-    def _set_headers(self, headers: dict[str, str] | None) -> dict[str, str]:
-        return {**(headers or {}), "Authorization": self._authorization.reveal(), "User-Agent": self._compute_ua()}
+    def _headers(self, headers: dict[str, str] | None) -> dict[str, str]:
+        from powermeter.writers.http import USER_AGENT
 
-    def _compute_ua(self) -> str:
-        return USER_AGENT
+        return {**(headers or {}), "Authorization": self._authorization.reveal(), "User-Agent": USER_AGENT}
 
-    def _process_response(self, resp: http.client.HTTPResponse, backoff: int) -> tuple[dict[str, Any], bool, int]:
+    def _taken(self, resp: "http.client.HTTPResponse", backoff: int) -> tuple[dict[str, Any], bool, int]:
+        """What the library makes of an answer: its content, whether it needs no second try, and the next pause."""
+        from powermeter.writers.http import MOST_READ, retry_after_s
+
         with resp:  # one that ends with the connection has taken it over
             content = resp.read(MOST_READ)
         page = is_page(resp.getheader("Content-Type") or "", content)
@@ -123,16 +191,19 @@ class LibratoWriter:
         self._metric = metric
         self._source = source or socket.gethostname()
         self._tags = tags
-        self._connection = _Connection(user, token, hostname=hostname, base_path=base_path, protocol=protocol)
+        self._service = _Service(hostname, user, token, protocol=protocol)
+        self._connection = self._service.connection(base_path)
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Send the periods of *pulses*, as many as one POST may hold."""
+        from librato.queue import Queue
+
         queue = Queue(self._connection)
         taken = gauges = 0
         for period, in_period in itertools.groupby(pulses, key=lambda pulse: pulse.time_ns // self._period_ns):
             of_period = list(in_period)
             meters = {pulse.meter for pulse in of_period if pulse.watts is not None}
-            if taken and gauges + len(meters) > MOST_GAUGES:
+            if taken and gauges + len(meters) > Queue.MAX_MEASUREMENTS_PER_CHUNK:
                 break
             for meter in sorted(meters):
                 queue.add_aggregator(self._aggregated(period, meter, of_period))
@@ -145,13 +216,17 @@ class LibratoWriter:
     def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a gauge is of all pulses of its period
         """List a metric: the address, the user and the token are judged."""
         self._ask(lambda: self._connection.list_metrics(length=1))
-        return str(self._connection.hostname)
+        return self._service.hostname
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
-        self._connection.close()
+        self._service.close()
 
     def _ask(self, request: Callable[[], object]) -> None:
+        import http.client
+
+        from powermeter.writers.http import cause
+
         try:
             request()
         except DeliveryError:
@@ -159,13 +234,15 @@ class LibratoWriter:
         # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = cause(error, TIMEOUT_S)
-            words = ": ".join(filter(None, (self._connection.clean(why.text), ADVICE.get(why.advice))))
-            raise UnreachableError(f"{self._connection.hostname}: {words}") from error
+            words = ": ".join(filter(None, (self._service.clean(why.text), ADVICE.get(why.advice))))
+            raise UnreachableError(f"{self._service.hostname}: {words}") from error
         finally:
-            self._connection.close()
+            self._service.close()
 
-    def _aggregated(self, period: int, meter: str, pulses: Iterable[Pulse]) -> Aggregator:
+    def _aggregated(self, period: int, meter: str, pulses: Iterable[Pulse]) -> Any:
         """The library's aggregate of the powers of *meter*, at the period's start."""
+        from librato.aggregator import Aggregator
+
         at_s = period * self._period_ns // NS_PER_S
         if self._tags is None:
             aggregate = Aggregator(self._connection, source=f"{self._source}.{meter}", measure_time=at_s)

@@ -1,0 +1,121 @@
+"""
+What the settings say, as frozen values, and the names that they share with the rest of the program.
+
+Whatever works by the settings knows this module alone, not how they are read.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Values = dict[str, Any]
+
+
+class Secret:
+    """
+    A password or token, shown as ``***`` wherever it is printed, formatted, logged or pickled.
+
+    >>> secret = Secret("hunter2")
+    >>> f"{secret} {secret!r} {[secret]}", secret.reveal()
+    ('*** *** [***]', 'hunter2')
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for a header that is sent."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> tuple[type["Secret"], tuple[str]]:
+        return Secret, ("***",)
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSettings:
+    """One entry of METERS."""
+
+    name: str
+    pin: int
+    impulses_per_kwh: float
+    min_flash_ms: float | None
+    silence_minutes: float | None
+    max_watts: float
+    pull: str | None = None
+    lit: str = "low"
+    sensor: str = "led"
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """One enabled entry of WRITERS; *options* holds its type's keys, all set, a secret one as a :class:`Secret`."""
+
+    name: str
+    type: str
+    options: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    What the user has set, checked, with the defaults filled in.
+
+    *data_dir* is absolute; *log_file* is, where it is set. *warnings* are
+    lines for the user that stop nothing.
+    """
+
+    path: str
+    gpio_library: str
+    gpio_chip: str | None
+    pin_numbering: str
+    meters: tuple[MeterSettings, ...]
+    l1_pin: int | None
+    l2_pin: int | None
+    data_dir: str
+    commit_interval_s: float
+    clock_wait_s: float
+    keep_days: float
+    log_file: str | None
+    writers: tuple[WriterSettings, ...]
+    warnings: tuple[str, ...]
+
+
+#: Header pins that are a GPIO, by board number, and the GPIO's own; the others are power, ground or the HAT's EEPROM
+#: (Raspberry Pi documentation, "GPIO and the 40-pin header").
+# fmt: off
+BOARD_TO_BCM = {
+    3: 2, 5: 3, 7: 4, 8: 14, 10: 15, 11: 17, 12: 18, 13: 27, 15: 22, 16: 23, 18: 24, 19: 10, 21: 9, 22: 25, 23: 11,
+    24: 8, 26: 7, 29: 5, 31: 6, 32: 12, 33: 13, 35: 19, 36: 16, 37: 26, 38: 20, 40: 21,
+}
+# fmt: on
+
+#: The names of the program's own files in DATA_DIR, and of a log. No file of the settings' may have one: lines in the
+#: journal would destroy it, and closing it or the lock would drop the lock.
+OWN_FILES = frozenset(
+    {"journal.db", "journal.db-wal", "journal.db-shm", "lock", "power.pid", "power.pid.sock", "power.log"}
+)
+
+#: What begins so in DATA_DIR is the journal's too: what is made where it is damaged (salvage), and taken for it then.
+JOURNAL = "journal.db"
