@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "boards",
         "boards.simulated",
         "errors",
+        "journal.readings",
         "log",
         "meter",
         "monitor",
@@ -57,7 +58,7 @@ MAY_IMPORT = {
         "views.text",
     },
     "views.live": set(),
-    "views.text": {"status"},
+    "views.text": {"journal.readings", "meter", "status"},
     "views": set(),
     "monitor": {
         "boards",

@@ -23,8 +23,8 @@ from powermeter.journal import journal as journal_module
 from powermeter.journal import tables
 from powermeter.journal.cursor import Position
 from powermeter.journal.history import Reader
-from powermeter.journal.journal import Change, Journal, MeterRecord, Row, prepare_dir
-from powermeter.journal.tables import SCHEMA, make_private
+from powermeter.journal.journal import Change, Face, Journal, MeterRecord, Row, prepare_dir
+from powermeter.journal.tables import SCHEMA, SCHEMAS, make_private
 from powermeter.meter import NS_PER_S, Constant, Pulse
 
 #: 2026-11-23T07:13:20Z, as ns.
@@ -585,7 +585,7 @@ def test_file_that_is_no_journal(tmp_path):
     assert path.read_bytes() == b"time,meter,power_w\n" * 1000
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
+@pytest.mark.parametrize("version", [0, len(SCHEMAS) + 1, 99])
 def test_database_that_is_no_journal(tmp_path, version):
     """A database of another program or of another version is refused with what to do, and left as it is."""
     path = tmp_path / "journal.db"
@@ -613,15 +613,27 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+#: What each version has added, as statements that take it back.
+ADDED = {2: ("unsettled", "thinned"), 3: ("covered", "gaps", "readings", "hourly")}
+
+
+def made_of_version(path, version):
+    """A journal at *path* as *version* made it, which has no pulse."""
+    Journal(str(path)).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for table in [table for later, tables in ADDED.items() if later > version for table in tables]:
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", range(1, len(SCHEMAS) + 1))
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_journal_with_another_schema(tmp_path, version, change):
     """A journal whose schema is not exactly that of its version is refused and left as it is; nothing of it is run."""
     path = tmp_path / "journal.db"
-    Journal(str(path)).close()
-    older = ["DROP TABLE unsettled", "DROP TABLE thinned", "PRAGMA user_version = 1"] if version == 1 else []
+    made_of_version(path, version)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in older + CHANGES[change]:
+        for statement in CHANGES[change]:
             connection.execute(statement)
     before = path.read_bytes()
     code = f"""
@@ -651,7 +663,7 @@ def test_a_journal_of_the_first_version(tmp_path):
     for _ in range(2):
         with Journal(str(path)) as journal:
             assert journal.enter("house", 1000).count == 0
-            assert journal._connection.execute("PRAGMA user_version").fetchone() == (2,)
+            assert journal._connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMAS),)
 
 
 @pytest.mark.parametrize(
@@ -767,7 +779,7 @@ def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
                 entries.append(Change("house", number, impulses))
             else:
                 kwh = one
-                entries.append(Change("house", number, impulses, register_kwh=one))
+                entries.append(Face("house", number, START_NS + len(entries), one, 3, max_watts=0, force=True))
         for begin in range(0, len(entries), at_once):
             journal.append(entries[begin : begin + at_once])
         record = journal.enter("house", impulses)

@@ -34,6 +34,8 @@ PROMISED = {
             "max_watts": 24000,
             "pull": None,
             "lit": "low",
+            "label": None,
+            "direction": "import",
             "sensor": "led",
         },
     },

@@ -15,6 +15,8 @@ from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus
 from powermeter.views import text as view
 
 METER = {
+    "label": None,
+    "direction": "import",
     "watts": 1234.5,
     "watts_is_bound": False,
     "pulses_today": 12345,

@@ -176,7 +176,7 @@ class Monitor:
         before = self._meters.get(settings.name) or Meter(settings.name, Constant(settings.impulses_per_kwh), Flash(0))
         meter = Meter(settings.name, before.constant, _flash(settings, board), before.count)
         self._meters[settings.name] = meter
-        return WatchedMeter(meter, settings.silence_minutes, is_contact=settings.sensor == "contact")
+        return WatchedMeter(meter, settings.silence_minutes, **_kind_of_input(settings))
 
     # --- Deliveries
 
@@ -387,7 +387,7 @@ class Monitor:
         of_input = _flash(settings, board)
         watched.meter.flash.hold_off_ns = of_input.hold_off_ns
         watched.meter.flash.min_flash_ns = of_input.min_flash_ns
-        watched.change(settings.silence_minutes, is_contact=settings.sensor == "contact", is_export=False)
+        watched.change(settings.silence_minutes, **_kind_of_input(settings))
         return watched
 
     def _enter(self, settings: MeterSettings) -> None:
@@ -540,7 +540,10 @@ class Monitor:
             pulses_today, kwh_today = pulses + of_today, kwh + of_today * meter.constant.watt_hours / 1000
         # An edge that waits for L1 is no silence.
         watts, bound = meter.watts_at(self._recorder.taken_ns())
+        settings = next((of for of in self.settings.meters if of.name == meter.name), None)
         return MeterStatus(
+            label=settings.label if settings else None,
+            direction=settings.direction if settings else "import",
             watts=watts,
             watts_is_bound=bound,
             pulses_today=pulses_today,
@@ -580,6 +583,11 @@ def _flash(settings: MeterSettings, board: Board) -> Flash:
     judged = settings.min_flash_ms is not None and board.sees_ends
     shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
     return Flash(hold_off_ns(settings.impulses_per_kwh, settings.max_watts), shortest)
+
+
+def _kind_of_input(settings: MeterSettings) -> dict[str, bool]:
+    """What the input of a meter of *settings* is like."""
+    return {"is_contact": settings.sensor == "contact", "is_export": settings.direction == "export"}
 
 
 def _entry(writer: WriterSettings, settings: Settings) -> tuple[object, ...]:

@@ -14,10 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
 from powermeter.errors import PowerError, StoppedError
+from powermeter.journal.readings import parse
 from powermeter.log import Log
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
@@ -139,9 +141,32 @@ def _watchdog() -> Watchdog | None:
 
 
 def _answer(monitor: Monitor, question: str) -> str:
-    """What is answered to a question over the socket."""
+    """What is answered to a question over the socket: "text", "json", or what is to be done, as JSON."""
+    if question.startswith("{"):
+        try:
+            return json.dumps(_done(monitor, json.loads(question))) + "\n"
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return json.dumps({"refused": "not understood: is this program of the same version?"}) + "\n"
     now = monitor.status()
     return text.text(now) if question == "text" else json.dumps(now.as_dict()) + "\n"
+
+
+def _done(monitor: Monitor, wanted: dict[str, Any]) -> dict[str, Any]:
+    """
+    What came of {"meter", "kwh", "force"}, the face of a meter as it was typed, or of asking for it again.
+
+    A card takes its time, and nobody else waits for it here: the answer is {"asked": number} until what became of it is
+    on the disk, and {"asked": number} asks again. Then it is {"said": text}, or {"refused": reason}.
+    """
+    if "asked" not in wanted:
+        try:
+            asked = monitor.read_face(wanted["meter"], *parse(wanted["kwh"]), force=bool(wanted["force"]))
+        except PowerError as error:
+            return {"refused": str(error)}
+        return {"asked": asked}
+    if (judged := monitor.judged(wanted["asked"])) is None:
+        return {"asked": wanted["asked"]}
+    return {"refused": judged.refused} if judged.refused else {"said": text.reading(judged.reading, judged.drift)}
 
 
 def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:

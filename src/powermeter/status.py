@@ -14,9 +14,12 @@ class MeterStatus:
     *watts* is a bound if *watts_is_bound*: the power is at most that. *kwh_today*
     and *pulses_today* are of the local day, *pulses* and *register_kwh* of all
     time, the counts below of the time since the program's start. *flash_ms* is
-    the length of the last flash.
+    the length of the last flash. *label* is the name that is shown, None for the
+    meter's own; *direction* is "import" or "export".
     """
 
+    label: str | None
+    direction: str
     watts: float | None
     watts_is_bound: bool
     pulses_today: int | None

@@ -647,13 +647,25 @@ class _Worth:
             refused = refusal(face.kwh, face.decimals, before, face.time_ns, face.max_watts)
             if not refused:
                 constants = [*constants_of(self._connection, meter), *(of for key, of in self._changed if key == meter)]
-                counted_kwh = kwh_of(constants, before.count, count)
                 drift = Drift(
-                    before, face.kwh - before.face_kwh, counted_kwh, constants[-1].impulses_per_kwh, face.decimals
+                    since=before,
+                    moved_kwh=face.kwh - before.face_kwh,
+                    counted_kwh=kwh_of(constants, before.count, count),
+                    impulses_per_kwh=constants[-1].impulses_per_kwh,
+                    decimals=face.decimals,
+                    uncovered_s=self._uncovered_s(meter, before.time_ns, face.time_ns),
                 )
         base = drift is None
         reading = Reading(face.meter, face.time_ns, count, face.kwh, face.decimals, register_kwh, base)
         return Judged(face, reading, "" if face.force else refused, drift)
+
+    def _uncovered_s(self, meter: int, from_ns: int, to_ns: int) -> float:
+        (uncovered_ns,) = self._connection.execute(
+            "SELECT coalesce(sum(min(to_ns, ?3) - max(from_ns, ?2)), 0) FROM gaps"
+            " WHERE meter = ?1 AND to_ns > ?2 AND from_ns < ?3",
+            (meter, from_ns, to_ns),
+        ).fetchone()
+        return float(uncovered_ns / NS_PER_S)
 
     def _reading_before(self, face: Face, meter: int) -> Reading | None:
         row = self._connection.execute(

@@ -41,8 +41,10 @@ class Drift:
     """
     How far the face of a meter moved since the reading *since*, and how much was counted meanwhile, in kWh.
 
+    Nothing could be counted for *uncovered_s* of that time.
+
     >>> since = Reading("house", 0, 1000, 12345.6, 1, 1.0, True)
-    >>> drift = Drift(since, 10.0, 9.95, 1000, 1)
+    >>> drift = Drift(since, 10.0, 9.95, 1000, 1, 0.0)
     >>> round(drift.difference_kwh, 6), round(drift.flashes), round(drift.per_cent, 6), drift.is_explained
     (-0.05, -50, -0.5, True)
     """
@@ -52,6 +54,7 @@ class Drift:
     counted_kwh: float
     impulses_per_kwh: float
     decimals: int
+    uncovered_s: float
 
     @property
     def difference_kwh(self) -> float:

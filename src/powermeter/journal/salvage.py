@@ -20,10 +20,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import UnionType
 from typing import Any
 
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal.journal import MAX_ROWS, Journal, stopped_error
+from powermeter.journal.journal import LOOKED_OVER, MAX_ROWS, Journal, stopped_error
 from powermeter.journal.tables import (
     MAX_LENGTH,
     SCHEMA_VERSION,
@@ -45,6 +46,9 @@ NEW = ".new"
 
 #: And with what the name of a copy ends that is made to be read.
 COPY = ".copy"
+
+#: The tables that are taken over as they are.
+WHOLE = ("unsettled", "covered", "gaps", "readings", "hourly")
 
 #: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
 LATEST = 50_000
@@ -355,7 +359,8 @@ class _Found:
     #: By a writer's name: its place, and the count by meter's key.
     places: dict[str, str]
     counts: dict[str, dict[int, int]]
-    unsettled: list[tuple[Any, ...]]
+    #: By the name of a table its rows, which are taken over as they are.
+    whole: dict[str, list[tuple[Any, ...]]]
 
     @classmethod
     def noted(cls, noted: dict[str, Any]) -> "_Found":
@@ -366,7 +371,7 @@ class _Found:
             {int(meter): last for meter, last in noted["lasts"].items()},
             noted["places"],
             {name: {int(meter): n for meter, n in of.items()} for name, of in noted["counts"].items()},
-            [tuple(row) for row in noted["unsettled"]],
+            {table: [tuple(row) for row in rows] for table, rows in noted["whole"].items()},
         )
 
     @classmethod
@@ -384,7 +389,10 @@ class _Found:
         counts: dict[str, dict[int, int]] = {}
         for writer, meter, count in rows("SELECT writer, meter, count FROM cursors", str, int, int):
             counts.setdefault(writer, {})[meter] = count
-        unsettled = rows("SELECT meter, after_count, ahead_ns, boot FROM unsettled", int, int, int, str)
+        # What an older version's file does not have can't be read, and is none.
+        whole = {table: rows(f"SELECT * FROM {table}", *LOOKED_OVER[table]) for table in WHOLE}  # noqa: S608 - our own
+        if not whole["covered"]:  # an older version's: it thinned to one an hour
+            whole["hourly"] = rows("SELECT meter, to_count FROM thinned", int, int)
         _, known_lasts = notes.get("lasts", (0, None))
         lasts = dict.fromkeys(names, 0) | {int(meter): last for meter, last in (known_lasts or {}).items()}
         for page in notes.pages(path, "lasts", lambda: lasts):
@@ -395,9 +403,9 @@ class _Found:
                 constants.setdefault(meter, [Constant(meters[name])])
             known = [of_writer.get(meter, 0) for of_writer in counts.values()]
             known += [constant.from_count for constant in constants.get(meter, [])]
-            known += [count for key, count, *_ in unsettled if key == meter]
+            known += [count for key, count, *_ in whole["unsettled"] if key == meter]
             lasts[meter] = max([lasts[meter], *known])
-        return cls(names, constants, lasts, dict(rows("SELECT name, place FROM writers", str, str)), counts, unsettled)
+        return cls(names, constants, lasts, dict(rows("SELECT name, place FROM writers", str, str)), counts, whole)
 
     @property
     def lost(self) -> list[str]:
@@ -447,12 +455,14 @@ class _Found:
         for writer, of_writer in self.counts.items():
             new.execute("INSERT INTO writers VALUES (?, ?)", (writer, self.places.get(writer, "")))
             new.executemany("INSERT INTO cursors VALUES (?, ?, ?)", [(writer, *count) for count in of_writer.items()])
-        new.executemany("INSERT OR IGNORE INTO unsettled VALUES (?, ?, ?, ?)", self.unsettled)
+        for table, rows in self.whole.items():
+            places = ", ".join("?" * len(LOOKED_OVER[table]))
+            new.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
         notes.end()
         return said
 
 
-def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type) -> list[tuple[Any, ...]]:
+def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type | UnionType) -> list[tuple[Any, ...]]:
     """The rows of *query*, whose columns have *types*, up to the first that can't be read, or to more than can be."""
     rows: list[tuple[Any, ...]] = []
     try:

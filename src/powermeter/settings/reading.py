@@ -26,6 +26,7 @@ from powermeter.settings.schema import (
     file_path,
     flag,
     in_home,
+    label,
     number,
     optional,
     pin_number,
@@ -51,6 +52,8 @@ METER: dict[str, Key] = {
     "pull": Key(None, optional(choice("up", "down"))),
     "lit": Key("low", choice("low", "high")),
     "sensor": Key("led", choice("led", "contact")),
+    "label": Key(None, optional(label)),
+    "direction": Key("import", choice("import", "export")),
 }
 
 #: The keys that every writer has beside its type's own.

@@ -36,6 +36,9 @@ class Key:
     file: bool = False
 
 
+#: No label is longer, in letters.
+MOST_LABEL = 64
+
 #: Stands for "no default": the key must be given.
 REQUIRED = object()
 
@@ -95,6 +98,13 @@ def text(pattern: str, allowed: str) -> Check:
         return found
 
     return check
+
+
+def label(found: Any) -> str:
+    """A name for people: any letters, on one line."""
+    if not isinstance(found, str) or not found.strip() or len(found) > MOST_LABEL or not found.isprintable():
+        raise ValueError(f"a name of 1 to {MOST_LABEL} letters that can be printed")
+    return found.strip()
 
 
 def optional(check: Check) -> Check:

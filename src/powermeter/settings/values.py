@@ -66,6 +66,8 @@ class MeterSettings:
     pull: str | None = None
     lit: str = "low"
     sensor: str = "led"
+    label: str | None = None
+    direction: str = "import"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 """How the running program is doing, for people: the text of ``--status``, and the live line."""
 
+import time
+
+from powermeter.journal.readings import Drift, Reading, shown
+from powermeter.meter import NS_PER_S
 from powermeter.status import MeterStatus, Status, WriterStatus
 
 
@@ -13,7 +17,7 @@ def text(status: Status) -> str:
         if meter.pulses_today is not None:
             today = f"{meter.pulses_today:,} pulses, {meter.kwh_today or 0.0:.3f} kWh"
         lines.append(
-            f"meter {name}: {_watts(meter)}; today {today}; register {_register(meter)}; "
+            f"meter {_name(name, meter)}: {_watts(meter)}; today {today}; register {_register(meter)}; "
             f"{meter.rejected:,} edges rejected{_input(meter)}"
         )
     for name, writer in status.writers.items():
@@ -31,6 +35,28 @@ def text(status: Status) -> str:
         lines.append(f"journal: failing: {journal.failing}; {journal.uncommitted:,} pulses kept in memory{dropped}")
     if status.log.failing:
         lines.append(f"log: failing: {status.log.failing}")
+    return "\n".join(lines) + "\n"
+
+
+def reading(read: Reading, drift: Drift | None) -> str:
+    """What is said of a reading that was taken, and of its *drift*, if there was one before."""
+    face = shown(read.face_kwh, read.decimals)
+    lines = [
+        f"meter {read.meter}: the register is {face} kWh from the next pulse on; it was {read.register_kwh:,.3f} kWh"
+    ]
+    if drift is None:
+        lines.append("the next reading shows how far face and count drift apart")
+        return "\n".join(lines) + "\n"
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(drift.since.time_ns // NS_PER_S))
+    moved = shown(drift.moved_kwh, max(read.decimals, drift.since.decimals))
+    lines.append(f"since {since} the face moved by {moved} kWh, and {drift.counted_kwh:,.3f} kWh were counted")
+    per_cent = "" if drift.per_cent is None else f", {drift.per_cent:+.2f} %"
+    lines.append(
+        f"drift: {drift.difference_kwh:+,.3f} kWh{per_cent}, {drift.flashes:+,.0f} flashes; "
+        f"the last digit can explain {drift.explained_kwh:g} kWh{'' if drift.is_explained else ', not this'}"
+    )
+    if drift.uncovered_s:
+        lines.append(f"nothing could be counted for {_duration(drift.uncovered_s)} of that time")
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +84,7 @@ def line(status: Status, columns: int | None = None) -> str:
     for name, meter in status.meters.items():
         today = "not known" if meter.kwh_today is None else f"{meter.kwh_today:.3f} kWh"
         trouble = [words for key, words in TROUBLES.items() if getattr(meter, key)]
-        label = f"{name} " if several else ""
+        label = f"{meter.label or name} " if several else ""
         (failing if trouble else healthy).append(", ".join([f"{label}{_watts(meter)}", f"today {today}", *trouble]))
     for name, writer in status.writers.items():
         said = f"{name} {fitted(_state(writer), MAX_REASON)}"
@@ -77,6 +103,12 @@ def fitted(text: str, columns: int | None) -> str:
     if columns is None or len(text) <= columns:
         return text
     return text[: columns - 3] + "..." if columns > 3 else text[: max(0, columns)]
+
+
+def _name(name: str, meter: MeterStatus) -> str:
+    """The meter's name, behind its label where it has one."""
+    shown = f"{meter.label} ({name})" if meter.label else name
+    return f"{shown}, export" if meter.direction == "export" else shown
 
 
 def _watts(meter: MeterStatus) -> str:
