@@ -95,7 +95,8 @@ class Settings:
     """
     What the user has set, checked, with the defaults filled in.
 
-    *data_dir* is absolute; *log_file* is, where it is set. *warnings* are
+    *data_dir* is absolute; *log_file* is, where it is set. *left_out* is what
+    invented watts do not go to, such as "writer influxdb". *warnings* are
     lines for the user that stop nothing.
     """
 
@@ -112,6 +113,7 @@ class Settings:
     keep_days: float
     log_file: str | None
     writers: tuple[WriterSettings, ...]
+    left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -603,6 +605,8 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     _check_gpio(reading, top, meters)
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
+    kept = [writer for writer in writers if simulated != "file" or writer.type == "file"]
+    left_out = tuple(f"writer {writer.name}" for writer in writers if writer not in kept)
     return Settings(
         path=path,
         gpio_library=top["GPIO_LIBRARY"],
@@ -616,7 +620,8 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         clock_wait_s=top["CLOCK_WAIT"],
         keep_days=top["KEEP_DAYS"],
         log_file=log_file,
-        writers=tuple(w for w in writers if simulated != "file" or w.type == "file"),
+        writers=tuple(kept),
+        left_out=left_out,
         warnings=tuple(_warnings(path, found, meters, writers)),
     )
 
