@@ -56,10 +56,10 @@ class Monitor:
 
     *open_board* makes the board of some settings, not yet watched. *simulate*
     is passed on to :meth:`status`. *stopping* is asked while the journal is
-    opened, whether the program was told to stop. *new_journal* opens one that
-    takes long to make, in place of :func:`~powermeter.journal.salvage.open_journal`:
-    counting goes on meanwhile. From any thread, *on_crash*
-    is called when a bug ended a thread; :attr:`crashed` is set then.
+    opened, whether the program was told to stop. *new_journal*, in place of
+    :func:`~powermeter.journal.salvage.open_journal`, opens one that takes long
+    to make: on the keeper's thread, while it counts. From any thread,
+    *on_crash* is called when a bug ended a thread; :attr:`crashed` is set then.
     """
 
     def __init__(
