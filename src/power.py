@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         type=_watts,
         const=True,
-        help="a simulated meter in place of the pins: a constant load, or without WATTS a household's day",
+        help="a simulated meter in place of the pins: a constant load, or without WATTS a household with a past",
     )
     group = parser.add_mutually_exclusive_group()
     for flag, command, text in (

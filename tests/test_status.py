@@ -40,6 +40,7 @@ WELL = {
     "uptime_s": 93784.0,
     "running": True,
     "simulate": None,
+    "left_out": (),
     "clock": {"waiting": False, "waits_s": 0},
     "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
     "log": {"failing": ""},

@@ -99,7 +99,9 @@ def main() -> None:
                 asked = query("InfluxDB", title).replace("$timeFilter", when)
                 print(f"InfluxDB, {title}: {seconds(lambda asked=asked: influx.query(asked))}", flush=True)
             print(f"InfluxDB: {(size(place / 'data') + size(place / 'wal')) / PULSES:.1f} bytes a pulse", flush=True)
-        with VictoriaMetrics(Path(name) / "victoria", "-search.disableCache") as victoria:
+        with VictoriaMetrics(
+            Path(name) / "victoria", "-search.disableCache", "-dedup.minScrapeInterval=1ms"
+        ) as victoria:
             deliver(victoria.port)
             victoria.flush()
             for title in ("Energy a month", "Peak a month"):

@@ -66,8 +66,10 @@ INFLUXQL = {
     """,
 }
 
-# Flashes are counted by their registers, of which each has its own: VictoriaMetrics keeps a point that came twice, as
-# after a crash, twice, and a sum of energies would count it twice.
+# The energies of the points are summed here too: registers jump or fall when they are set to the meter's face. The
+# server must show a point once that came twice, as after a crash: with -dedup.minScrapeInterval=1ms it does.
+# Power is that sum over the time from the last flash before the interval to the last one in it. A flash that follows
+# more than an hour of silence shows no power: the program may have been away.
 # "[1h] offset -3599999ms" is the hour that begins at the point's time, its end not included; a plain [1h] would be the
 # hour before, its end included. Times are whole ms here.
 METRICSQL = {
@@ -80,8 +82,7 @@ METRICSQL = {
         1000 * tlast_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[31d])
     """,
     "energy of a day": """
-        distinct_over_time(electricity_power_register{meter=~"${victoriametrics_meter:regex}"}[24h])
-        * last_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[24h]) / 1000
+        sum_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[24h]) / 1000
     """,
     "peak of a day": """
         max_over_time(electricity_power_power{meter=~"${victoriametrics_meter:regex}"}[24h])
@@ -90,12 +91,12 @@ METRICSQL = {
         last_over_time(electricity_power_register{meter=~"${victoriametrics_meter:regex}"}[31d])
     """,
     "power": """
-        3600000 * rate(electricity_power_register{meter=~"${victoriametrics_meter:regex}"}[$__interval])
+        3600 * sum_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[$__interval])
+        / (tlast_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[$__interval])
+            - tlast_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[1h] offset $__interval))
     """,
     "energy": """
-        distinct_over_time(electricity_power_register{meter=~"${victoriametrics_meter:regex}"}[1h] offset -3599999ms)
-        * last_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[1h] offset -3599999ms)
-        / 1000
+        sum_over_time(electricity_power_energy{meter=~"${victoriametrics_meter:regex}"}[1h] offset -3599999ms) / 1000
     """,
     "peak": """
         max_over_time(electricity_power_power{meter=~"${victoriametrics_meter:regex}"}[1h] offset -3599999ms)
@@ -196,7 +197,7 @@ class Stat(NamedTuple):
 STATS = (
     Stat("Power now", "Mean power between the last two flashes.", "power now", "watt", "24h", 5),
     Stat("Last flash", "When the last flash came that is known here.", "last flash", "dateTimeFromNow", "31d", 5),
-    Stat("Last 24 hours", "Energy: flashes counted, times that of one.", "energy of a day", "kwatth", "24h", 5),
+    Stat("Last 24 hours", "The energy of all flashes together.", "energy of a day", "kwatth", "24h", 5),
     Stat("Peak of 24 hours", "The highest power between two flashes.", "peak of a day", "watt", "24h", 5),
     Stat("Register", "The running energy with the last flash.", "register", "kwatth", "31d", 4),
 )
@@ -278,7 +279,7 @@ def bars(source: Source, one: Bars, y: int) -> list[Json]:
     panels = []
     for x, (title, query, unit, said, column, calculation) in enumerate(
         (
-            ("Energy", "energy", "kwatth", "Flashes counted, times the energy of one.", "kWh", "sum"),
+            ("Energy", "energy", "kwatth", "The energy of all flashes together.", "kWh", "sum"),
             ("Peak", "peak", "watt", "The highest power between two flashes.", "W", "max"),
         )
     ):

@@ -88,6 +88,10 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
     require(dict(library for w in read.writers if (library := writer_type(w.type).library)))
     for warning in read.warnings:
         print(f"power: {warning}", file=sys.stderr)
+    if read.left_out:
+        print(
+            f"power: left out by --simulate: {', '.join(read.left_out)}; --settings PATH includes all", file=sys.stderr
+        )
     return read
 
 

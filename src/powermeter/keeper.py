@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from powermeter.clock import Clock
-from powermeter.errors import DamagedError, JournalError, PowerError
+from powermeter.errors import DamagedError, JournalError, PowerError, StoppedError
 from powermeter.journal.cursor import Cursor
 from powermeter.journal.journal import Change, Entry, Face, Journal, Judged, Row
 from powermeter.journal.salvage import open_journal
@@ -168,6 +168,8 @@ class Keeper:
     def open(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """
         Open the file, before :meth:`run`; a damaged one is left to that, as it may take minutes.
+
+        Without this call, :meth:`run` opens the file: one that takes long to make.
 
         Raises :exc:`~powermeter.errors.JournalError` where it can't be used.
         """
@@ -392,7 +394,8 @@ class Keeper:
         """The journal, if it can be written; another one where it has to be. None: :attr:`failing` tells why."""
         journal = self._journal
         if journal is None:
-            return self._open_anew("it can be opened", suspect=self._damaged)
+            # Without a failure before it is the first opening: that is no news.
+            return self._open_anew("it can be opened" if self.failing else "", suspect=self._damaged)
         if not journal.is_in_place:
             return self._looked_at_path(journal)
         if self._damaged:
@@ -454,12 +457,18 @@ class Keeper:
         self._try_at_s = self._clock.monotonic_s() + TRY_S
         try:
             journal = self._open_file(self.path, self._impulses, suspect=suspect, stopped=self._is_late)
+        except StoppedError as error:
+            if not self.failing:
+                log.info("%s", error)
+            self._set_failing(str(error))
+            return None
         except PowerError as error:
             self._fail(str(error))
             return None
         self._adopt(journal)
         self._try_at_s = 0.0
-        log.warning("journal: %s: it is opened anew", reason)
+        if reason:
+            log.warning("journal: %s: it is opened anew", reason)
         self._on_commit()
         return journal
 

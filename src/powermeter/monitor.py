@@ -23,7 +23,8 @@ from powermeter.delivery import Delivery, State
 from powermeter.errors import BoardError, PowerError
 from powermeter.inputs import WatchedMeter
 from powermeter.journal.cursor import Cursor
-from powermeter.journal.journal import Change, Face, Judged, Row
+from powermeter.journal.journal import Change, Face, Journal, Judged, Row
+from powermeter.journal.salvage import open_journal
 from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
@@ -57,9 +58,11 @@ class Monitor:
 
     *open_board* makes the board of some settings, not yet watched. *simulate*
     is passed on to :meth:`status`. *stopping* is asked while the journal is
-    opened, whether the program was told to stop. *clock* tells the time. From
-    any thread, *on_crash* is called when a bug ended a thread; :attr:`crashed`
-    is set then.
+    opened, whether the program was told to stop. *new_journal*, in place of
+    :func:`~powermeter.journal.salvage.open_journal`, opens one that takes long
+    to make: on the keeper's thread, while it counts. *clock* tells the time.
+    From any thread, *on_crash* is called when a bug ended a thread;
+    :attr:`crashed` is set then.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Monitor:
         watchdog: Watchdog | None = None,
         stopping: Callable[[], bool] = lambda: False,
         clock: Clock = REAL_CLOCK,
+        new_journal: Callable[..., Journal] | None = None,
     ) -> None:
         self.crashed = False
         self.settings = settings
@@ -80,6 +84,7 @@ class Monitor:
         self._log = own_log
         self._watchdog = watchdog
         self._stopping = stopping
+        self._new_journal = new_journal
         self._simulate = simulate
         self._on_crash = on_crash
         self._clock = clock
@@ -121,6 +126,7 @@ class Monitor:
             on_commit=self._wake_deliveries,
             on_state=self.show_condition,
             on_judged=self._take_judgement,
+            open_file=self._new_journal or open_journal,
         )
         for meter in settings.meters:
             self._keeper.enter(meter.name, meter.impulses_per_kwh)
@@ -130,7 +136,8 @@ class Monitor:
         stack.callback(self._close_recorder)
         for writer in settings.writers:
             self._prepare_delivery(writer, settings)
-        self._keeper.open(self._stopping)
+        if self._new_journal is None:
+            self._keeper.open(self._stopping)
         stack.callback(self._stop_deliveries)
         self._keeping = self._started("journal", self._keeper.run)
         stack.callback(self._stop_keeper)
@@ -270,7 +277,9 @@ class Monitor:
     def _close_journal(self) -> None:
         self._lookup.close()
         # Judged last: a slow disk has had the writers' time too.
-        if self._keeping is not None and (lost := len(self._keeper.waiting())):
+        # Invented pulses may go with a journal that a stop has left unmade.
+        unmade = self._new_journal is not None and not self._keeper.opened
+        if self._keeping is not None and not unmade and (lost := len(self._keeper.waiting())):
             self.crashed = True
             log.critical("journal: %d pulses could not be written and are lost", lost)
         # Not under a keeper that hangs in a write: closing would wait for it.
@@ -517,6 +526,7 @@ class Monitor:
             uptime_s=round(self._clock.monotonic_s() - self._since_s, 1),
             running=True,
             simulate=self._simulate,
+            left_out=self.settings.left_out,
             clock=ClockStatus(waits_s > 0, round(waits_s)),
             journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
             log=LogStatus(self.log_failing),

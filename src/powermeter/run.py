@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from powermeter import past
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
 from powermeter.errors import PowerError, StoppedError
+from powermeter.journal.journal import Journal
 from powermeter.journal.readings import parse
 from powermeter.log import Log
 from powermeter.meter import NS_PER_S
@@ -28,7 +30,7 @@ from powermeter.process.control import Control
 from powermeter.process.pidfile import PidFile
 from powermeter.process.systemd import notify, watchdog_s
 from powermeter.recorder import Watchdog
-from powermeter.settings.values import Settings
+from powermeter.settings.values import JOURNAL, Settings
 from powermeter.views import text
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ def _run(
             on_crash=control.stop,
             watchdog=_watchdog(),
             stopping=lambda: control.stopping,
+            new_journal=_new_journal(simulate, settings),
         )
         stack.enter_context(_no_silent_end(monitor.crash))
         try:
@@ -131,6 +134,13 @@ def _board(simulate: float | bool | None, settings: Settings) -> Board:
     if simulate is None:
         return open_board(settings)
     return SimulatedBoard(settings, simulated_load(None if simulate is True else simulate))
+
+
+def _new_journal(simulate: float | bool | None, settings: Settings) -> Callable[..., Journal] | None:
+    """What makes the journal of a simulated household where it is new: with days before this moment in it."""
+    if simulate is not True or not past.is_new(os.path.join(settings.data_dir, JOURNAL)):
+        return None
+    return functools.partial(past.open_journal, time.time())
 
 
 def _watchdog() -> Watchdog | None:

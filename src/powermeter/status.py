@@ -1,7 +1,7 @@
 """How the running program is doing, as values: built in one place, the monitor, and read by every view."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,19 @@ class LogStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it, at one moment; meters and writers by their names, in the order of the settings."""
+    """
+    All of it, at one moment; meters and writers by their names, in the order of the settings.
+
+    *simulate* is the load in W, True for a household, None for the real pins;
+    *left_out* names what the invented watts do not go to, as "writer influxdb".
+    """
 
     version: str
     pid: int
     uptime_s: float
     running: bool
     simulate: float | bool | None
+    left_out: Sequence[str]
     clock: ClockStatus
     journal: JournalStatus
     log: LogStatus

@@ -23,6 +23,9 @@ Load = Iterator[Step]
 
 DAY_S = 86400
 
+#: How many days a household has behind it when its journal is new.
+PAST_DAYS = 35
+
 
 def constant(watts: float) -> Load:
     """
@@ -47,6 +50,22 @@ def household(from_s: float, seed: str) -> Load:
         if day == 0:
             steps = _after(from_s, steps)
         yield from steps
+
+
+def past(until_s: float, seed: str) -> tuple[int, Load]:
+    """
+    The same household's load before *until_s*: the local day so far, and the :data:`PAST_DAYS` days before it.
+
+    Returns when it begins and its steps, which end at *until_s*; both times are s since 1970 (UTC).
+    """
+    now = time.localtime(until_s)
+    days = range(-PAST_DAYS, 1)
+    # mktime() takes days that the month does not have as those of the months beside it.
+    midnights_s = [round(time.mktime((now.tm_year, now.tm_mon, now.tm_mday + day, 0, 0, 0, 0, 0, -1))) for day in days]
+    lengths_s = [end_s - begin_s for begin_s, end_s in itertools.pairwise([*midnights_s, until_s])]
+    return midnights_s[0], itertools.chain.from_iterable(
+        _lasting(length_s, _day(random.Random(f"{seed} {day}"))) for day, length_s in zip(days, lengths_s, strict=True)
+    )
 
 
 def _day(chance: random.Random) -> list[Step]:
@@ -80,6 +99,15 @@ def _after(from_s: float, steps: list[Step]) -> list[Step]:
         if duration_s > skipped_s:
             left.append((duration_s - skipped_s, watts))
     return left
+
+
+def _lasting(seconds: float, steps: list[Step]) -> list[Step]:
+    """*steps* cut off after *seconds*; where they are shorter, as on a day of 25 hours, the last one goes on."""
+    lasting = []
+    for duration_s, watts in steps:
+        lasting.append((min(duration_s, seconds), watts))
+        seconds -= lasting[-1][0]
+    return [*lasting, (seconds, steps[-1][1])]
 
 
 def flashes(load: Load, impulses_per_kwh: float, start_ns: int) -> Iterator[int]:

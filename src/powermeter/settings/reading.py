@@ -231,6 +231,8 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     _check_gpio(reading, top, meters)
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
+    kept = [writer for writer in writers if simulated != "file" or writer.type == "file"]
+    left_out = tuple(f"writer {writer.name}" for writer in writers if writer not in kept)
     return Settings(
         path=path,
         gpio_library=top["GPIO_LIBRARY"],
@@ -244,7 +246,8 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         clock_wait_s=top["CLOCK_WAIT"],
         keep_days=top["KEEP_DAYS"],
         log_file=log_file,
-        writers=tuple(w for w in writers if simulated != "file" or w.type == "file"),
+        writers=tuple(kept),
+        left_out=left_out,
         warnings=tuple(_warnings(path, found, meters, writers)),
     )
 

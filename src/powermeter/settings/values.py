@@ -84,7 +84,8 @@ class Settings:
     """
     What the user has set, checked, with the defaults filled in.
 
-    *data_dir* is absolute; *log_file* is, where it is set. *warnings* are
+    *data_dir* is absolute; *log_file* is, where it is set. *left_out* is what
+    invented watts do not go to, such as "writer influxdb". *warnings* are
     lines for the user that stop nothing.
     """
 
@@ -101,6 +102,7 @@ class Settings:
     keep_days: float
     log_file: str | None
     writers: tuple[WriterSettings, ...]
+    left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 
 

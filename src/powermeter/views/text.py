@@ -12,6 +12,8 @@ def text(status: Status) -> str:
     simulate = status.simulate
     simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
     lines = [f"power {status.version}: running, pid {status.pid}, for {_duration(status.uptime_s)}{simulated}"]
+    if status.left_out:
+        lines.append(f"left out by --simulate: {', '.join(status.left_out)}")
     for name, meter in status.meters.items():
         today = "not known"
         if meter.pulses_today is not None:
