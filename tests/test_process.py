@@ -62,7 +62,7 @@ def deaf_holder(pidfile):
     """A process that holds *pidfile* as the program would, and hears nothing."""
     code = (
         f"import signal, sys; sys.path.insert(0, {str(SOURCE)!r})\n"
-        "from powermeter.process import PidFile\n"
+        "from powermeter.process.pidfile import PidFile\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "with PidFile(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
