@@ -721,7 +721,7 @@ def test_a_socket_that_can_be_made_later(program, monkeypatch):
     """It is tried again, and then --status can ask."""
     socket_path = program.pidfile.with_name(program.pidfile.name + ".sock")
     socket_path.mkdir()
-    before = "import powermeter.process as p; p.LISTEN_S = 0.1"
+    before = "import powermeter.process.control as p; p.LISTEN_S = 0.1"
     line = program.line_after(before, "--nodaemon", "--simulate", "20000")
     with subprocess.Popen(line, env=program.env, stdout=subprocess.DEVNULL) as popen:
         wait_until(lambda: program.pid is not None)
