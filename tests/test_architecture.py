@@ -98,7 +98,7 @@ MAY_IMPORT = {
     },
     "journal.salvage": {"errors", "journal.journal", "journal.tables", "meter"},
     "journal.journal": {"clock", "errors", "journal.cursor", "journal.tables", "meter", "mounts", "safe_path"},
-    "journal.history": {"journal.cursor", "journal.tables", "meter"},
+    "journal.history": {"errors", "journal.cursor", "journal.tables", "meter"},
     "journal.cursor": {"journal.tables", "meter"},
     "journal.tables": {"errors", "meter"},
     "journal": set(),

@@ -22,7 +22,7 @@ from program import PATIENCE_S, wait_until
 from powermeter import keeper, lookup, settings
 from powermeter.errors import BoardError, PowerError
 from powermeter.journal import journal, salvage
-from powermeter.journal.history import Reader
+from powermeter.journal.history import History
 from powermeter.journal.tables import SQLITE_IOERR
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
@@ -324,8 +324,8 @@ def test_a_status_while_the_disk_hangs_in_reading(rig, monkeypatch):
     """The status comes within its time, and names all; when the disk answers again it is whole again."""
     rig.deliver(5)
     going = threading.Event()
-    span = Reader.span
-    monkeypatch.setattr(Reader, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
+    span = History.span
+    monkeypatch.setattr(History, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
     for _ in range(3):
         begun_s = time.monotonic()
         now = rig.monitor.status().as_dict()
