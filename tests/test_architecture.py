@@ -114,7 +114,7 @@ MAY_IMPORT = {
         "mounts",
         "safe_path",
     },
-    "journal.history": {"journal.cursor", "journal.tables", "meter"},
+    "journal.history": {"errors", "journal.cursor", "journal.readings", "journal.tables", "meter"},
     "journal.cursor": {"journal.tables", "meter"},
     "journal.readings": {"meter"},
     "journal.tables": {"errors", "meter"},

@@ -23,7 +23,8 @@ from program import PATIENCE_S, wait_until
 from powermeter import keeper, lookup
 from powermeter.errors import BoardError, PowerError
 from powermeter.journal import journal, salvage
-from powermeter.journal.history import Reader
+from powermeter.journal.cursor import Cursor, Position
+from powermeter.journal.history import History
 from powermeter.journal.tables import SQLITE_IOERR
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
@@ -332,8 +333,8 @@ def test_a_status_while_the_disk_hangs_in_reading(rig, monkeypatch):
     """The status comes within its time, and names all; when the disk answers again it is whole again."""
     rig.deliver(5)
     going = threading.Event()
-    span = Reader.span
-    monkeypatch.setattr(Reader, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
+    span = History.span
+    monkeypatch.setattr(History, "span", lambda *args: going.wait(PATIENCE_S) and span(*args))
     for _ in range(3):
         begun_s = time.monotonic()
         now = rig.monitor.status().as_dict()
@@ -583,3 +584,17 @@ def test_a_journal_that_can_not_be_had(tmp_path):
     with pytest.raises(PowerError, match=r"journal\.db"), one:
         pytest.fail("it counts without a journal")
     assert one.boards[0].closed
+
+
+def test_no_reader_takes_the_place_of_a_deleted_file(tmp_path):
+    """A cursor that connects while the file is gone makes none: it would be taken for another one, put there."""
+    with Rig(tmp_path) as rig:
+        rig.deliver(3)
+        rig.journal.unlink()
+        cursor = Cursor("late")
+        cursor.attach(str(rig.journal), Position({}, ""))
+        with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+            cursor.read(1)
+        assert not rig.journal.exists()
+        rig.deliver(4)
+        assert rig.counts() == [1, 2, 3, 4]

@@ -12,9 +12,8 @@ import pytest
 from influxd import Influxd
 from program import UNPRIVILEGED, Program, readable_to_all
 
-from powermeter.journal.history import delivered_pulses
+from powermeter.journal.history import History, delivered_pulses
 from powermeter.journal.journal import Journal, Row
-from powermeter.journal.tables import connect_read_only
 
 METERS_OF_TWO = "METERS = {n: {'pin': p, 'impulses_per_kwh': 1000} for n, p in (('house', 18), ('flat', 22))}"
 
@@ -181,7 +180,7 @@ def test_data_of_another_user():
 def test_a_journal_that_goes_is_not_made_anew(tmp_path):
     """A check makes no file, also where the journal goes away between the look and the use."""
     with pytest.raises(sqlite3.OperationalError, match="unable to open"):
-        connect_read_only(str(tmp_path / "journal.db"))
+        History(str(tmp_path / "journal.db"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from clocks import RIGHT_NS, SetClock
 
 from powermeter.clock import REAL_CLOCK, boot_id
-from powermeter.journal.history import Reader
+from powermeter.journal.history import Energy, History
 from powermeter.journal.journal import Journal, Row
 from powermeter.meter import NS_PER_S
 
@@ -140,8 +140,9 @@ def test_pulses_get_their_right_time_and_are_delivered_then(journal):
         assert [pulse.number for pulse in new.read(10)] == [3, 4, 5, 6]
     assert times_s(journal, key) == [101, 102, 103, 104, 105, 106]
     assert steps(journal) == []
-    with contextlib.closing(Reader(journal.path)) as reader:
-        assert reader.span("house", RIGHT_NS + 103 * NS_PER_S, RIGHT_NS + 105 * NS_PER_S) == (2, pytest.approx(0.002))
+    with History(journal.path) as history:
+        span = history.span("house", RIGHT_NS + 103 * NS_PER_S, RIGHT_NS + 105 * NS_PER_S)
+        assert span == Energy(2, pytest.approx(0.002), False)
 
 
 def test_a_restart_does_not_end_the_wait(tmp_path):

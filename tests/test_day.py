@@ -7,7 +7,7 @@ from program import wait_until
 from records import csv_rows
 
 from powermeter.boards.simulated import SimulatedBoard, household
-from powermeter.journal.history import Reader
+from powermeter.journal.history import History
 from powermeter.journal.journal import Journal
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
@@ -71,15 +71,15 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
     lines = csv_rows(tmp_path / "power.csv")
     points = influxd.points(database=influx_db)
     with Journal(str(tmp_path / "journal.db")) as journal:
-        reader = Reader(journal.path)
+        history = History(journal.path)
         for meter in read.meters:
             kwh = integral_kwh(household(0, seed=meter.name), elapsed_s)
-            pulses, in_journal = reader.span(meter.name, 0, FAR_NS)
+            in_journal = history.span(meter.name, 0, FAR_NS)
             in_file = [line for line in lines if line[0] == meter.name]
             in_influxdb = [point for point in points if point["meter"] == meter.name]
-            assert pulses == len(in_file) == len(in_influxdb)
+            assert in_journal.pulses == len(in_file) == len(in_influxdb)
             for found in (
-                in_journal,
+                in_journal.kwh,
                 in_file[-1][4],
                 sum(line[3] for line in in_file) / 1000,
                 in_influxdb[-1]["register"],
@@ -90,4 +90,4 @@ def test_energy_of_a_day(tmp_path, influxd, influx_db):
             for before, after in itertools.pairwise(in_file):
                 joules = after[2] * (after[1] - before[1]) / NS_PER_S
                 assert abs(joules - 3.6e6 / meter.impulses_per_kwh) < 0.1
-        reader.close()
+        history.close()

@@ -1,6 +1,5 @@
 """The keeper: when it commits, by a clock of the test's own; and over a real journal on its thread, disks that fail."""
 
-import contextlib
 import functools
 import logging
 import sqlite3
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from program import PATIENCE_S, wait_until
 
 from powermeter import keeper
-from powermeter.journal.history import Reader
+from powermeter.journal.history import Energy, History
 from powermeter.journal.journal import MeterRecord, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
@@ -302,8 +301,8 @@ def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, capl
         recording.board.put(Edge(0, time.monotonic_ns() + NS_PER_S))
         seen(recording.commits)
         assert recording.counts() == [*range(1, 801), 1000, 1001]
-        with contextlib.closing(Reader(recording.journal.path)) as reader:
-            assert reader.span("house", 0, 2**62) == (1001, pytest.approx(1.001))
+        with History(recording.journal.path) as history:
+            assert history.span("house", 0, 2**62) == Energy(1001, pytest.approx(1.001), False)
     assert [r.getMessage() for r in caplog.records if "too many" in r.getMessage()] == [
         "journal: 199 pulses were too many for the memory: counted, with neither time nor power"
     ]

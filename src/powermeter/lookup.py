@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from powermeter.journal.cursor import Position
-from powermeter.journal.history import Reader
+from powermeter.journal.history import History
 from powermeter.journal.tables import is_damage
 from powermeter.meter import NS_PER_S
 
@@ -57,7 +57,7 @@ class Lookup:
         self._question: tuple[int, Sequence[str], Mapping[str, Position]] | None = None
         self._found = Found.nothing()
         self._thread: threading.Thread | None = None
-        self._reader: Reader | None = None
+        self._history: History | None = None
         self._opened = 0
 
     def ask(self, opened: int, meters: Sequence[str], positions: Mapping[str, Position]) -> Found:
@@ -90,27 +90,28 @@ class Lookup:
                 self._found = self._look(*self._question)
                 self._answered.set()
         finally:
-            self._close_reader()
+            self._close_history()
 
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    def _close_history(self) -> None:
+        if self._history is not None:
+            self._history.close()
+            self._history = None
 
     def _look(self, opened: int, meters: Sequence[str], positions: Mapping[str, Position]) -> Found:
         found = Found.nothing()
         with _noted(found):
-            if self._reader is None or opened != self._opened:
-                self._close_reader()
-                self._reader, self._opened = Reader(self._path), opened
-            with self._reader.snapshot():
+            if self._history is None or opened != self._opened:
+                self._close_history()
+                self._history, self._opened = History(self._path), opened
+            with self._history.snapshot():
                 for name in meters:
                     with _noted(found):
-                        found.lasts[name] = self._reader.last(name)
-                        found.today[name] = self._reader.span(name, found.midnight_ns, FAR_NS)
+                        found.lasts[name] = self._history.last(name)
+                        today = self._history.span(name, found.midnight_ns, FAR_NS)
+                        found.today[name] = today.pulses, today.kwh
                 for name, position in positions.items():
                     with _noted(found):
-                        found.waiting[name] = self._reader.waiting(position)
+                        found.waiting[name] = self._history.waiting(position)
         return found
 
 

@@ -32,7 +32,7 @@ from guest import kernel_path  # noqa: E402 - found by the line before, as is wh
 from hardware import machine  # noqa: E402, F401 - for campaign.py
 from influxd import Influxd, influxd_path  # noqa: E402
 
-from powermeter.journal.history import Reader  # noqa: E402, F401
+from powermeter.journal.history import History  # noqa: E402, F401
 from powermeter.journal.journal import Journal  # noqa: E402
 from powermeter.journal.journal import Row as JournalRow  # noqa: E402
 from powermeter.meter import NS_PER_S  # noqa: E402

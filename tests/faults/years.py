@@ -9,7 +9,7 @@ was away gets the energy of all pulses, and is told how many of them it can't ha
 import contextlib
 import time
 
-from rig import NS_PER_S, Journal, JournalRow, Reader, Row
+from rig import NS_PER_S, History, Journal, JournalRow, Row
 
 TITLE = "Ten years, and a service that never returns"
 
@@ -36,13 +36,13 @@ def run(part, rig):
             bytes_kept = (rig.directory / "journal.db").stat().st_size
             bound = round(min(KEEP_DAYS / 365, years) * A_YEAR * A_PULSE) + ALL_ELSE
             assert bytes_kept <= bound, f"the journal has {bytes_kept:,} bytes, and may have {bound:,}"
-            with contextlib.closing(Reader(journal.path)) as reader:
+            with History(journal.path) as history:
                 days = [START_NS + day * DAY_NS for day in range(len(per_day) + 1)]
                 began = time.perf_counter()
-                found = reader.spans("house", days)
+                found = history.energy("house", days)
                 took_s = time.perf_counter() - began
-                waits, _ = reader.waiting(away.position)
-            assert [count for count, _ in found] == per_day, "a day's pulses are not what was counted"
+                waits, _ = history.waiting(away.position)
+            assert [day.pulses for day in found] == per_day, "a day's pulses are not what was counted"
             energy_wh, skipped, got = 0.0, 0, 0
             while batch := away.read(50_000):
                 skipped += away.advance(batch, "")

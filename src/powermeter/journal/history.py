@@ -1,177 +1,374 @@
 """What the journal says about spans of time, by index seeks over a connection that reads only."""
 
+import bisect
 import contextlib
+import functools
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
+from powermeter.errors import JournalError
 from powermeter.journal.cursor import Position
+from powermeter.journal.readings import Reading
 from powermeter.journal.tables import (
     MOST_COUNT,
     SCHEMA_VERSION,
     SQLITE_CORRUPT,
-    connect,
-    connect_read_only,
+    THINNED_TO_NS,
+    VIEW,
     constants_of,
+    harden,
+    is_damage,
     pulses_of,
-    register_at,
     schema_of,
     schema_of_version,
 )
-from powermeter.meter import Constant, Pulse
+from powermeter.meter import NS_PER_S, Constant, Pulse, kwh_of
+
+#: What older versions thinned old pulses to, in ns.
+HOUR_NS = 3600 * NS_PER_S
+
+#: How long an answer waits for a lock, in s. A commit needs none that a reader has.
+BUSY_TIMEOUT_S = 2
+
+#: So often an answer is begun again where the file changed meanwhile; each time another program began or ended.
+TRIES = 5
+
+#: So many rows may be looked at one after another, in place of one more seek.
+ROWS_AT_ONCE = 200
+
+#: So many spans are looked for in one read: of ten years' days on the slowest Pi, a fifth of a second.
+SPANS_AT_ONCE = 400
+
+Answer = TypeVar("Answer")
 
 
-class Reader:
-    """Answers about spans of time, by index seeks. For one thread."""
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """
+    What was counted in a span: its pulses, and their energy in kWh.
+
+    It is *approximate* where an end of the span lies among pulses that are no
+    longer stored one by one, so that when each of them came is an estimate.
+    """
+
+    pulses: int
+    kwh: float
+    approximate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The highest mean power (W) over a quarter of an hour by the clock, and when that began (UTC, ns)."""
+
+    watts: float
+    from_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time [*from_ns*, *to_ns*) (UTC) in which nothing was counted: "not running", "crashed", "input at fault"."""
+
+    from_ns: int
+    to_ns: int
+    why: str
+
+
+class _Row(NamedTuple):
+    """A row of the pulses: its count and time (UTC, ns)."""
+
+    number: int
+    time_ns: int
+
+
+class _Run(NamedTuple):
+    """Rows from *first* to *last*, within which time rises; they stand for the pulses behind the count *after*."""
+
+    after: int
+    first: _Row
+    last: _Row
+
+
+class _Meter(NamedTuple):
+    """A meter's key, its constants, and up to which counts its pulses were thinned: at all, and to one an hour."""
+
+    key: int
+    constants: list[Constant]
+    thinned: int
+    hourly: int
+
+
+class _State(NamedTuple):
+    """
+    What there is at a journal's path: which file it is, and what changes with it.
+
+    *shared*: a program has it open, or left its log behind.
+    """
+
+    file: tuple[int, int]
+    content: tuple[int, int, int]
+    shared: bool
+
+    @classmethod
+    def of(cls, path: str) -> "_State | None":
+        """The state of the journal at *path*; None without one."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        try:
+            log = os.stat(path + "-wal").st_size
+        except OSError:
+            log = -1
+        shared = log > 0 or (log == 0 and os.path.exists(path + "-shm"))
+        return cls((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns, log), shared)
+
+
+class History:
+    """
+    Answers about spans of time from the journal at *path*, whether a program counts into it or not. For one thread.
+
+    Every method is one answer of one moment, but for many spans; between them
+    nothing is held, and nothing is ever written. A context manager;
+    :meth:`close` may be called twice. Raises :exc:`JournalError` where the file is no journal of this
+    version, and, as every method does, :exc:`sqlite3.Error` where it can't be
+    read.
+    """
 
     def __init__(self, path: str) -> None:
-        self._connection = connect(path)
-        self._connection.execute("PRAGMA query_only = 1")
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        #: What was at the path when it was connected to.
+        self._state: _State | None = None
+        self._in_snapshot = False
+        with self.snapshot():
+            pass
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- The connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read within is as of one moment."""
-        self._connection.execute("BEGIN")
+        """
+        Everything read within is as of one moment.
+
+        No method begins again within: where the journal was closed, and a
+        program opened it meanwhile, this raises :exc:`sqlite3.OperationalError`.
+        """
+        connection = self._connected()
+        connection.execute("BEGIN")
+        self._in_snapshot = True
         try:
             yield
         finally:
+            self._in_snapshot = False
             with contextlib.suppress(sqlite3.Error):  # a read that failed may have ended it
-                self._connection.execute("COMMIT")
+                connection.execute("COMMIT")
+        if self._is_outdated():
+            raise sqlite3.OperationalError("the journal changed while it was read")
+
+    def _answer(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """What *question* finds, all of it as of one moment."""
+        if self._in_snapshot:
+            return question(self._connected())
+        for _ in range(TRIES - 1):
+            try:
+                with self.snapshot():
+                    return question(self._connected())
+            except (sqlite3.Error, JournalError):
+                # What is read of a file while it changes means nothing, damage neither.
+                if not self._is_outdated():
+                    raise
+        with self.snapshot():
+            return question(self._connected())
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None or (not self._in_snapshot and self._is_outdated()):
+            self.close()
+            self._state = _State.of(self._path)
+            self._connection = _connect(self._path, shared=self._state is not None and self._state.shared)
+        return self._connection
+
+    def _is_outdated(self) -> bool:
+        """Whether another file is at the path, or the one there, which nobody had open, is another by now."""
+        if self._state is None:
+            return True
+        if (now := _State.of(self._path)) is None:
+            return not self._state.shared
+        return now.file != self._state.file if self._state.shared else now != self._state
+
+    # --- Meters
+
+    def meters(self) -> list[str]:
+        """The names of all meters that ever counted here, in the order of their keys."""
+        return self._answer(
+            lambda connection: [name for (name,) in connection.execute("SELECT name FROM meters ORDER BY meter")]
+        )
 
     def last(self, meter: str) -> int:
         """The count of the last pulse of *meter*; 0 without one."""
-        row = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (meter,)).fetchone()
-        return 0 if row is None else self._last(row[0])
 
-    def _last(self, meter: int) -> int:
-        row = self._connection.execute("SELECT max(count) FROM pulses WHERE meter = ?", (meter,)).fetchone()
-        return int(row[0] or 0)
+        def find(connection: sqlite3.Connection) -> int:
+            (count,) = connection.execute(
+                "SELECT max(count) FROM pulses WHERE meter = (SELECT meter FROM meters WHERE name = ?)", (meter,)
+            ).fetchone()
+            return int(count or 0)
 
-    def span(self, meter: str, from_ns: int, to_ns: int) -> tuple[int, float]:
-        """Pulses and energy (kWh) of *meter* with times in [*from_ns*, *to_ns*)."""
-        return self.spans(meter, [from_ns, to_ns])[0]
+        return self._answer(find)
 
-    def spans(self, meter: str, times_ns: Sequence[int]) -> list[tuple[int, float]]:
+    def begins_ns(self, meter: str) -> int | None:
+        """When the record of *meter* begins (UTC, ns): with its first pulse, or before it; None without one."""
+
+        def find(connection: sqlite3.Connection) -> int | None:
+            key = _key_of(connection, meter)
+            found = connection.execute("SELECT since_ns FROM covered WHERE meter = ?", (key,)).fetchall()
+            found += connection.execute(
+                "SELECT time_ns FROM read_pulses WHERE meter = ? ORDER BY count LIMIT 1", (key,)
+            ).fetchall()
+            return min((int(time_ns) for (time_ns,) in found), default=None)
+
+        return self._answer(find)
+
+    def readings(self, limit: int) -> list[Reading]:
+        """The last readings of all meters, at most *limit*, the newest first."""
+        return self._answer(
+            lambda connection: [
+                Reading(meter, time_ns, count, face_kwh, decimals, register_kwh, bool(base))
+                for meter, time_ns, count, face_kwh, decimals, register_kwh, base in connection.execute(
+                    "SELECT name, time_ns, count, face_kwh, decimals, register_kwh, base"
+                    " FROM readings NATURAL JOIN meters ORDER BY time_ns DESC, meter LIMIT ?",
+                    (limit,),
+                )
+            ]
+        )
+
+    # --- Spans
+
+    def span(self, meter: str, from_ns: int, to_ns: int) -> Energy:
+        """What *meter* counted with times in [*from_ns*, *to_ns*) (UTC)."""
+        return self.energy(meter, [from_ns, to_ns])[0]
+
+    def energy(self, meter: str, times_ns: Sequence[int]) -> list[Energy]:
         """
-        Pulses and energy (kWh) of *meter* between each of *times_ns* (UTC, ns), which rise, and the next.
+        What *meter* counted between each of *times_ns* (UTC), which rise, and the next.
 
         Seeks, no scan: time rises with the count between two steps of the
-        clock, so each such run is searched at each of the times.
+        clock, so each such run is searched at those of the times that lie in
+        it. The energy is that of the pulses, by the constant in force at each;
+        a reading, which sets the register, is no energy.
         """
-        spans = [(0, 0.0) for _ in times_ns[1:]]
-        row = self._connection.execute("SELECT meter FROM meters WHERE name = ?", (meter,)).fetchone()
-        if row is None:
-            return spans
-        (key,) = row
-        constants = constants_of(self._connection, key)
-        for first, last in self._runs(key, constants):
-            ends = self._ends(key, first, last, times_ns)
-            for index, (low, high) in enumerate(itertools.pairwise(ends)):
-                if high > low:
-                    pulses, kwh = spans[index]
-                    kwh += register_at(constants, high) - register_at(constants, low)
-                    spans[index] = pulses + high - low, kwh
-        return spans
+        found: list[Energy] = []
+        # A slow machine takes seconds for years of days, and no read may last that long.
+        for begin in range(0, max(1, len(times_ns) - 1), SPANS_AT_ONCE):
+            some = times_ns[begin : begin + SPANS_AT_ONCE + 1]
+            found += self._answer(functools.partial(_energy, name=meter, times_ns=some))
+        return found
+
+    def peaks(self, meter: str, times_ns: Sequence[int]) -> list[Peak | None]:
+        """
+        The highest mean power of *meter* between each of *times_ns* (UTC), which rise, and the next.
+
+        Over quarters of an hour that lie wholly within, by the clock: that of
+        UTC, from which every time zone differs by whole quarters. None where
+        none of these has a pulse. Pulses that were thinned to one an hour count
+        as spread over it.
+        """
+        quarters = [(-(-begin // THINNED_TO_NS), end // THINNED_TO_NS) for begin, end in itertools.pairwise(times_ns)]
+        if not quarters:
+            return []
+        begin = quarters[0][0]
+        found = self.energy(meter, [quarter * THINNED_TO_NS for quarter in range(begin, quarters[-1][1] + 1)])
+        peaks: list[Peak | None] = []
+        for first, end in quarters:
+            best = max(range(first, end), key=lambda quarter: found[quarter - begin].kwh, default=None)
+            if best is None or not found[best - begin].pulses:
+                peaks.append(None)
+                continue
+            watts = 1000 * found[best - begin].kwh * HOUR_NS / THINNED_TO_NS
+            peaks.append(Peak(watts, best * THINNED_TO_NS))
+        return peaks
+
+    def gaps(self, meter: str, from_ns: int, to_ns: int, now_ns: int, running: bool) -> tuple[int | None, list[Gap]]:
+        """
+        Since when the gaps of *meter* are known (UTC, ns; None: never), and those in [*from_ns*, *to_ns*), in order.
+
+        None overlaps another. At *now_ns* the last may be open: where the
+        program is not *running*, it lasts from the end of counting until now,
+        after a crash from the last pulse on. A call looks at all gaps before
+        *to_ns*: for many spans in a row ask once, and divide.
+        """
+
+        def find(connection: sqlite3.Connection) -> tuple[int | None, list[Gap]]:
+            key = _key_of(connection, meter)
+            covered = connection.execute("SELECT since_ns, until_ns FROM covered WHERE meter = ?", (key,)).fetchone()
+            if covered is None:
+                return None, []
+            since_ns, until_ns = covered
+            found = [
+                Gap(*row)
+                for row in connection.execute(
+                    "SELECT from_ns, to_ns, why FROM gaps WHERE meter = ? AND from_ns < ? AND to_ns > ?",
+                    (key, to_ns, from_ns),
+                )
+            ]
+            if until_ns is not None:
+                found.append(Gap(until_ns, now_ns, "not running"))
+            elif not running:
+                last = connection.execute(
+                    "SELECT time_ns FROM read_pulses WHERE meter = ? ORDER BY count DESC LIMIT 1", (key,)
+                ).fetchone()
+                found.append(Gap(max(since_ns, last[0] if last else since_ns), now_ns, "crashed"))
+            return since_ns, _apart(found, from_ns, to_ns)
+
+        return self._answer(find)
+
+    # --- Writers
 
     def waiting(self, position: Position) -> tuple[int, int | None]:
         """How many pulses stand after *position*, and the time of the oldest (UTC, ns), None without one."""
-        waiting, oldest = 0, []
-        # max() over a keyed prefix is one seek; the pulses are not counted one by one.
-        for meter, name, last in self._connection.execute(
-            "SELECT meter, name, (SELECT max(count) FROM pulses WHERE meter = meters.meter) FROM meters"
-        ).fetchall():
-            delivered = position.counts.get(name, 0)
-            if last is not None and last > delivered:
-                waiting += self._rows_in(meter, delivered, last)
-                oldest.append(self._row_for(meter, delivered + 1)[1])
-        return waiting, min(oldest, default=None)
 
-    def _rows_in(self, meter: int, after: int, last: int) -> int:
-        """How many pulses there are behind *after* up to *last*: only where they were thinned are they counted."""
-        (thinned,) = self._connection.execute(
-            "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
-        ).fetchone()
-        if thinned <= after:
-            return last - after
-        (rows,) = self._connection.execute(
-            "SELECT count(*) FROM pulses WHERE meter = ? AND count > ? AND count <= ?", (meter, after, thinned)
-        ).fetchone()
-        return int(rows + last - thinned)
+        def find(connection: sqlite3.Connection) -> tuple[int, int | None]:
+            waiting, oldest = 0, []
+            # max() over a keyed prefix is one seek; the pulses are not counted one by one.
+            for meter, name, last in connection.execute(
+                "SELECT meter, name, (SELECT max(count) FROM pulses WHERE meter = meters.meter) FROM meters"
+            ).fetchall():
+                delivered = position.counts.get(name, 0)
+                if last is not None and last > delivered:
+                    waiting += _rows_in(connection, meter, delivered, last)
+                    oldest.append(_row_for(connection, meter, delivered + 1).time_ns)
+            return waiting, min(oldest, default=None)
 
-    def _runs(self, meter: int, constants: list[Constant]) -> list[tuple[int, int]]:
-        """The stretches of the count, both ends in, within which time rises."""
-        last = self._last(meter)
-        if not last:
-            return []
-        first = constants[0].from_count + 1
-        steps = [
-            n
-            for (n,) in self._connection.execute(
-                "SELECT count FROM steps WHERE meter = ? AND count > ? ORDER BY count", (meter, first)
-            )
-        ]
-        return list(zip([first, *steps], [*(step - 1 for step in steps), last], strict=True))
+        return self._answer(find)
 
-    def _ends(self, meter: int, first: int, last: int, times_ns: Iterable[int]) -> list[int]:
-        """For each time the count of the last pulse of the run *first* to *last* before it; *first* - 1 without one."""
-        ends: list[int] = []
-        low, before_ns = first - 1, 0
-        # The last probe, and how many pulses came a ns between the last two times.
-        at_count, rate = low, 0.0
-        at_ns: int | None = None
-        for time_ns in times_ns:
-            before, high, probes = low, last, 0
-            while low < high:
-                probes += 1
-                middle = (low + high + 1) // 2
-                if at_ns is not None and probes % 3:
-                    # Where it would be if pulses came as they did: one time is mostly a day after another.
-                    middle = min(max(at_count + round((time_ns - at_ns) * rate), low + 1), high)
-                at_count, at_ns = self._row_for(meter, middle)
-                if at_ns < time_ns:
-                    low = min(at_count, last)
-                else:
-                    high = middle - 1
-                    at_count = middle
-            if ends and low > before:
-                rate = (low - before) / max(time_ns - before_ns, 1)
-            before_ns = time_ns
-            ends.append(low)
-        return ends
+    def delivered(self, writer: str) -> list[Pulse]:
+        """
+        The pulses that may be delivered to *writer* again: the last one that it has of each meter.
 
-    def _row_for(self, meter: int, count: int) -> tuple[int, int]:
-        """The row of a pulse, or the one that stands for it: its count, and its time (UTC, ns)."""
-        row: tuple[int, int] | None = self._connection.execute(
-            "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1",
-            (meter, count),
-        ).fetchone()
-        if row is None:
-            error = sqlite3.DatabaseError(f"pulse {count} is not there, nor one behind it")
-            error.sqlite_errorcode = SQLITE_CORRUPT
-            raise error
-        return row
+        Of a meter that it has none of, the last one there is. None whose time
+        or energy may still be another.
+        """
 
-
-def delivered_pulses(path: str, writer: str) -> list[Pulse]:
-    """
-    Pulses in the journal at *path* that may be delivered to *writer* again: the last one that it has of each meter.
-
-    Of a meter that it has none of, the last one there is. None whose time or
-    energy may still be another, and none where the journal can't be read.
-    Nothing is written.
-    """
-    found: list[Pulse] = []
-    if not os.path.exists(path):
-        return found
-    try:
-        with contextlib.closing(connect_read_only(path)) as connection:
-            if schema_of(connection) != schema_of_version(SCHEMA_VERSION):
-                return []
+        def find(connection: sqlite3.Connection) -> list[Pulse]:
+            found: list[Pulse] = []
             reached = dict(connection.execute("SELECT meter, count FROM cursors WHERE writer = ?", (writer,)))
             for meter, name in connection.execute("SELECT meter, name FROM meters").fetchall():
                 rows = connection.execute(
@@ -184,6 +381,279 @@ def delivered_pulses(path: str, writer: str) -> list[Pulse]:
                 # One without its predecessor may stand for others that were thinned.
                 if rows and constants and rows[0][0] - 1 in (rows[-1][0], constants[0].from_count):
                     found += pulses_of(name, rows[0][0] - 1, rows[:1], constants)
-    except (sqlite3.Error, UnicodeDecodeError):  # whatever is wrong with it, a start tells
+            return found
+
+        return self._answer(find)
+
+
+def delivered_pulses(path: str, writer: str) -> list[Pulse]:
+    """What :meth:`History.delivered` finds in the journal at *path*; none where that can't be read."""
+    try:
+        with History(path) as history:
+            return history.delivered(writer)
+    except (sqlite3.Error, JournalError, UnicodeDecodeError):  # whatever is wrong with it, a start tells
         return []
-    return found
+
+
+def _connect(path: str, *, shared: bool) -> sqlite3.Connection:
+    """
+    A connection that makes and writes no file.
+
+    A *shared* journal is read with its log. To read one that was closed in
+    order that way, SQLite would make both files beside it, and leave them; as
+    "immutable" it reads the file and nothing else, so that a change is not seen.
+    """
+    mode = "mode=ro" if shared else "mode=ro&immutable=1"
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+    )
+    try:
+        harden(connection)
+        connection.execute(VIEW)
+        known = schema_of(connection) == schema_of_version(SCHEMA_VERSION)
+    except (sqlite3.Error, UnicodeDecodeError):
+        connection.close()
+        raise
+    if not known:
+        connection.close()
+        raise JournalError(f"{path}: not a journal of this version of power; one of an older version: start power once")
+    return connection
+
+
+def _key_of(connection: sqlite3.Connection, name: str) -> int | None:
+    row = connection.execute("SELECT meter FROM meters WHERE name = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _meter(connection: sqlite3.Connection, name: str) -> _Meter | None:
+    """The meter *name*; None for one that is not known, or of whose constants nothing is left."""
+    key = _key_of(connection, name)
+    if key is None or not (constants := constants_of(connection, key)):
+        return None
+    thinned, hourly = connection.execute(
+        "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?1), 0),"
+        " coalesce((SELECT to_count FROM hourly WHERE meter = ?1), 0)",
+        (key,),
+    ).fetchone()
+    # A reading repeats the constant: what a pulse is worth goes on.
+    worth = [constants[0]]
+    worth += [after for before, after in itertools.pairwise(constants) if after.watt_hours != before.watt_hours]
+    return _Meter(key, worth, thinned, hourly)
+
+
+def _apart(gaps: list[Gap], from_ns: int, to_ns: int) -> list[Gap]:
+    """*gaps* within [*from_ns*, *to_ns*), in order; one that begins in another begins where that ends."""
+    apart: list[Gap] = []
+    end_ns = from_ns
+    for gap in sorted(gaps, key=lambda gap: gap.from_ns):
+        begin_ns, end_of_gap_ns = max(gap.from_ns, end_ns), min(gap.to_ns, to_ns)
+        if begin_ns < end_of_gap_ns:
+            if apart and (apart[-1].to_ns, apart[-1].why) == (begin_ns, gap.why):
+                begin_ns = apart.pop().from_ns
+            apart.append(Gap(begin_ns, end_of_gap_ns, gap.why))
+            end_ns = end_of_gap_ns
+    return apart
+
+
+def _energy(connection: sqlite3.Connection, name: str, times_ns: Sequence[int]) -> list[Energy]:
+    spans = max(0, len(times_ns) - 1)
+    pulses, kwh, approximate = [0] * spans, [0.0] * spans, [False] * spans
+    meter = _meter(connection, name)
+    if meter is None:
+        return [Energy(0, 0.0, False)] * spans
+    for run in _runs(connection, meter):
+        search = _Search(connection, meter, run)
+        # The times that lie in the run; what lies before and behind all of them is in no span.
+        begin, end = bisect.bisect_right(times_ns, search.begin_ns), bisect.bisect_right(times_ns, run.last.time_ns)
+        if end == 0 or begin == len(times_ns):
+            continue
+        ends = [search.before(time_ns) for time_ns in times_ns[begin:end]]
+        ends = [*[(run.after, False)] * (begin > 0), *ends, *[(run.last.number, False)] * (end <= spans)]
+        for index, ((low, from_about), (high, to_about)) in enumerate(itertools.pairwise(ends), max(0, begin - 1)):
+            if high > low:
+                pulses[index] += high - low
+                kwh[index] += kwh_of(meter.constants, low, high)
+            approximate[index] |= from_about or to_about
+    return [Energy(*of) for of in zip(pulses, kwh, approximate, strict=True)]
+
+
+def _runs(connection: sqlite3.Connection, meter: _Meter) -> Iterator[_Run]:
+    """The runs of the meter's rows within which time rises, in the order of their counts."""
+    after = meter.constants[0].from_count
+    steps = connection.execute(
+        "SELECT count FROM steps WHERE meter = ? AND count > ? ORDER BY count", (meter.key, after + 1)
+    )
+    begin = after + 1
+    for (step,) in itertools.chain(steps, [(MOST_COUNT,)]):
+        last = connection.execute(
+            "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? AND count < ?"
+            " ORDER BY count DESC LIMIT 1",
+            (meter.key, begin, step),
+        ).fetchone()
+        if last is not None:
+            yield _Run(after, _row_for(connection, meter.key, begin), _Row(*last))
+            after = last[0]
+        begin = step
+
+
+class _Search:
+    """Finds pulses of a run by times that rise, and lie behind *begin_ns* and not behind the run."""
+
+    def __init__(self, connection: sqlite3.Connection, meter: _Meter, run: _Run) -> None:
+        self._connection, self._meter, self._run = connection, meter, run
+        #: The row found last, and the count of the row before it; at first the run's.
+        self._found, self._before = run.first, run.after
+        #: When the first of the run's pulses came, or those that its first row stands for began to.
+        self.begin_ns = self._spread_from_ns()
+        #: How many pulses came a ns: between the last two times, and about the last one.
+        mean = (run.last.number - run.first.number) / max(1, run.last.time_ns - run.first.time_ns)
+        self._rate = self._rate_here = mean
+
+    def before(self, time_ns: int) -> tuple[int, bool]:
+        """The count of the last pulse before *time_ns*, and whether it is an estimate."""
+        if self._found.time_ns < time_ns:
+            self._find(time_ns)
+        pulses = self._found.number - self._before
+        if pulses == 1 or (from_ns := self._spread_from_ns()) >= time_ns:
+            return self._before, False
+        # They came one after another at the same distance, the last one at the row's time.
+        return self._before + (pulses * (time_ns - from_ns) - 1) // (self._found.time_ns - from_ns), True
+
+    def _spread_from_ns(self) -> int:
+        """Behind what time the pulses came that the row found stands for."""
+        row, before = self._found, self._before
+        if row.number == before + 1:
+            return row.time_ns
+        # Of pulses that were lost it is known only that they came behind the row before.
+        begins = []
+        if before < self._meter.thinned:
+            step_ns = HOUR_NS if before < self._meter.hourly else THINNED_TO_NS
+            begins.append(row.time_ns // step_ns * step_ns)
+        if before > self._run.after:
+            begins.append(_row_for(self._connection, self._meter.key, before).time_ns)
+        return max(begins, default=row.time_ns)
+
+    def _find(self, time_ns: int) -> None:
+        """
+        Go on to the first row that is not before *time_ns*.
+
+        Guesses where it is, by how fast pulses came: from one of the times to
+        the next, then between the last two rows that were looked at.
+        """
+        start = last = low = self._found
+        high, spacing = self._run.last, start.number - self._before
+        #: No row up to this count is the one, so far as is known, for the one behind it.
+        most_after = high.number - 1
+        away = round((time_ns - start.time_ns) * self._rate)
+        guess, narrowed = start.number + away, [False, False]
+        if start.number < self._meter.thinned:
+            spacing = max(spacing, away * THINNED_TO_NS // (time_ns - start.time_ns))
+        for tries in itertools.count(1):
+            # Rows are looked at one after another, where the guess is good enough for that: each costs little.
+            width = abs(away) if tries == 1 and away <= ROWS_AT_ONCE * spacing else max(8 * spacing, abs(away) // 4)
+            if width > ROWS_AT_ONCE * spacing:
+                width = 0
+            after = max(low.number, min(guess - width - 1, most_after))
+            try:
+                row, before = self._first_row(after, time_ns, max(after + 1, min(guess + width, high.number)))
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                low, high = self._beside_damage(low, high, after + 1, time_ns, error)
+                most_after, narrowed = high.number - 1, [True, True]
+                guess, away = (low.number + high.number) // 2, 0
+                continue
+            if row.time_ns < time_ns:
+                low, narrowed[0] = row, True
+            elif before > after or before <= low.number:
+                break
+            else:
+                high, most_after, narrowed[1] = row, before - 1, True
+            if row.time_ns != last.time_ns:
+                self._rate_here = abs((row.number - last.number) / (row.time_ns - last.time_ns))
+            last, away = row, round((time_ns - row.time_ns) * self._rate_here)
+            if not all(narrowed):
+                # Rather a little too far, so that it lies between two rows; and further, where that is not enough.
+                guess = row.number + away * (tries + 4) // 4
+            elif tries % 4:
+                guess = max(low.number, min(row.number + away, high.number))
+            else:
+                guess = (low.number + high.number) // 2
+        self._rate = (row.number - start.number) / (row.time_ns - start.time_ns)
+        self._found, self._before = row, before
+
+    def _first_row(self, after: int, time_ns: int, most: int) -> tuple[_Row, int]:
+        """The first row behind *after* that is not before *time_ns*, or reaches *most*; and the count before it."""
+        found = self._connection.execute(
+            "SELECT count, time_ns, (SELECT max(count) FROM pulses WHERE meter = ?1 AND count < found.count)"
+            " FROM read_pulses AS found WHERE meter = ?1 AND count > ?2 AND (time_ns >= ?3 OR count >= ?4)"
+            " ORDER BY count LIMIT 1",
+            (self._meter.key, after, time_ns, most),
+        ).fetchone()
+        if found is None:
+            raise _lost(after + 1)
+        count, found_ns, before = found
+        return _Row(count, found_ns), max(before or 0, self._run.after)
+
+    def _beside_damage(
+        self, low: _Row, high: _Row, damaged: int, time_ns: int, error: sqlite3.DatabaseError
+    ) -> tuple[_Row, _Row]:
+        """Rows on the same side of the count *damaged*, which can't be read: the first is before *time_ns*."""
+        near, bad = low, damaged
+        while bad - near.number > 1:
+            middle = (near.number + bad) // 2
+            if (row := self._readable(middle)) is None:
+                bad = middle
+            elif row.time_ns >= time_ns:
+                return near, row
+            else:
+                near = row
+        near, bad = high, damaged
+        while near.number - bad > 1:
+            middle = (near.number + bad) // 2
+            if (row := self._readable(middle)) is None:
+                bad = middle
+            elif row.time_ns < time_ns:
+                return row, near
+            elif row.number < near.number:
+                near = row
+            else:
+                near = _Row(middle, near.time_ns)
+        raise error
+
+    def _readable(self, count: int) -> _Row | None:
+        try:
+            return _row_for(self._connection, self._meter.key, count)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            return None
+
+
+def _row_for(connection: sqlite3.Connection, meter: int, count: int) -> _Row:
+    """The row of a pulse, or the one that stands for it."""
+    row = connection.execute(
+        "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
+    ).fetchone()
+    if row is None:
+        raise _lost(count)
+    return _Row(*row)
+
+
+def _lost(count: int) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(f"pulse {count} is not there, nor one behind it")
+    error.sqlite_errorcode = SQLITE_CORRUPT
+    return error
+
+
+def _rows_in(connection: sqlite3.Connection, meter: int, after: int, last: int) -> int:
+    """How many pulses there are behind *after* up to *last*: only where they were thinned are they counted."""
+    (thinned,) = connection.execute(
+        "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
+    ).fetchone()
+    if thinned <= after:
+        return last - after
+    (rows,) = connection.execute(
+        "SELECT count(*) FROM pulses WHERE meter = ? AND count > ? AND count <= ?", (meter, after, thinned)
+    ).fetchone()
+    return int(rows + last - thinned)

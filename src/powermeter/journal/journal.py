@@ -17,6 +17,7 @@ from powermeter.journal.tables import (
     MOST_COUNT,
     SCHEMA_VERSION,
     SCHEMAS,
+    THINNED_TO_NS,
     UNFIT,
     Schema,
     Stopped,
@@ -51,9 +52,7 @@ LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
 #: The small tables that may have any number of rows: they are never read into memory as a whole.
 UNBOUNDED = ("steps", "gaps")
 
-#: Old pulses are thinned to one in this time, in ns; so many rows are looked at in one transaction.
-THINNED_TO_NS = 3600 * NS_PER_S
-
+#: So many rows are looked at in one transaction of thinning.
 THINNED_AT_ONCE = 5000
 
 #: Numbers that are counts already.
@@ -421,7 +420,7 @@ class Journal:
 
     def thin(self, before_ns: int) -> bool:
         """
-        Thin the pulses with times before *before_ns* (UTC, ns) to the last one of an hour.
+        Thin the pulses with times before *before_ns* (UTC, ns) to the last one of a quarter of an hour.
 
         It then stands for the others too, so that energy stays exact. Looks at
         :data:`THINNED_AT_ONCE` rows of a meter at most; returns whether there
@@ -454,7 +453,7 @@ class Journal:
             if time_ns // THINNED_TO_NS == next_ns // THINNED_TO_NS and next_count not in steps and time_ns < before_ns
         ]
         self._connection.executemany("DELETE FROM pulses WHERE meter = ? AND count = ?", thinned)
-        # The last one is looked at again: the next may be of the same hour.
+        # The last one is looked at again: the next may be of the same quarter.
         self._mark_thinned(meter, rows[old - 1][0] - 1)
         return True
 

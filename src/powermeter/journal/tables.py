@@ -11,9 +11,10 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 from powermeter.errors import JournalError
-from powermeter.meter import NS_PER_S, Constant, Pulse
+from powermeter.meter import NS_PER_S, Constant, Pulse, kwh_of
 
 #: A row a pulse, 28 bytes of the file with its share of the tree.
 #: *constants*: what a meter's pulses are worth from a count on (:class:`Constant`).
@@ -94,6 +95,9 @@ VIEW = """
     CASE WHEN typeof(interval_ns) = 'integer' AND interval_ns > 0 THEN interval_ns END AS interval_ns FROM pulses
 """
 
+#: Old pulses are thinned to one in this time by UTC, in ns: all time zones differ from it by whole quarters of an hour.
+THINNED_TO_NS = 900 * NS_PER_S
+
 #: More than any count.
 MOST_COUNT = 2**63 - 1
 
@@ -131,6 +135,9 @@ BUSY_TIMEOUT_S = 60
 #: The page cache of a connection, in KiB. Appending and reading in order touch few
 #: pages; SQLite's own 2 MiB would be held once a connection.
 CACHE_KIB = 256
+
+#: What is kept of a log that has grown larger, in bytes: about what SQLite fills before it writes it to the journal.
+LOG_BYTES = 4 * 2**20
 
 #: Whether the program was told to stop, so that opening a journal must end.
 Stopped = Callable[[], bool]
@@ -221,13 +228,22 @@ def schema_of_version(version: int, more: str = "") -> Schema:
 def connect(path: str, stopped: Stopped | None = None) -> sqlite3.Connection:
     """A connection to the journal at *path*; *stopped* is asked in long calls. Raises :exc:`sqlite3.Error`."""
     # Handed from the thread that opens to the one that uses it, never used by two at once.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        # Where the file was deleted it must not be made here: it would be taken for another one in its place.
+        f"file:{quote(os.fsencode(path))}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     try:
         if stopped:
             connection.set_progress_handler(stopped, STEPS)
         harden(connection)
         # FULL: a commit is on the disk when it returns. NORMAL loses up to 40 s of them in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
+        # The log grows while somebody reads for long. It is cut to this when it is begun again.
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute(VIEW)
     except sqlite3.Error:
@@ -278,34 +294,9 @@ def pulses_of(name: str, after: int, rows: list[tuple[int, int, int | None]], co
             end = ahead[1].from_count if len(ahead) > 1 else sys.maxsize
         watts, energy_wh = None, constant.watt_hours
         if count > after + 1:
-            energy_wh = 1000 * (constant.register_at(count) - register_at(constants, after))
+            energy_wh = 1000 * kwh_of(constants, after, count)
         elif interval_ns is not None:
             watts = constant.mean_watts(1, interval_ns / NS_PER_S)
         pulses.append(Pulse(name, count, time_ns, watts, energy_wh, constant.register_at(count)))
         after = count
     return pulses
-
-
-def connect_read_only(path: str) -> sqlite3.Connection:
-    """A connection that writes nothing: of a journal that no program has open, not even the files beside it."""
-    from urllib.parse import quote
-
-    # SQLite makes both files beside a journal that was closed in order, to read it, and leaves them.
-    closed = not os.path.exists(path + "-wal") or not os.path.getsize(path + "-wal")
-    connection = sqlite3.connect(f"file:{quote(path)}?{'mode=ro&immutable=1' if closed else 'mode=ro'}", uri=True)
-    try:
-        harden(connection)
-        connection.execute(VIEW)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def register_at(constants: list[Constant], count: int) -> float:
-    """The register after pulse *count*, by the constant in force there."""
-    in_force = constants[0]
-    for constant in constants:
-        if constant.from_count <= count:
-            in_force = constant
-    return in_force.register_at(count)
