@@ -34,6 +34,8 @@ PROMISED = {
             "pull": None,
             "lit": "low",
             "sensor": "led",
+            "label": None,
+            "direction": "import",
         },
     },
     "L1_PIN": 12,

@@ -79,6 +79,24 @@ class MeterSettings:
     pull: str | None = None
     lit: str = "low"
     sensor: str = "led"
+    label: str | None = None
+    direction: str = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAs:
+    """How a meter is shown: by its *label*, if it has one; *direction*: "import" or "export"."""
+
+    label: str | None
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Of the settings only DATA_DIR, None where it is not set, and how each meter is shown."""
+
+    data_dir: str | None
+    meters: dict[str, ShownAs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +383,13 @@ def url_prefix(found: Any) -> str:
     return str(path).rstrip("/")
 
 
+def label(found: Any) -> str:
+    """A name for people, in any script, on one line."""
+    if not isinstance(found, str) or not 0 < len(found) <= 64 or not found.isprintable():
+        raise ValueError("1 to 64 printable characters")
+    return found
+
+
 #: No chip has more lines: 54 on a Pi, some hundred on other boards.
 MOST_LINES = 1023
 
@@ -377,6 +402,8 @@ METER: dict[str, Key] = {
     "pull": Key(None, optional(choice("up", "down"))),
     "lit": Key("low", choice("low", "high")),
     "sensor": Key("led", choice("led", "contact")),
+    "label": Key(None, optional(label)),
+    "direction": Key("import", choice("import", "export")),
 }
 
 WRITER_TYPES: dict[str, dict[str, Key]] = {
@@ -651,6 +678,26 @@ def data_dir_of(path: str) -> str:
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
     return values["DATA_DIR"] or default_data_dir(as_root=as_root)
+
+
+def outline_of(path: str) -> Outline:
+    """
+    DATA_DIR and how the meters are shown, in the file *path*; the other settings are unchecked.
+
+    A mistake in a meter's label or direction leaves that out. Raises :exc:`SettingsError` where DATA_DIR is one.
+    """
+    reading = _Reading(_executed(path))
+    with _blamed(path):
+        values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
+        if reading.mistakes:
+            raise SettingsError(path, reading.mistakes)
+        shown = {key: METER[key] for key in ("label", "direction")}
+        default = {key: METER[key].default for key in shown}
+        meters = {
+            name: ShownAs(**default | reading.keys(where, entry, shown))
+            for where, name, entry in reading.entries("METERS", {"house": {}})
+        }
+    return Outline(values["DATA_DIR"], meters)
 
 
 def _placed(path: str, data_dir: str, *, inside: bool) -> str:
