@@ -38,6 +38,8 @@ WELL = {
     "uptime_s": 93784.0,
     "running": True,
     "simulate": None,
+    "settings": "/etc/power/settings.py",
+    "data_dir": "/var/lib/power",
     "clock": {"waiting": False, "waits_s": 0},
     "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
     "log": {"failing": ""},

@@ -464,6 +464,8 @@ class Monitor:
             uptime_s=round(time.monotonic() - self._since_s, 1),
             running=True,
             simulate=self._simulate,
+            settings=self.settings.path,
+            data_dir=self.settings.data_dir,
             clock=ClockStatus(waits_s > 0, round(waits_s)),
             journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
             log=LogStatus(self.log_failing),

@@ -72,13 +72,19 @@ class LogStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it, at one moment; meters and writers by their names, in the order of the settings."""
+    """
+    All of it, at one moment; meters and writers by their names, in the order of the settings.
+
+    *settings* is the path of its settings, *data_dir* where its journal is.
+    """
 
     version: str
     pid: int
     uptime_s: float
     running: bool
     simulate: float | bool | None
+    settings: str
+    data_dir: str
     clock: ClockStatus
     journal: JournalStatus
     log: LogStatus
