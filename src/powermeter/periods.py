@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from powermeter.errors import PowerError
 from powermeter.meter import NS_PER_S
@@ -31,8 +31,7 @@ class SpanError(PowerError, ValueError):
     """A text is no span of time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(NamedTuple):
     """One *unit* of local time, or what a span has of it: [*from_ns*, *to_ns*) in UTC, ns."""
 
     unit: str  # "hour", "day", "month", "year"
@@ -40,8 +39,7 @@ class Period:
     to_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """
     The days from *first* up to, but not with, *end*, to be shown by a *unit*.
 

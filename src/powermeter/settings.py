@@ -6,7 +6,6 @@ The network is never asked. A value that may be a secret is never shown.
 """
 
 import contextlib
-import difflib
 import errno
 import os
 import re
@@ -83,16 +82,14 @@ class MeterSettings:
     direction: str = "import"
 
 
-@dataclass(frozen=True, slots=True)
-class ShownAs:
+class ShownAs(NamedTuple):
     """How a meter is shown: by its *label*, if it has one; *direction*: "import" or "export"."""
 
     label: str | None
     direction: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(NamedTuple):
     """Of the settings only DATA_DIR, None where it is not set, and how each meter is shown."""
 
     data_dir: str | None
@@ -198,10 +195,10 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 def text(pattern: str, allowed: str) -> Check:
     """Text that matches *pattern* as a whole; *allowed* says so in words."""
-    compiled = re.compile(pattern)
 
     def check(found: Any) -> str:
-        if not isinstance(found, str) or not compiled.fullmatch(found) or _HALF.search(found):
+        # Compiled when it is needed: all of them take as long as the rest of this module.
+        if not isinstance(found, str) or not re.fullmatch(pattern, found) or _HALF.search(found):
             raise ValueError(allowed)
         return found
 
@@ -510,6 +507,8 @@ def _short(name: str) -> str:
 
 def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The name of *known* most like *name*, whatever the case; None if none is."""
+    import difflib  # only for a name that is not known
+
     by_lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None

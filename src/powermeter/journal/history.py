@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
 
 from powermeter.errors import JournalError
 from powermeter.journal.cursor import Position
@@ -413,7 +412,9 @@ def _connect(path: str, *, shared: bool) -> sqlite3.Connection:
     "immutable" it reads the file and nothing else, so that a change is not seen.
     """
     mode = "mode=ro" if shared else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    # As https://www.sqlite.org/uri.html has it; urllib.parse takes 2 ms to load, of a report's 80.
+    address = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         harden(connection)
         connection.execute(VIEW)

@@ -133,8 +133,7 @@ def as_text(report: Report, *, columns: int, encoding: str, bold: bool) -> str:
     Bars are blocks where *encoding* has them; headings are *bold* on a terminal that can show it.
     """
     set_text = _Typesetter(columns, _block(encoding), bold=bold)
-    of = f"Energy of {report.span}" if report.span else "Energy"
-    set_text.add(f"{of}, by local time in {printable(report.zone)}")
+    set_text.add(f"Energy{_when(report)}, in local time ({printable(report.zone)})")
     if report.simulated:
         set_text.add("SIMULATED: no real meter counted this")
     if not report.meters:
@@ -145,6 +144,13 @@ def as_text(report: Report, *, columns: int, encoding: str, bold: bool) -> str:
         _add_readings(set_text, report.readings)
     set_text.add_notes()
     return set_text.text()
+
+
+def _when(report: Report) -> str:
+    rows = [row for meter in report.meters for row in meter.rows]
+    if report.span in ("today", "yesterday") and rows:
+        return f" of {report.span}, {local_date(rows[0].period.from_ns)}"
+    return {"": "", "all": " of all years"}.get(report.span, f" of {report.span}")
 
 
 class _Typesetter:
@@ -267,7 +273,9 @@ def _cells_of(set_text: _Typesetter, row: Row) -> list[str]:
         uncovered = duration(row.uncovered_s)
     if row.uncovered_s is None:
         set_text.notes["not known: when nothing could be counted was not recorded yet."] = None
-    return [_kwh(set_text, row), _watts(row.mean_w), _watts(row.peak_w), peak_from, uncovered]
+    is_to_come = row.covered_s == 0 and row.uncovered_s == 0 and not row.kwh
+    kwh = "" if is_to_come else _kwh(set_text, row)
+    return [kwh, _watts(row.mean_w), _watts(row.peak_w), peak_from, uncovered]
 
 
 def _kwh(set_text: _Typesetter, row: Row) -> str:
