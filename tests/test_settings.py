@@ -606,7 +606,8 @@ LONG = "A" * 57 + "..."
             "METERS = {'house': {'pin': 18, 'impulses_per_kwh': 1000, 10**5000: 1}}",
             (
                 'METERS["house"]["a very large number"]: unknown, '
-                "known are impulses_per_kwh, lit, max_watts, min_flash_ms, pin, pull, sensor, silence_minutes"
+                "known are direction, impulses_per_kwh, label, lit, max_watts, min_flash_ms, pin, pull, sensor, "
+                "silence_minutes"
             ),
         ),
     ],

@@ -432,7 +432,7 @@ def _journal_to_read(args: argparse.Namespace) -> "tuple[str, bool, Mapping[str,
         except OSError as error:
             raise ProcessError(f"{journal}: {why(error)}") from error
         return journal, invented, outline and outline.meters, note
-    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet: start power first")
+    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet")
 
 
 def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
@@ -514,4 +514,4 @@ def _closed(args: argparse.Namespace, what: str) -> ForbiddenError:
     command = "power" if os.path.exists(SERVICE_COMMAND) else shlex.join([sys.executable, f"{SOURCE}/power.py"])
     named = ["--settings", args.settings] if args.settings else []
     words = shlex.join([*named, "--report", *([args.report] if args.report else [])])
-    return ForbiddenError(f"{what} may be read only by its owner and root: sudo {command} {words}")
+    return ForbiddenError(f"{what} can be read only by its owner and by root: sudo {command} {words}")

@@ -21,7 +21,10 @@ from powermeter.meter import NS_PER_S
 FIRST_YEAR, LAST_YEAR = 1970, 2261
 
 #: What a span may be, in words.
-ALLOWED = "today, yesterday, 2026-11-23, 2026-11, 2026, all, or two dates as 2026-11-01..2026-11-15"
+ALLOWED = (
+    "today, yesterday, all, a date, month or year such as 2026-11-23, 2026-11 or 2026, "
+    f"or two dates such as 2026-10-15..2026-11-14, from {FIRST_YEAR} to {LAST_YEAR}"
+)
 
 #: No zone is further than that from UTC, in s.
 MAX_OFFSET_S = 26 * 3600
@@ -72,7 +75,7 @@ class Span(NamedTuple):
             else:
                 starts = [_start_s(day) for day in _begins(self.unit, self.first, self.end)]
         except (OverflowError, OSError) as error:  # 32-bit systems end in 2038
-            raise SpanError(f"{self.text}: this machine knows no time so far away") from error
+            raise SpanError(f"{self.text}: this machine's clock does not reach that far") from error
         pairs = itertools.pairwise(starts)
         # A day that a zone has skipped has no length: Samoa's 2011-12-30.
         return [Period(self.unit, a * NS_PER_S, b * NS_PER_S) for a, b in pairs if a < b]
@@ -101,18 +104,22 @@ def parse(text: str, now_ns: int) -> Span:
     if match := re.fullmatch(r"([0-9]{4})-([0-9]{2})-([0-9]{2})\.\.([0-9]{4})-([0-9]{2})-([0-9]{2})", text):
         first, last = _date(text, *match.groups()[:3]), _date(text, *match.groups()[3:])
         if last < first:
-            raise SpanError(f"{text}: ends before it begins: the first date comes first")
+            raise SpanError(f"{text} ends before it begins: write the earlier date first")
         return Span(text, "day", first, last + dt.timedelta(days=1))
-    raise SpanError(f"{text[:60]!r}: no span of time, allowed: {ALLOWED}")
+    raise _unknown(text)
 
 
 def _date(text: str, year: str, month: str, day: str) -> dt.date:
     if not FIRST_YEAR <= int(year) <= LAST_YEAR:
-        raise SpanError(f"{text}: no year from {FIRST_YEAR} to {LAST_YEAR}")
+        raise _unknown(text)
     try:
         return dt.date(int(year), int(month), int(day))
     except ValueError:
-        raise SpanError(f"{text}: no date of the calendar, allowed: {ALLOWED}") from None
+        raise _unknown(text) from None
+
+
+def _unknown(text: str) -> SpanError:
+    return SpanError(f"found {text[:60]!r}, allowed: {ALLOWED}")
 
 
 def overview(now_ns: int, days: int) -> tuple[list[Span], Span]:
