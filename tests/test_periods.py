@@ -29,19 +29,6 @@ ZONES = [
 NOW_NS = 1_795_435_200 * NS_PER_S
 
 
-@pytest.fixture
-def in_zone(monkeypatch):
-    """Sets the machine's zone for as long as the test lasts."""
-
-    def enter(zone):
-        monkeypatch.setenv("TZ", zone)
-        time.tzset()
-
-    yield enter
-    monkeypatch.undo()
-    time.tzset()
-
-
 def cut(text, now_ns=NOW_NS):
     return periods.parse(text, now_ns).periods()
 

@@ -346,6 +346,7 @@ def report(args: argparse.Namespace) -> int:
         # It ends in a moment. To look for garbage until then, and once more at the end, takes a tenth of its time.
         gc.disable()
         gc.freeze()
+        # From here on nothing may be imported: root's Python, and the program, may be closed to the owner.
         _become_owner(args, journal)
         running = holder(os.path.join(os.path.dirname(journal), "lock")) is not None
         with History(journal) as history:

@@ -1,5 +1,8 @@
 """A report for a terminal, for spreadsheets and for programs."""
 
+import csv
+import io
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -37,9 +40,6 @@ def as_csv(report: Report) -> str:
     Times are local, with their offset; whole days and longer have plain dates. *to* is the first moment, or day, behind
     the period.
     """
-    import csv
-    import io
-
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
     lines.writerow(NAMES)
@@ -61,8 +61,6 @@ def _cell(value: float | str | None) -> str:
 
 def as_json(report: Report) -> str:
     """*report* as one object of JSON on one line."""
-    import json  # not needed for a terminal
-
     return json.dumps(as_dict(report)) + "\n"
 
 
