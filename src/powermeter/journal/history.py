@@ -38,7 +38,7 @@ BUSY_TIMEOUT_S = 2
 TRIES = 5
 
 #: So many rows may be looked at one after another, in place of one more seek.
-ROWS_AT_ONCE = 100
+ROWS_AT_ONCE = 200
 
 Answer = TypeVar("Answer")
 
@@ -542,17 +542,24 @@ class _Search:
         return max(begins, default=row.time_ns)
 
     def _find(self, time_ns: int) -> None:
-        """Go on to the first row that is not before *time_ns*."""
-        start, spacing = self._found, self._found.number - self._before
-        low, high = start, self._run.last
+        """
+        Go on to the first row that is not before *time_ns*.
+
+        Guesses where it is, by how fast pulses came: from one of the times to
+        the next, then between the last two rows that were looked at.
+        """
+        start = last = low = self._found
+        high, spacing = self._run.last, start.number - self._before
         #: No row up to this count is the one, so far as is known, for the one behind it.
         most_after = high.number - 1
-        distance = (time_ns - start.time_ns) * self._rate
-        guess, narrowed = start.number + round(distance), [False, False]
+        away = round((time_ns - start.time_ns) * self._rate)
+        guess, narrowed = start.number + away, [False, False]
+        if start.number < self._meter.thinned:
+            spacing = max(spacing, away * THINNED_TO_NS // (time_ns - start.time_ns))
         for tries in itertools.count(1):
-            # About the guess rows are looked at one after another, if it is good enough for that.
-            width = 8 * spacing + round(abs(distance)) // 8
-            if width > ROWS_AT_ONCE * spacing or not tries % 4:
+            # Rows are looked at one after another, where the guess is good enough for that: each costs little.
+            width = abs(away) if tries == 1 and away <= ROWS_AT_ONCE * spacing else max(8 * spacing, abs(away) // 4)
+            if width > ROWS_AT_ONCE * spacing:
                 width = 0
             after = max(low.number, min(guess - width - 1, most_after))
             try:
@@ -561,8 +568,8 @@ class _Search:
                 if not is_damage(error):
                     raise
                 low, high = self._beside_damage(low, high, after + 1, time_ns, error)
-                most_after = high.number - 1
-                guess, distance = (low.number + high.number) // 2, 0.0
+                most_after, narrowed = high.number - 1, [True, True]
+                guess, away = (low.number + high.number) // 2, 0
                 continue
             if row.time_ns < time_ns:
                 low, narrowed[0] = row, True
@@ -570,12 +577,18 @@ class _Search:
                 break
             else:
                 high, most_after, narrowed[1] = row, before - 1, True
-            if all(narrowed):
-                self._rate_here = (high.number - low.number) / max(1, high.time_ns - low.time_ns)
-            distance = (time_ns - row.time_ns) * self._rate_here
-            guess = row.number + round(distance) if tries % 4 != 3 else (low.number + high.number) // 2
+            if row.time_ns != last.time_ns:
+                self._rate_here = abs((row.number - last.number) / (row.time_ns - last.time_ns))
+            last, away = row, round((time_ns - row.time_ns) * self._rate_here)
+            if not all(narrowed):
+                # Rather a little too far, so that it lies between two rows; and further, where that is not enough.
+                guess = row.number + away * (tries + 4) // 4
+            elif tries % 4:
+                guess = max(low.number, min(row.number + away, high.number))
+            else:
+                guess = (low.number + high.number) // 2
+        self._rate = (row.number - start.number) / (row.time_ns - start.time_ns)
         self._found, self._before = row, before
-        self._rate = (row.number - start.number) / max(1, row.time_ns - start.time_ns)
 
     def _first_row(self, after: int, time_ns: int, most: int) -> tuple[_Row, int]:
         """The first row behind *after* that is not before *time_ns*, or reaches *most*; and the count before it."""
