@@ -70,6 +70,9 @@ BACKFILL_RUNS = 3
 
 COMMAND_RUNS, COMMAND_RATIO = 25, 5.0
 
+#: A report is made of that many pulses, over three months. In MiB: the most that it may hold.
+REPORT_PULSES, REPORT_RATIO, RSS_REPORT_MIB = 1_000_000, 8.0, 40
+
 #: A household of 4,000 kWh a year at 1,000 imp/kWh; and one at 3.6 kW.
 DISK_RATES = (0.127, 1)
 DISK_S = 240
@@ -441,6 +444,54 @@ def commands(place, influxd):
     return [table]
 
 
+# --- Reports
+
+
+def reports(place, influxd):  # noqa: ARG001 - what every part gets
+    table = Table(
+        "Reports",
+        f"Wall time from start to end, medians of {COMMAND_RUNS} turns in which each ran once, and the most memory, "
+        f"by a journal of the last three months with {REPORT_PULSES:,} pulses. The month is the one before this.",
+        GOALS,
+    )
+    program = Program(place / "reports")
+    fill(program, REPORT_PULSES, program.writers)
+    settings = place / "reports.py"
+    settings.write_text(f"DATA_DIR = {str(program.data)!r}\n")
+    month = (dt.date.today().replace(day=1) - dt.timedelta(days=1)).isoformat()[:7]
+    report = [sys.executable, POWER, "--settings", str(settings), "--report"]
+    timed = {"python3 -c pass": [sys.executable, "-c", "pass"], "a month": [*report, month], "the overview": report}
+    took = {name: [] for name in timed}
+    for _ in range(COMMAND_RUNS + 1):
+        for name, command in timed.items():
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            took[name].append(time.monotonic() - start)
+    # Without the first turn: it may have compiled modules.
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in took.items()}
+    for name, seconds in medians.items():
+        table.add(f"{name}, ms", f"{seconds * 1000:.1f}", "", "")
+    table.judge("a month / python3 -c pass", medians["a month"] / medians["python3 -c pass"], REPORT_RATIO)
+    for name in ("a month", "the overview"):
+        table.judge(f"{name}, MiB", _most_mib(timed[name]), RSS_REPORT_MIB, "{:.1f}")
+    return [table]
+
+
+#: Runs a command and prints how much memory it had, in KiB. A process of its own, as a child begins with its parent's:
+#: that of this one is more than what is measured.
+MOST_MEMORY = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def _most_mib(command):
+    """The most memory that *command* has until its end, in MiB."""
+    done = subprocess.run([sys.executable, "-c", MOST_MEMORY, *command], check=True, stdout=subprocess.PIPE)
+    return int(done.stdout) / 1024
+
+
 # --- Disk
 
 
@@ -691,6 +742,7 @@ PARTS = {
     "memory": memory,
     "backfill": backfill,
     "commands": commands,
+    "reports": reports,
     "disk": disk,
     "kernel": kernel,
     "boot": boot,

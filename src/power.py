@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
         no_core_dump()
         status = int(args.command(args))
-        _flush()
+        commands.write_out()
         return status
     except KeyboardInterrupt:
         print("power: interrupted", file=sys.stderr)
@@ -76,7 +76,17 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument(
             flag, dest="command", action="store_const", const=command, default=commands.daemon, help=text
         )
-    parser.add_argument("--json", action="store_true", help="with --status: for programs")
+    group.add_argument(
+        "--report",
+        metavar="SPAN",
+        nargs="?",
+        const="",
+        help="show what was counted in a span: today, yesterday, a date, 2026-11, 2026, all, or a date..date; "
+        "without SPAN an overview",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="with --status and --report: for programs")
+    form.add_argument("--csv", action="store_true", help="with --report: for a spreadsheet")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("--version", action="version", version=f"power {__version__}")
     return parser
@@ -85,10 +95,14 @@ def parser() -> argparse.ArgumentParser:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     line = parser()
     args = line.parse_args(argv)
+    if args.report is not None:
+        args.command = commands.report
     if args.simulate is not None and args.command not in (commands.daemon, commands.foreground):
         line.error("--simulate goes with starting, as a daemon or with --nodaemon")
-    if args.json and args.command is not commands.status:
-        line.error("--json goes with --status")
+    if args.json and args.command not in (commands.status, commands.report):
+        line.error("--json goes with --status and --report")
+    if args.csv and args.command is not commands.report:
+        line.error("--csv goes with --report")
     return args
 
 
@@ -105,15 +119,6 @@ def _take_any_letter() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def _flush() -> None:
-    """Write what was printed: the interpreter's own try, at its end, would say in words of its own that it can't be."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise PowerError(f"standard output can't be written: {error.strerror}") from error
 
 
 def _path(text: str) -> str:

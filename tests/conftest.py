@@ -74,6 +74,19 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
+def in_zone(monkeypatch):
+    """Sets the machine's zone for as long as the test lasts."""
+
+    def enter(zone):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield enter
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
 def until():
     """Waits until a condition holds, and fails the test if that takes unreasonably long."""
 

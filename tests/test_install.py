@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 from program import PATIENCE_S, Program, kill, root_alone, wait_until
+from records import journal_rows
 
 from powermeter import mounts
 from powermeter.process.pidfile import holder
@@ -982,6 +983,26 @@ def test_the_state_directory_is_the_default_of_the_data(service):
     service("start", status=0)
     assert (service.state / "simulated/journal.db").exists()
     service("stop", status=0)
+
+
+def test_the_command_reports(service):
+    """The installed command finds the service's journal, running or not, and needs no terminal."""
+    service.settings.write_text('METERS = {"house": {"pin": 18, "impulses_per_kwh": 1000, "label": "Cellar"}}\n')
+    service("start", status=0)
+    wait_until(lambda: len(journal_rows(service.state / "simulated")) > 1)
+    for words in ([], ["today", "--csv"], ["--json"]):
+        line = [service.script.parent / "command", "--report", *words]
+        done = subprocess.run(
+            line, env=service.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["meters"][0]["label"] == "Cellar"
+    service("stop", status=0)
+    done = subprocess.run(line, env=service.env, capture_output=True, text=True, check=False)
+    (meter,) = json.loads(done.stdout)["meters"]
+    assert sum(row["kwh"] for row in meter["days"]) * 1000 == pytest.approx(
+        len(journal_rows(service.state / "simulated"))
+    )
 
 
 @pytest.mark.parametrize("opts", ["--simulate 20000", "--simulate=20000 -v"])

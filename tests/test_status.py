@@ -41,6 +41,8 @@ WELL = {
     "running": True,
     "simulate": None,
     "left_out": (),
+    "settings": "/etc/power/settings.py",
+    "data_dir": "/var/lib/power",
     "clock": {"waiting": False, "waits_s": 0},
     "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
     "log": {"failing": ""},

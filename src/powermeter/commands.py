@@ -14,13 +14,21 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 
-from powermeter.errors import ForbiddenError, PowerError, ProcessError, SettingsError
+from powermeter.errors import (
+    ForbiddenError,
+    JournalError,
+    PowerError,
+    ProcessError,
+    SettingsError,
+    UnsafePathError,
+    why,
+)
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
     from typing import Literal
 
-    from powermeter.settings.values import Settings
+    from powermeter.settings.values import Outline, Settings, ShownAs
 
 #: Resolved, as src may be reached by a link.
 SOURCE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -29,11 +37,17 @@ TOP = os.path.dirname(SOURCE)
 #: The exit statuses of --status (LSB, "Init Script Actions").
 RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
 
+#: The exit status of a wrong command line, as argparse has it.
+WRONG_USAGE = 2
+
 #: The exit status of a failure; and for systemd of wrong settings, which no second try mends (LSB, "not configured").
 FAILED, NOT_CONFIGURED = 1, 6
 
 #: The pidfile of the service that install_init_script.py installs.
 SERVICE_PIDFILE = "/run/power/power.pid"
+
+#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it.
+SERVICE_STATE, SERVICE_DEFAULT, SERVICE_COMMAND = "/var/lib/power", "/etc/default/power", "/usr/local/bin/power"
 
 #: --simulate: watts, True for a household's day, None for the real pins.
 Simulate = float | bool | None
@@ -310,3 +324,200 @@ def check(args: argparse.Namespace) -> int:
         # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
         running = holder(os.path.join(settings.data_dir, "lock"))
     return checking.check(settings, running)
+
+
+# --- Reports
+
+
+def report(args: argparse.Namespace) -> int:
+    """Print what was counted in a span of time. Nothing is written, and no commit waits for it."""
+    import gc
+    import sqlite3
+    import time
+
+    from powermeter import periods
+
+    now_ns = time.time_ns()
+    try:
+        span = periods.parse(args.report, now_ns) if args.report else None
+        journal, simulated, shown_as, note = _journal_to_read(args)
+
+        from powermeter.journal.history import History
+        from powermeter.process.pidfile import holder
+        from powermeter.report import build
+        from powermeter.views import report as view
+
+        # It ends in a moment. To look for garbage until then, and once more at the end, takes a tenth of its time.
+        gc.disable()
+        gc.freeze()
+        # From here on nothing may be imported: root's Python, and the program, may be closed to the owner.
+        _become_owner(args, journal)
+        running = holder(os.path.join(os.path.dirname(journal), "lock")) is not None
+        with History(journal) as history:
+            found = build(history, span, shown_as, now_ns=now_ns, running=running, simulated=simulated)
+    except periods.SpanError as error:
+        print(f"power: --report: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except sqlite3.Error as error:
+        raise JournalError(f"{journal}: the journal can't be read: {error}") from error
+
+    if args.csv or args.json:
+        write_out(view.as_csv(found) if args.csv else view.as_json(found))
+    else:
+        bold = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+        write_out(view.as_text(found, columns=_columns(), encoding=sys.stdout.encoding, bold=bold))
+    if note:
+        print(f"power: labels are left out: {note}", file=sys.stderr)
+    if found.damage:
+        print(
+            f"power: {journal}: the journal is damaged, and what can't be read is left out: {found.damage}",
+            file=sys.stderr,
+        )
+        return FAILED
+    return 0
+
+
+def write_out(text: str = "") -> None:
+    """
+    Print *text* and all that was printed before. Raises :exc:`PowerError`.
+
+    The interpreter's own try, at its end, would say in words of its own that it can't be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise PowerError(f"standard output can't be written: {error.strerror}") from error
+
+
+def _columns() -> int:
+    """How wide the terminal is, in columns; 80 where there is none."""
+    with contextlib.suppress(ValueError):
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    return 80
+
+
+def _journal_to_read(args: argparse.Namespace) -> "tuple[str, bool, Mapping[str, ShownAs] | None, str]":
+    """
+    The path of the journal, whether it is a simulated one, and how its meters are shown.
+
+    The latter is None where the settings are not known, and the last one says why. It is the running program's journal;
+    where none runs, the installed service's, else the user's own.
+    """
+    from powermeter.settings import reading
+    from powermeter.settings.values import JOURNAL
+
+    data_dir, path, simulated = None, None, False
+    if args.pidfile or not args.settings:
+        data_dir, path, simulated = _asked_where(args)
+    of_service = None if os.environ.get("POWER_SETTINGS") else _settings_of_service()
+    path = args.settings or path or of_service or reading.find(TOP, SOURCE)
+    outline: Outline | None = None
+    note = ""
+    try:
+        outline = reading.outline_of(path) if path else None
+    except SettingsError as error:
+        # Root runs no settings that others may write, and the service's may be closed to this user.
+        if data_dir is None and (args.settings or not os.path.isdir(SERVICE_STATE)):
+            raise
+        note = str(error).splitlines()[0]
+    if data_dir is None:
+        data_dir = (outline and outline.data_dir) or _default_data_dir(args)
+    for directory, invented in ((data_dir, simulated), (os.path.join(data_dir, "simulated"), True)):
+        journal = os.path.join(directory, JOURNAL)
+        try:
+            os.stat(journal)
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            raise _closed(args, journal) from error
+        except OSError as error:
+            raise ProcessError(f"{journal}: {why(error)}") from error
+        return journal, invented, outline and outline.meters, note
+    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet")
+
+
+def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
+    """What the running one says: where its journal is, the path of its settings, and whether it is simulated."""
+    from powermeter.process.pidfile import holder
+
+    try:
+        pidfile = _pidfile_of_running(args)
+    except SettingsError:  # of the settings that can't be read DATA_DIR is not known
+        pidfile = SERVICE_PIDFILE
+    if holder(pidfile) is None:
+        return None, None, False
+
+    import json
+
+    from powermeter.process.control import ask
+
+    try:
+        answer = json.loads(ask(pidfile, "json"))
+        return str(answer["data_dir"]), str(answer["settings"]), answer["simulate"] is not None
+    except ForbiddenError as error:
+        raise _closed(args, "the journal of the running power") from error
+    except (ProcessError, LookupError, RecursionError, TypeError, ValueError):
+        return None, None, False  # one that hangs keeps nobody from its journal
+
+
+def _settings_of_service() -> str | None:
+    """POWER_SETTINGS as :data:`SERVICE_DEFAULT` sets it."""
+    with contextlib.suppress(OSError, ValueError), open(SERVICE_DEFAULT, encoding="utf-8") as file:
+        for word in shlex.split(file.read(), comments=True):
+            name, _, value = word.partition("=")
+            if name == "POWER_SETTINGS" and value:
+                return value
+    return None
+
+
+def _default_data_dir(args: argparse.Namespace) -> str:
+    """DATA_DIR where the settings name none: the service's, if there is one and nothing names another."""
+    from powermeter.settings import reading
+
+    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.isdir(SERVICE_STATE):
+        return SERVICE_STATE
+    return reading.default_data_dir(as_root=os.geteuid() == 0)
+
+
+def _become_owner(args: argparse.Namespace, journal: str) -> None:
+    """
+    As root, become the owner of *journal* for good: root opens no file that others may have made.
+
+    Raises :exc:`ForbiddenError` where another user may not read it.
+    """
+    import pwd
+
+    from powermeter.safe_path import open_to_ask
+
+    try:
+        if os.geteuid() != 0:
+            os.close(os.open(journal, os.O_RDONLY | os.O_CLOEXEC))
+            return
+        fd, owner = open_to_ask(journal)
+        group = os.fstat(fd).st_gid
+        os.close(fd)
+    except UnsafePathError as error:
+        raise ProcessError(str(error)) from error
+    except PermissionError as error:
+        raise _closed(args, journal) from error
+    except OSError as error:
+        raise ProcessError(f"{journal}: {why(error)}") from error
+    if owner == 0:
+        return
+    with contextlib.suppress(KeyError):
+        group = pwd.getpwuid(owner).pw_gid
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(owner, owner, owner)
+
+
+def _closed(args: argparse.Namespace, what: str) -> ForbiddenError:
+    command = "power" if os.path.exists(SERVICE_COMMAND) else shlex.join([sys.executable, f"{SOURCE}/power.py"])
+    named = ["--settings", args.settings] if args.settings else []
+    words = shlex.join([*named, "--report", *([args.report] if args.report else [])])
+    return ForbiddenError(f"{what} can be read only by its owner and by root: sudo {command} {words}")

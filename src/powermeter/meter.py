@@ -130,6 +130,8 @@ def kwh_of(constants: Sequence[Constant], after: int, last: int) -> float:
     >>> kwh_of([Constant(1000), Constant(500, from_count=10, register_kwh=12345.6)], after=5, last=20)
     0.025
     """
+    if len(constants) == 1:  # as nearly always: a peak asks thousands of times
+        return (last - after) / constants[0].impulses_per_kwh
     kwh = 0.0
     for index, constant in enumerate(constants):
         end = constants[index + 1].from_count if index + 1 < len(constants) else last

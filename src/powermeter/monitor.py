@@ -527,6 +527,8 @@ class Monitor:
             running=True,
             simulate=self._simulate,
             left_out=self.settings.left_out,
+            settings=self.settings.path,
+            data_dir=self.settings.data_dir,
             clock=ClockStatus(waits_s > 0, round(waits_s)),
             journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
             log=LogStatus(self.log_failing),

@@ -80,6 +80,7 @@ class Status:
 
     *simulate* is the load in W, True for a household, None for the real pins;
     *left_out* names what the invented watts do not go to, as "writer influxdb".
+    *settings* is the path of its settings, *data_dir* where its journal is.
     """
 
     version: str
@@ -88,6 +89,8 @@ class Status:
     running: bool
     simulate: float | bool | None
     left_out: Sequence[str]
+    settings: str
+    data_dir: str
     clock: ClockStatus
     journal: JournalStatus
     log: LogStatus

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
 
 from powermeter.errors import JournalError
 from powermeter.journal.cursor import Position
@@ -21,6 +20,7 @@ from powermeter.journal.tables import (
     SQLITE_CORRUPT,
     THINNED_TO_NS,
     VIEW,
+    address_of,
     constants_of,
     harden,
     is_damage,
@@ -404,9 +404,7 @@ def _connect(path: str, *, shared: bool) -> sqlite3.Connection:
     "immutable" it reads the file and nothing else, so that a change is not seen.
     """
     mode = "mode=ro" if shared else "mode=ro&immutable=1"
-    connection = sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
-    )
+    connection = sqlite3.connect(f"{address_of(path)}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         harden(connection)
         connection.execute(VIEW)

@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 from powermeter.errors import JournalError
 from powermeter.meter import NS_PER_S, Constant, Pulse, kwh_of
@@ -225,12 +224,18 @@ def schema_of_version(version: int, more: str = "") -> Schema:
         return schema_of(connection)
 
 
+def address_of(path: str) -> str:
+    """*path* as an address that options can follow (https://www.sqlite.org/uri.html)."""
+    # urllib.parse takes 2 ms to load, of a report's 80.
+    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
 def connect(path: str, stopped: Stopped | None = None) -> sqlite3.Connection:
     """A connection to the journal at *path*; *stopped* is asked in long calls. Raises :exc:`sqlite3.Error`."""
     # Handed from the thread that opens to the one that uses it, never used by two at once.
     connection = sqlite3.connect(
         # Where the file was deleted it must not be made here: it would be taken for another one in its place.
-        f"file:{quote(os.fsencode(path))}?mode=rw",
+        f"{address_of(path)}?mode=rw",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,

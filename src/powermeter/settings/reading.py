@@ -7,7 +7,6 @@ that may be a secret is never shown. The network is never asked.
 """
 
 import contextlib
-import difflib
 import os
 import re
 import stat
@@ -36,8 +35,10 @@ from powermeter.settings.values import (
     JOURNAL,
     OWN_FILES,
     MeterSettings,
+    Outline,
     Secret,
     Settings,
+    ShownAs,
     Values,
     WriterSettings,
 )
@@ -111,6 +112,8 @@ def _short(name: str) -> str:
 
 def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The name of *known* most like *name*, whatever the case; None if none is."""
+    import difflib  # only for a name that is not known
+
     by_lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None
@@ -282,6 +285,26 @@ def data_dir_of(path: str) -> str:
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
     return values["DATA_DIR"] or default_data_dir(as_root=as_root)
+
+
+def outline_of(path: str) -> Outline:
+    """
+    DATA_DIR and how the meters are shown, in the file *path*; the other settings are unchecked.
+
+    A mistake in a meter's label or direction leaves that out. Raises :exc:`SettingsError` where DATA_DIR is one.
+    """
+    reading = _Reading(_executed(path))
+    with _blamed(path):
+        values = reading.keys("", reading.found, {"DATA_DIR": TOP["DATA_DIR"]})
+        if reading.mistakes:
+            raise SettingsError(path, reading.mistakes)
+        shown = {key: METER[key] for key in ("label", "direction")}
+        default = {key: METER[key].default for key in shown}
+        meters = {
+            name: ShownAs(**default | reading.keys(where, entry, shown))
+            for where, name, entry in reading.entries("METERS", {"house": {}})
+        }
+    return Outline(values["DATA_DIR"], meters)
 
 
 def _placed(path: str, data_dir: str, *, inside: bool) -> str:

@@ -90,10 +90,10 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 def text(pattern: str, allowed: str) -> Check:
     """Text that matches *pattern* as a whole; *allowed* says so in words."""
-    compiled = re.compile(pattern)
 
     def check(found: Any) -> str:
-        if not isinstance(found, str) or not compiled.fullmatch(found) or _HALF.search(found):
+        # Compiled when it is needed: all of them take as long as the rest of this module.
+        if not isinstance(found, str) or not re.fullmatch(pattern, found) or _HALF.search(found):
             raise ValueError(allowed)
         return found
 

@@ -5,7 +5,7 @@ Whatever works by the settings knows this module alone, not how they are read.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Values = dict[str, Any]
 
@@ -68,6 +68,20 @@ class MeterSettings:
     sensor: str = "led"
     label: str | None = None
     direction: str = "import"
+
+
+class ShownAs(NamedTuple):
+    """How a meter is shown: by its *label*, if it has one; *direction*: "import" or "export"."""
+
+    label: str | None
+    direction: str
+
+
+class Outline(NamedTuple):
+    """Of the settings only DATA_DIR, None where it is not set, and how each meter is shown."""
+
+    data_dir: str | None
+    meters: dict[str, ShownAs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ import time
 from powermeter.journal.readings import Drift, Reading, shown
 from powermeter.meter import NS_PER_S
 from powermeter.status import MeterStatus, Status, WriterStatus
+from powermeter.views import duration
 
 
 def text(status: Status) -> str:
     """The lines that ``--status`` prints for *status*."""
     simulate = status.simulate
     simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
-    lines = [f"power {status.version}: running, pid {status.pid}, for {_duration(status.uptime_s)}{simulated}"]
+    lines = [f"power {status.version}: running, pid {status.pid}, for {duration(status.uptime_s)}{simulated}"]
     if status.left_out:
         lines.append(f"left out by --simulate: {', '.join(status.left_out)}")
     for name, meter in status.meters.items():
@@ -29,7 +30,7 @@ def text(status: Status) -> str:
     if status.clock.waiting:
         lines.append(
             "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most "
-            f"{_duration(status.clock.waits_s)}"
+            f"{duration(status.clock.waits_s)}"
         )
     journal = status.journal
     if journal.failing:
@@ -58,7 +59,7 @@ def reading(read: Reading, drift: Drift | None) -> str:
         f"the last digit can explain {drift.explained_kwh:g} kWh{'' if drift.is_explained else ', not this'}"
     )
     if drift.uncovered_s:
-        lines.append(f"nothing could be counted for {_duration(drift.uncovered_s)} of that time")
+        lines.append(f"nothing could be counted for {duration(drift.uncovered_s)} of that time")
     return "\n".join(lines) + "\n"
 
 
@@ -158,21 +159,4 @@ def _waiting(writer: WriterStatus) -> str:
     if writer.oldest_s is None:
         return "no pulse waits"
     waiting = "1 pulse waits" if writer.waiting == 1 else f"{writer.waiting:,} pulses wait"
-    return f"{waiting}, the oldest for {_duration(writer.oldest_s)}"
-
-
-def _duration(seconds: float) -> str:
-    """
-    A time span as people say it.
-
-    >>> _duration(59.4), _duration(3700), _duration(200000)
-    ('59 s', '1 h 1 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    return f"{waiting}, the oldest for {duration(writer.oldest_s)}"
