@@ -32,10 +32,10 @@ root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
 #: The lines after which a command is run by a user whom the modes of files bind: for :meth:`Program.run_after`.
 #: They import first: once the privileges are gone, the source and Python itself may not be readable any more.
 UNPRIVILEGED = f"""
-import json, locale, os, socket, powermeter.check, powermeter.commands, powermeter.run
+import json, locale, os, socket, powermeter.arguments, powermeter.check, powermeter.commands, powermeter.run
 import powermeter.process.control, powermeter.process.daemon
 import powermeter.settings.reading, powermeter.writers.file, powermeter.writers.influxdb, powermeter.writers.librato
-power.parser()
+powermeter.arguments.parser()
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})

@@ -14,11 +14,14 @@ from program import SOURCE, Program
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
-    "power": {"commands", "errors", "process.daemon"},
+    "power": {"arguments", "commands", "errors", "process.daemon"},
+    "arguments": {"commands", "journal.readings"},
     "commands": {
         "check",
         "errors",
         "journal.history",
+        "journal.journal",
+        "journal.readings",
         "log",
         "periods",
         "process.control",
@@ -30,8 +33,18 @@ MAY_IMPORT = {
         "safe_path",
         "settings.reading",
         "settings.values",
+        "subject",
         "views.report",
+        "views.text",
         "writers",
+    },
+    "subject": {
+        "errors",
+        "process.control",
+        "process.pidfile",
+        "safe_path",
+        "settings.reading",
+        "settings.values",
     },
     "check": {
         "boards",

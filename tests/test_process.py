@@ -22,7 +22,7 @@ import pytest
 from program import AS_ROOT, PATIENCE_S, SOURCE, UNPRIVILEGED, Program, kill, readable_to_all, root_alone, wait_until
 
 import power
-from powermeter import commands
+from powermeter import arguments, subject
 from powermeter.errors import ProcessError
 from powermeter.process.control import STOP_S, ask
 from powermeter.process.pidfile import PidFile, holder
@@ -1361,7 +1361,7 @@ def test_no_core(program):
 
 
 def default_pidfile(*args):
-    return commands._pidfile(power.parser().parse_args(args))
+    return subject.pidfile_for(arguments.parser().parse_args(args))
 
 
 def test_default_pidfile_of_root(monkeypatch):
@@ -1404,8 +1404,8 @@ def test_default_pidfile_of_a_user(monkeypatch, tmp_path):
 
 def test_the_service_is_found(program, monkeypatch, capsys, tmp_path):
     """Where nothing is named and nobody has the default pidfile, --status and --kill are about the service's."""
-    monkeypatch.setattr(commands, "SERVICE_PIDFILE", str(program.pidfile))
-    monkeypatch.setattr(commands, "_pidfile", lambda args: args.pidfile or str(tmp_path / "none.pid"))
+    monkeypatch.setattr(subject, "SERVICE_PIDFILE", str(program.pidfile))
+    monkeypatch.setattr(subject, "pidfile_for", lambda args: args.pidfile or str(tmp_path / "none.pid"))
     pid = program.start("--simulate", "3000")
     assert power.main(["--status"]) == 0
     assert f"pid {pid}" in capsys.readouterr().out

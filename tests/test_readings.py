@@ -2,15 +2,21 @@
 
 import contextlib
 import dataclasses
+import json
+import os
+import re
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
 from counting import Recording, Running, in_a_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import wait_until
+from program import SOURCE, Program, wait_until
 
 from powermeter import inputs
 from powermeter.errors import PowerError
@@ -371,3 +377,116 @@ def test_no_reading_while_the_journal_fails(tmp_path):
         with pytest.raises(PowerError, match="a reading can't be kept now"):
             running.monitor.read_face("house", 1.0, 0, force=False)
         path.with_name("journal.db.making").rmdir()
+
+
+# --- The command
+
+
+@pytest.fixture
+def program(tmp_path):
+    with Program(tmp_path) as program:
+        yield program
+
+
+def read(program, *args):
+    done = program.run("--reading", *args)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_while_it_runs_and_while_it_does_not(program):
+    """It is durable when the command returns: a kill and a start later the register is what was typed."""
+    program.start("--simulate", "3000")
+    status, said, _ = read(program, "12345.6")
+    assert status == 0
+    assert said.startswith("meter house: the register is 12,345.6 kWh from the next pulse on; it was ")
+    assert said.endswith("the next reading shows how far face and count drift apart\n")
+    os.kill(program.pid, signal.SIGKILL)
+    wait_until(lambda: program.pid is None)
+    status, said, _ = read(program, "house=12345.7")
+    assert status == 0
+    assert re.search(
+        r"^since \d{4}-\d\d-\d\d \d\d:\d\d the face moved by 0.1 kWh, and 0.\d{3} kWh were counted$", said, re.MULTILINE
+    )
+    assert re.search(
+        r"^drift: -0.\d{3} kWh, -\d+.\d\d %, -\d+ flashes; the last digit can explain 0.1 kWh$", said, re.MULTILINE
+    )
+    program.start("--simulate", "3000")
+    assert program.status()["meters"]["house"]["register_kwh"] >= 12345.7
+    report = json.loads(program.run("--report", "--json").stdout)
+    assert [one["face_kwh"] for one in report["readings"]] == [12345.7, 12345.6]
+
+
+def test_a_command_that_is_refused(program):
+    """It says why, and what takes it all the same; and that takes it."""
+    for args in ([], ["--simulate", "3000"]):
+        if args:
+            program.start(*args)
+            assert read(program, "500.0")[0] == 0
+            status, said, error = read(program, "499.9")
+            assert (status, said) == (1, "")
+            assert error == (
+                "power: meter house: 499.9 kWh is not taken: it is lower than the last reading, 500.0 kWh: "
+                "--force takes it, after a typing error or with a new meter\n"
+            )
+            assert read(program, "499.9", "--force")[0] == 0
+        else:
+            status, _, error = read(program, "1")
+            assert status == 1
+            assert error.startswith("power: no journal in ")
+        program.run("--kill")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["pump=5"], "power: --reading: pump: no such meter: --reading house=KWH\n"),
+        (["12,5"], "allowed: kWh as the meter shows them"),
+        (["house=x"], "allowed: kWh as the meter shows them"),
+        ([], "expected one argument"),
+        (["5", "--json"], "--json goes with --status and --report"),
+    ],
+)
+def test_a_wrong_command(program, args, said):
+    """One line that says what is allowed, with status 2; nothing is changed."""
+    program.start("--simulate", "3000")
+    status, _, error = read(program, *args)
+    assert status == 2
+    assert said in error.splitlines(keepends=True)[-1]
+    assert rows(program.data_dir / "simulated" / "journal.db", "readings") == []
+
+
+def test_several_meters(program):
+    """Which one is meant has to be said."""
+    with program.settings.open("a") as file:
+        file.write(
+            'METERS = {name: {"pin": pin, "impulses_per_kwh": 1000} for name, pin in (("flat", 11), ("pump", 13))}\n'
+        )
+    program.start("--simulate", "3000", "--settings", str(program.settings))
+    status, _, error = read(program, "5")
+    assert (status, error) == (2, "power: --reading: which meter?: --reading flat=KWH, --reading pump=KWH\n")
+    assert read(program, "pump=5")[0] == 0
+
+
+def test_a_daemon_that_another_user_runs_is_not_asked(program):
+    """Force and a meter without a program: no start is hindered by a command that is under way."""
+    program.start("--simulate", "3000")
+    program.run("--kill")
+    path = program.data_dir / "simulated" / "lock"
+    with holding(path):
+        status, _, error = read(program, "5")
+    assert status == 1
+    assert "running" in error
+
+
+@contextlib.contextmanager
+def holding(path):
+    """Another process that has the lock of DATA_DIR."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+        "from powermeter.process.pidfile import PidFile\n"
+        f"with PidFile({str(path)!r}, 0o600):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as held:
+        assert held.stdout.readline() == "held\n"
+        yield
+        held.stdin.close()

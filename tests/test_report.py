@@ -642,12 +642,12 @@ def service():
         default.write_text(f'# the service\nPOWER_SETTINGS="{program.settings}"\nPOWER_OPTS="-v"\n')
         program.env |= {"HOME": str(directory), "XDG_RUNTIME_DIR": ""}
         program.as_service = f"""
-from powermeter import commands
-commands.TOP = commands.SOURCE = {str(directory)!r}
-commands.SERVICE_PIDFILE = {str(program.pidfile)!r}
-commands.SERVICE_STATE = {str(program.data_dir)!r}
-commands.SERVICE_DEFAULT = {str(default)!r}
-commands._pidfile = lambda args: args.pidfile or {str(directory / "none.pid")!r}
+from powermeter import subject
+subject.TOP = subject.SOURCE = {str(directory)!r}
+subject.SERVICE_PIDFILE = {str(program.pidfile)!r}
+subject.SERVICE_STATE = {str(program.data_dir)!r}
+subject.SERVICE_DEFAULT = {str(default)!r}
+subject.pidfile_for = lambda args: args.pidfile or {str(directory / "none.pid")!r}
 """
         yield program
 

@@ -12,27 +12,24 @@ import os
 import shlex
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from powermeter.errors import (
-    ForbiddenError,
-    JournalError,
-    PowerError,
-    ProcessError,
-    SettingsError,
-    UnsafePathError,
-    why,
+from powermeter.errors import ForbiddenError, JournalError, PowerError, ProcessError, SettingsError
+from powermeter.subject import (
+    SOURCE,
+    TOP,
+    become_owner,
+    has_another_pidfile,
+    journal_to_read,
+    pidfile_for,
+    pidfile_of_running,
 )
 
 TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
     from typing import Literal
 
-    from powermeter.settings.values import Outline, Settings, ShownAs
-
-#: Resolved, as src may be reached by a link.
-SOURCE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-TOP = os.path.dirname(SOURCE)
+    from powermeter.settings.values import Settings
 
 #: The exit statuses of --status (LSB, "Init Script Actions").
 RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
@@ -43,11 +40,8 @@ WRONG_USAGE = 2
 #: The exit status of a failure; and for systemd of wrong settings, which no second try mends (LSB, "not configured").
 FAILED, NOT_CONFIGURED = 1, 6
 
-#: The pidfile of the service that install_init_script.py installs.
-SERVICE_PIDFILE = "/run/power/power.pid"
-
-#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it.
-SERVICE_STATE, SERVICE_DEFAULT, SERVICE_COMMAND = "/var/lib/power", "/etc/default/power", "/usr/local/bin/power"
+#: How long a reading may take to be on the disk, in s: a commit may be under way, and be waited for.
+READING_S = 30.0
 
 #: --simulate: watts, True for a household's day, None for the real pins.
 Simulate = float | bool | None
@@ -107,73 +101,6 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
             f"power: left out by --simulate: {', '.join(read.left_out)}; --settings PATH includes all", file=sys.stderr
         )
     return read
-
-
-def _pidfile(args: argparse.Namespace) -> str:
-    if args.pidfile:
-        return str(args.pidfile)
-    if os.geteuid() == 0:
-        return "/run/power.pid"
-    if runtime := _runtime_dir():
-        return os.path.join(runtime, "power.pid")
-    try:
-        return os.path.join(_data_dir(args), "power.pid")
-    except SettingsError as error:
-        if args.command not in (kill, status):
-            raise
-        raise ProcessError(f"{error}; or name its pidfile with --pidfile") from error
-
-
-def _runtime_dir() -> str | None:
-    """The user's own directory of a login session, if there is one (XDG Base Directory Specification)."""
-    from powermeter.safe_path import resolved
-
-    path = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not os.path.isabs(path):
-        return None
-    with contextlib.suppress(OSError):
-        # su keeps the variable of the user before, who could exchange what it leads to.
-        path = resolved(path)
-        found = os.stat(path)
-        if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
-            return path
-    return None
-
-
-def _pidfile_of_running(args: argparse.Namespace) -> str:
-    """The pidfile of the one that is asked or stopped: where nothing is named and nobody holds ours, the service's."""
-    from powermeter.process.pidfile import holder
-
-    path = _pidfile(args)
-    if args.pidfile or args.settings or holder(path) is not None:
-        return path
-    return path if holder(SERVICE_PIDFILE) is None else SERVICE_PIDFILE
-
-
-def _data_dir(args: argparse.Namespace) -> str:
-    """DATA_DIR, whatever else is wrong in the settings."""
-    from powermeter.settings import reading
-
-    path = args.settings or reading.find(TOP, SOURCE)
-    return reading.data_dir_of(path) if path else reading.default_data_dir(as_root=os.geteuid() == 0)
-
-
-def _has_another_pidfile(args: argparse.Namespace) -> int | None:
-    """
-    The process id of who runs on DATA_DIR; None without one, where a pidfile was named, and for root.
-
-    For where nobody holds the pidfile: in a login session it is another than for cron. Root runs no settings to learn
-    where DATA_DIR is: they may be another user's.
-    """
-    from powermeter.process.pidfile import holder
-
-    if args.pidfile or os.geteuid() == 0:
-        return None
-    for lock in ("lock", os.path.join("simulated", "lock")):
-        with contextlib.suppress(PowerError):  # of wrong settings nothing is known
-            if (pid := holder(os.path.join(_data_dir(args), lock))) is not None:
-                return pid
-    return None
 
 
 def daemon(args: argparse.Namespace) -> int:
@@ -236,12 +163,12 @@ def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, 
             try_log(settings.log_file or os.path.join(settings.data_dir, "power.log"))
         except ProcessError as error:  # it is no condition of counting
             print(f"power: {error}", file=sys.stderr)
-    return settings, _pidfile(args)
+    return settings, pidfile_for(args)
 
 
 def kill(args: argparse.Namespace) -> int:
     """Stop the running one, if there is one."""
-    _stop(args, _pidfile_of_running(args))
+    _stop(args, pidfile_of_running(args))
     return 0
 
 
@@ -249,7 +176,7 @@ def _stop(args: argparse.Namespace, pidfile: str) -> None:
     from powermeter.process.control import stop
 
     pid = stop(pidfile)
-    if pid is None and (other := _has_another_pidfile(args)) is not None:
+    if pid is None and (other := has_another_pidfile(args)) is not None:
         raise ProcessError(f"running, pid {other}; it has another pidfile: name it with --pidfile")
     print("power: not running" if pid is None else f"power: stopped, pid {pid}")
 
@@ -261,7 +188,7 @@ def restart(args: argparse.Namespace) -> int:
     from powermeter.process.control import ask
     from powermeter.process.pidfile import holder
 
-    path = _pidfile(args)
+    path = pidfile_for(args)
     pid = holder(path)
     simulate = None
     if pid is not None:
@@ -283,12 +210,12 @@ def status(args: argparse.Namespace) -> int:
     from powermeter.process.pidfile import holder
 
     try:
-        path = _pidfile_of_running(args)
+        path = pidfile_of_running(args)
         pid = holder(path)
     except PowerError as error:
         print(f"power: {error}", file=sys.stderr)
         return UNKNOWN
-    if pid is None and (other := _has_another_pidfile(args)) is not None:
+    if pid is None and (other := has_another_pidfile(args)) is not None:
         if args.json:
             print(f'{{"running": true, "pid": {other}}}')
         print(f"power: running, pid {other}; it has another pidfile: name it with --pidfile", file=sys.stderr)
@@ -340,7 +267,7 @@ def report(args: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     try:
         span = periods.parse(args.report, now_ns) if args.report else None
-        journal, simulated, shown_as, note = _journal_to_read(args)
+        subject = journal_to_read(args)
 
         from powermeter.journal.history import History
         from powermeter.process.pidfile import holder
@@ -351,30 +278,116 @@ def report(args: argparse.Namespace) -> int:
         gc.disable()
         gc.freeze()
         # From here on nothing may be imported: root's Python, and the program, may be closed to the owner.
-        _become_owner(args, journal)
-        running = holder(os.path.join(os.path.dirname(journal), "lock")) is not None
-        with History(journal) as history:
-            found = build(history, span, shown_as, now_ns=now_ns, running=running, simulated=simulated)
+        become_owner(args, subject.path)
+        running = holder(os.path.join(os.path.dirname(subject.path), "lock")) is not None
+        with History(subject.path) as history:
+            found = build(history, span, subject.meters, now_ns=now_ns, running=running, simulated=subject.simulated)
     except periods.SpanError as error:
         print(f"power: --report: {error}", file=sys.stderr)
         return WRONG_USAGE
     except sqlite3.Error as error:
-        raise JournalError(f"{journal}: the journal can't be read: {error}") from error
+        raise JournalError(f"{subject.path}: the journal can't be read: {error}") from error
 
     if args.csv or args.json:
         write_out(view.as_csv(found) if args.csv else view.as_json(found))
     else:
         bold = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
         write_out(view.as_text(found, columns=_columns(), encoding=sys.stdout.encoding, bold=bold))
-    if note:
-        print(f"power: labels are left out: {note}", file=sys.stderr)
+    if subject.note:
+        print(f"power: labels are left out: {subject.note}", file=sys.stderr)
     if found.damage:
         print(
-            f"power: {journal}: the journal is damaged, and what can't be read is left out: {found.damage}",
+            f"power: {subject.path}: the journal is damaged, and what can't be read is left out: {found.damage}",
             file=sys.stderr,
         )
         return FAILED
     return 0
+
+
+def reading(args: argparse.Namespace) -> int:
+    """Have the register become what the meter's face shows, and print how far the two have drifted apart."""
+    from powermeter.process.pidfile import holder
+
+    name, _, typed = args.reading.rpartition("=")
+    pidfile = pidfile_of_running(args)
+    try:
+        if holder(pidfile) is not None:
+            said = _read_by_running(pidfile, name, typed, force=args.force)
+        else:
+            said = _read_into_journal(args, name, typed)
+    except LookupError as error:
+        print(f"power: --reading: {error.args[0]}", file=sys.stderr)
+        return WRONG_USAGE
+    write_out(said)
+    return 0
+
+
+def _which(name: str, meters: Iterable[str]) -> str:
+    """The meter *name* of *meters*; without a name the only one. Raises :exc:`LookupError`."""
+    known = list(meters)
+    if name in known or (not name and len(known) == 1):
+        return name or known[0]
+    said = f"{name}: no such meter" if name else "which meter?"
+    raise LookupError(f"{said}: {', '.join(f'--reading {known_name}=KWH' for known_name in known)}")
+
+
+def _read_by_running(pidfile: str, name: str, typed: str, *, force: bool) -> str:
+    """What the running one says of the face, once that is on its disk."""
+    import json
+    import time
+
+    from powermeter.process.control import ask
+
+    meter = _which(name, json.loads(ask(pidfile, "json"))["meters"])
+    answer = json.loads(ask(pidfile, json.dumps({"meter": meter, "kwh": typed, "force": force})))
+    end_s = time.monotonic() + READING_S
+    while "asked" in answer:
+        if time.monotonic() > end_s:
+            raise ProcessError(
+                f"meter {meter}: the reading is not on the disk after {READING_S:g} s, as --status may tell: "
+                "it is taken once it can be written, and --report shows it then"
+            )
+        time.sleep(0.05)
+        answer = json.loads(ask(pidfile, json.dumps({"asked": answer["asked"]})))
+    if "refused" in answer:
+        raise _refused(meter, typed, answer["refused"])
+    return str(answer["said"])
+
+
+def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
+    """What is said of the face that is written to the journal, which no program has."""
+    import time
+
+    from powermeter.journal.journal import Face, Journal
+    from powermeter.journal.readings import parse
+    from powermeter.process.daemon import UMASK
+    from powermeter.process.pidfile import PidFile
+    from powermeter.settings.reading import read
+    from powermeter.views import text
+    from powermeter.writers import WRITERS, writer_type
+
+    found = journal_to_read(args)
+    if found.settings is None:
+        raise ProcessError("no settings.py, which says what the meter's pulses are worth: name it with --settings")
+    for name_of_type in WRITERS:
+        writer_type(name_of_type)  # which the settings are checked by: root's Python may be closed to the owner
+    become_owner(args, found.path)
+    os.umask(UMASK)
+    meters = {meter.name: meter for meter in read(found.settings).meters}
+    meter = meters[_which(name, meters)]
+    with PidFile(os.path.join(os.path.dirname(found.path), "lock"), 0o600), Journal(found.path) as journal:
+        count = journal.enter(meter.name, meter.impulses_per_kwh).count
+        face = Face(meter.name, 0, time.time_ns(), *parse(typed), meter.max_watts, args.force)
+        (judged,) = journal.append([face], begins={meter.name: count})
+    if judged.refused:
+        raise _refused(meter.name, typed, judged.refused)
+    return text.reading(judged.reading, judged.drift)
+
+
+def _refused(meter: str, typed: str, reason: str) -> ProcessError:
+    return ProcessError(
+        f"meter {meter}: {typed} kWh is not taken: {reason}: --force takes it, after a typing error or with a new meter"
+    )
 
 
 def write_out(text: str = "") -> None:
@@ -399,125 +412,3 @@ def _columns() -> int:
     with contextlib.suppress(OSError):
         return os.get_terminal_size(sys.stdout.fileno()).columns or 80
     return 80
-
-
-def _journal_to_read(args: argparse.Namespace) -> "tuple[str, bool, Mapping[str, ShownAs] | None, str]":
-    """
-    The path of the journal, whether it is a simulated one, and how its meters are shown.
-
-    The latter is None where the settings are not known, and the last one says why. It is the running program's journal;
-    where none runs, the installed service's, else the user's own.
-    """
-    from powermeter.settings import reading
-    from powermeter.settings.values import JOURNAL
-
-    data_dir, path, simulated = None, None, False
-    if args.pidfile or not args.settings:
-        data_dir, path, simulated = _asked_where(args)
-    of_service = None if os.environ.get("POWER_SETTINGS") else _settings_of_service()
-    path = args.settings or path or of_service or reading.find(TOP, SOURCE)
-    outline: Outline | None = None
-    note = ""
-    try:
-        outline = reading.outline_of(path) if path else None
-    except SettingsError as error:
-        # Root runs no settings that others may write, and the service's may be closed to this user.
-        if data_dir is None and (args.settings or not os.path.isdir(SERVICE_STATE)):
-            raise
-        note = str(error).splitlines()[0]
-    if data_dir is None:
-        data_dir = (outline and outline.data_dir) or _default_data_dir(args)
-    for directory, invented in ((data_dir, simulated), (os.path.join(data_dir, "simulated"), True)):
-        journal = os.path.join(directory, JOURNAL)
-        try:
-            os.stat(journal)
-        except FileNotFoundError:
-            continue
-        except PermissionError as error:
-            raise _closed(args, journal) from error
-        except OSError as error:
-            raise ProcessError(f"{journal}: {why(error)}") from error
-        return journal, invented, outline and outline.meters, note
-    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet")
-
-
-def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
-    """What the running one says: where its journal is, the path of its settings, and whether it is simulated."""
-    from powermeter.process.pidfile import holder
-
-    try:
-        pidfile = _pidfile_of_running(args)
-    except SettingsError:  # of the settings that can't be read DATA_DIR is not known
-        pidfile = SERVICE_PIDFILE
-    if holder(pidfile) is None:
-        return None, None, False
-
-    import json
-
-    from powermeter.process.control import ask
-
-    try:
-        answer = json.loads(ask(pidfile, "json"))
-        return str(answer["data_dir"]), str(answer["settings"]), answer["simulate"] is not None
-    except ForbiddenError as error:
-        raise _closed(args, "the journal of the running power") from error
-    except (ProcessError, LookupError, RecursionError, TypeError, ValueError):
-        return None, None, False  # one that hangs keeps nobody from its journal
-
-
-def _settings_of_service() -> str | None:
-    """POWER_SETTINGS as :data:`SERVICE_DEFAULT` sets it."""
-    with contextlib.suppress(OSError, ValueError), open(SERVICE_DEFAULT, encoding="utf-8") as file:
-        for word in shlex.split(file.read(), comments=True):
-            name, _, value = word.partition("=")
-            if name == "POWER_SETTINGS" and value:
-                return value
-    return None
-
-
-def _default_data_dir(args: argparse.Namespace) -> str:
-    """DATA_DIR where the settings name none: the service's, if there is one and nothing names another."""
-    from powermeter.settings import reading
-
-    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.isdir(SERVICE_STATE):
-        return SERVICE_STATE
-    return reading.default_data_dir(as_root=os.geteuid() == 0)
-
-
-def _become_owner(args: argparse.Namespace, journal: str) -> None:
-    """
-    As root, become the owner of *journal* for good: root opens no file that others may have made.
-
-    Raises :exc:`ForbiddenError` where another user may not read it.
-    """
-    import pwd
-
-    from powermeter.safe_path import open_to_ask
-
-    try:
-        if os.geteuid() != 0:
-            os.close(os.open(journal, os.O_RDONLY | os.O_CLOEXEC))
-            return
-        fd, owner = open_to_ask(journal)
-        group = os.fstat(fd).st_gid
-        os.close(fd)
-    except UnsafePathError as error:
-        raise ProcessError(str(error)) from error
-    except PermissionError as error:
-        raise _closed(args, journal) from error
-    except OSError as error:
-        raise ProcessError(f"{journal}: {why(error)}") from error
-    if owner == 0:
-        return
-    with contextlib.suppress(KeyError):
-        group = pwd.getpwuid(owner).pw_gid
-    os.setgroups([])
-    os.setresgid(group, group, group)
-    os.setresuid(owner, owner, owner)
-
-
-def _closed(args: argparse.Namespace, what: str) -> ForbiddenError:
-    command = "power" if os.path.exists(SERVICE_COMMAND) else shlex.join([sys.executable, f"{SOURCE}/power.py"])
-    named = ["--settings", args.settings] if args.settings else []
-    words = shlex.join([*named, "--report", *([args.report] if args.report else [])])
-    return ForbiddenError(f"{what} can be read only by its owner and by root: sudo {command} {words}")

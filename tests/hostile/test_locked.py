@@ -232,11 +232,13 @@ def test_who_takes_the_place_of_the_socket_prevents_no_stop(shared, killer):
 
 #: Asks as so many processes at once as its second argument says, each by the program's own main; how many failed.
 ASKED_AT_ONCE = """
-import os, sys
+import contextlib, os, sys
 source, count, *args = sys.argv[1:]
 sys.path.insert(0, source)
 import power
-from powermeter import commands
+from powermeter import commands, process
+with contextlib.suppress(ImportError):  # an older tree has it in one module
+    import powermeter.process.control
 reading, writing = os.pipe()
 children = []
 for _ in range(int(count)):
