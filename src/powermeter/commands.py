@@ -397,7 +397,8 @@ def write_out(text: str = "") -> None:
     The interpreter's own try, at its end, would say in words of its own that it can't be written.
     """
     try:
-        sys.stdout.write(text)
+        if text:  # a terminal that has gone takes not even nothing
+            sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
