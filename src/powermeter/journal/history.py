@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -291,20 +291,36 @@ class History:
         none of these has a pulse. Pulses that were thinned to one an hour count
         as spread over it.
         """
-        quarters = [(-(-begin // THINNED_TO_NS), end // THINNED_TO_NS) for begin, end in itertools.pairwise(times_ns)]
-        if not quarters:
-            return []
-        begin = quarters[0][0]
-        found = self.energy(meter, [quarter * THINNED_TO_NS for quarter in range(begin, quarters[-1][1] + 1)])
+        spans = [(-(-begin // THINNED_TO_NS), end // THINNED_TO_NS) for begin, end in itertools.pairwise(times_ns)]
+        # An hour has at least what its best quarter has, and at most four times that: most need not be looked into.
+        hours = [[(hour, min(hour + 4, end)) for hour in range(begin, end, 4)] for begin, end in spans]
+        of_hours = self._energy_between(meter, itertools.chain(*hours))
+        best = [max((of_hours[hour].kwh for hour, _ in of_span), default=0.0) for of_span in hours]
+        quarters = [
+            [
+                (quarter, quarter + 1)
+                for hour, end in of_span
+                if of_hours[hour].pulses and of_hours[hour].kwh >= most_kwh / 4
+                for quarter in range(hour, end)
+            ]
+            for of_span, most_kwh in zip(hours, best, strict=True)
+        ]
+        of_quarters = self._energy_between(meter, itertools.chain(*quarters))
         peaks: list[Peak | None] = []
-        for first, end in quarters:
-            best = max(range(first, end), key=lambda quarter: found[quarter - begin].kwh, default=None)
-            if best is None or not found[best - begin].pulses:
+        for of_span in quarters:
+            quarter = max((begin for begin, _ in of_span), key=lambda begin: of_quarters[begin].kwh, default=None)
+            if quarter is None or not of_quarters[quarter].pulses:
                 peaks.append(None)
-                continue
-            watts = 1000 * found[best - begin].kwh * HOUR_NS / THINNED_TO_NS
-            peaks.append(Peak(watts, best * THINNED_TO_NS))
+            else:
+                watts = 1000 * of_quarters[quarter].kwh * HOUR_NS / THINNED_TO_NS
+                peaks.append(Peak(watts, quarter * THINNED_TO_NS))
         return peaks
+
+    def _energy_between(self, meter: str, spans: Iterable[tuple[int, int]]) -> dict[int, Energy]:
+        """By its begin what *meter* counted in each of *spans*, which rise, in quarters of an hour since 1970."""
+        edges = list(dict.fromkeys(itertools.chain(*spans)))
+        found = self.energy(meter, [edge * THINNED_TO_NS for edge in edges])
+        return dict(zip(edges, found, strict=False))
 
     def gaps(self, meter: str, from_ns: int, to_ns: int, now_ns: int, running: bool) -> tuple[int | None, list[Gap]]:
         """
