@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from powermeter.errors import PowerError
-from powermeter.process.pidfile import holder
+from powermeter.process.holder import holder
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 

@@ -35,7 +35,7 @@ import certifi
 import pytest
 from program import PATIENCE_S, Program, kill, wait_until
 
-from powermeter.process.pidfile import holder
+from powermeter.process.holder import holder
 from powermeter.settings import reading
 
 TOP = Path(__file__).resolve().parents[1]

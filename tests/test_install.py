@@ -27,7 +27,7 @@ from program import PATIENCE_S, Program, kill, root_alone, wait_until
 from records import journal_rows
 
 from powermeter import mounts
-from powermeter.process.pidfile import holder
+from powermeter.process.holder import holder
 
 TOP = Path(__file__).resolve().parents[1]
 NAME = "install_init_script.py"

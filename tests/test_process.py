@@ -25,7 +25,8 @@ import power
 from powermeter import arguments, subject
 from powermeter.errors import ProcessError
 from powermeter.process.control import STOP_S, ask
-from powermeter.process.pidfile import PidFile, holder
+from powermeter.process.holder import holder
+from powermeter.process.pidfile import PidFile
 from powermeter.process.systemd import notify
 
 #: RPi.GPIO as far as the program uses it, with no flash ever.

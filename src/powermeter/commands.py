@@ -186,7 +186,7 @@ def restart(args: argparse.Namespace) -> int:
     import json
 
     from powermeter.process.control import ask
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     path = pidfile_for(args)
     pid = holder(path)
@@ -207,7 +207,7 @@ def restart(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """Print how the running one does."""
     from powermeter.process.control import ask
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     try:
         path = pidfile_of_running(args)
@@ -242,7 +242,7 @@ def status(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Try DATA_DIR, the log, the pins and every writer."""
     from powermeter import check as checking
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     settings = _settings(args, None)
     print(f"settings: ok, {settings.path}")
@@ -270,7 +270,7 @@ def report(args: argparse.Namespace) -> int:
         subject = journal_to_read(args)
 
         from powermeter.journal.history import History
-        from powermeter.process.pidfile import holder
+        from powermeter.process.holder import holder
         from powermeter.report import build
         from powermeter.views import report as view
 
@@ -306,7 +306,7 @@ def report(args: argparse.Namespace) -> int:
 
 def reading(args: argparse.Namespace) -> int:
     """Have the register become what the meter's face shows, and print how far the two have drifted apart."""
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     name, _, typed = args.reading.rpartition("=")
     pidfile = pidfile_of_running(args)

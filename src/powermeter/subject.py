@@ -65,7 +65,7 @@ def pidfile_of_running(args: argparse.Namespace) -> str:
 
 
 def _pidfile_of_running(args: argparse.Namespace) -> str:
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     path = pidfile_for(args)
     if args.pidfile or args.settings or holder(path) is not None:
@@ -88,7 +88,7 @@ def has_another_pidfile(args: argparse.Namespace) -> int | None:
     For where nobody holds the pidfile: in a login session it is another than for cron. Root runs no settings to learn
     where DATA_DIR is: they may be another user's.
     """
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     if args.pidfile or os.geteuid() == 0:
         return None
@@ -152,7 +152,7 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
 
 def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
     """What the running one says: where its journal is, the path of its settings, and whether it is simulated."""
-    from powermeter.process.pidfile import holder
+    from powermeter.process.holder import holder
 
     try:
         pidfile = _pidfile_of_running(args)

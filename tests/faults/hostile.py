@@ -40,7 +40,8 @@ from rig import Row, times
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
 from powermeter.process.control import ANSWER_S, MOST_ANSWER, stop
-from powermeter.process.pidfile import PidFile, holder
+from powermeter.process.holder import holder
+from powermeter.process.pidfile import PidFile
 from powermeter.settings.schema import REQUIRED
 from powermeter.settings.values import Secret, WriterSettings
 from powermeter.writers import librato, open_writer, writer_type

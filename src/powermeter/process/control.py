@@ -24,7 +24,7 @@ from powermeter.errors import (
     printable,
     why,
 )
-from powermeter.process.pidfile import held, holder
+from powermeter.process.holder import held, holder
 from powermeter.safe_path import socket_to_ask, user_name
 
 #: How long a stop may take, in s: the program gives itself 10.

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 
 from powermeter.errors import PowerError, printable
-from powermeter.process.pidfile import PidFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from powermeter.process.pidfile import PidFile
 
 #: linux/prctl.h.
 PR_SET_DUMPABLE = 4
@@ -27,7 +30,7 @@ def no_core_dump() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def daemonize(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int]) -> int:
+def daemonize(pidfile: "PidFile", working_directory: str, work: Callable[[Callable[[], None]], int]) -> int:
     """
     Run *work* in a daemon that holds *pidfile*, and return once it is ready or has failed.
 
@@ -52,7 +55,7 @@ def daemonize(pidfile: PidFile, working_directory: str, work: Callable[[Callable
     return 1
 
 
-def _daemon(pidfile: PidFile, working_directory: str, work: Callable[[Callable[[], None]], int], writing: int) -> int:
+def _daemon(pidfile: "PidFile", working_directory: str, work: Callable[[Callable[[], None]], int], writing: int) -> int:
     import daemon  # not needed to stop or ask one
 
     told = False

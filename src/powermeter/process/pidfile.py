@@ -1,17 +1,10 @@
-"""
-The lock of the pidfile: who runs.
-
-Who holds the record lock on the pidfile is the running one; the kernel tells
-its process id and lets go of the lock when it ends, however it ends. The
-number in the file is for people.
-"""
+"""The pidfile, which is locked while its process lives. The number in it is for people."""
 
 import contextlib
 import errno
 import fcntl
 import os
 import stat
-import struct
 import sys
 
 import lockfile
@@ -19,60 +12,11 @@ from lockfile.pidlockfile import PIDLockFile
 
 from powermeter.errors import (
     AlreadyRunningError,
-    ForbiddenError,
     ProcessError,
-    UnsafePathError,
     why,
 )
-from powermeter.safe_path import open_file, open_to_ask
-
-#: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
-#: l_type, l_whence, l_start, l_len, l_pid.
-FLOCK = "hhqqi"
-
-#: The process id that the kernel names for a lock that belongs to an open file, not to a process (F_OFD_SETLK).
-NO_PROCESS = -1
-
-
-def holder(path: str) -> int | None:
-    """
-    The process id that holds the lock of the pidfile *path*; None if there is none.
-
-    Not to be called by the holder: closing the file would drop its lock.
-    Raises :exc:`ForbiddenError` where the file can't be read.
-    """
-    found = held(path)
-    return None if found is None else found[0]
-
-
-def held(path: str) -> tuple[int, int] | None:
-    """The process that holds the pidfile *path*, and the file's owner; None where nobody holds it."""
-    try:
-        fd, owner = open_to_ask(path)
-    except FileNotFoundError:
-        return None
-    except UnsafePathError as error:
-        raise ProcessError(f"{path}: no pidfile: {error}") from error
-    except PermissionError as error:
-        raise ForbiddenError(f"{path}: the pidfile can't be read: {error.strerror}") from error
-    except OSError as error:
-        raise ProcessError(f"{path}: no pidfile: {error.strerror}") from error
-    try:
-        pid = _holder_of(fd)
-    finally:
-        os.close(fd)
-    if pid == NO_PROCESS:
-        raise ProcessError(
-            f"{path}: another program holds a lock on it, no power: see who has it open: fuser -v {path}"
-        )
-    return None if pid is None else (pid, owner)
-
-
-def _holder_of(fd: int) -> int | None:
-    # As for reading: a reader's lock, which anybody who may read the file can hold, is not the running one's.
-    asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked)[: struct.calcsize(FLOCK)])
-    return None if kind == fcntl.F_UNLCK else pid
+from powermeter.process.holder import NO_PROCESS, holder, holder_of
+from powermeter.safe_path import open_file
 
 
 class PidFile(PIDLockFile):  # type: ignore[misc]
@@ -118,7 +62,7 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            pid = _holder_of(fd)
+            pid = holder_of(fd)
             if error.errno not in (errno.EACCES, errno.EAGAIN) or pid == NO_PROCESS:
                 os.close(fd)
                 reason = "another program holds a lock on it" if pid == NO_PROCESS else error.strerror
