@@ -699,8 +699,8 @@ def history(place, _):
     table = Table(
         "History",
         f"Ten years of a household's pulses at {HISTORY_IMPULSES:,} imp/kWh, all but the last {KEPT_DAYS} days thinned "
-        f"to one per quarter of an hour: the energy of each day, and the peaks of {PEAK_DAYS} days, in ms with all of the journal "
-        "in memory; the best of 5.",
+        f"to one per quarter of an hour: the energy of each day, and the peaks of {PEAK_DAYS} days, in ms with all of "
+        "the journal in memory; the best of 5.",
         GOALS,
     )
     for name, steps in (("", 0), (f", clock set back {HISTORY_STEPS:,} times", HISTORY_STEPS)):
