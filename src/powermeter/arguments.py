@@ -91,8 +91,11 @@ def _reading(text: str) -> str:
     """*text*, if a face can show what stands behind a meter's name."""
     from powermeter.journal.readings import parse
 
+    name, sign, typed = text.rpartition("=")
+    if sign and not name:
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: KWH, or the name of a meter before =KWH")
     try:
-        parse(text.rpartition("=")[2])
+        parse(typed)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -367,13 +367,14 @@ def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
     from powermeter.writers import WRITERS, writer_type
 
     found = journal_to_read(args)
-    if found.settings is None:
+    path = found.settings or (os.path.join(TOP, "settings.py.example") if found.simulated else None)
+    if path is None:
         raise ProcessError("no settings.py, which says what the meter's pulses are worth: name it with --settings")
     for name_of_type in WRITERS:
         writer_type(name_of_type)  # which the settings are checked by: root's Python may be closed to the owner
     become_owner(args, found.path)
     os.umask(UMASK)
-    meters = {meter.name: meter for meter in read(found.settings).meters}
+    meters = {meter.name: meter for meter in read(path).meters}
     meter = meters[_which(name, meters)]
     with PidFile(os.path.join(os.path.dirname(found.path), "lock"), 0o600), Journal(found.path) as journal:
         count = journal.enter(meter.name, meter.impulses_per_kwh).count
@@ -381,7 +382,7 @@ def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
         (judged,) = journal.append([face], begins={meter.name: count})
     if judged.refused:
         raise _refused(meter.name, typed, judged.refused)
-    return text.reading(judged.reading, judged.drift)
+    return text.reading(judged.reading, judged.drift, simulated=found.simulated)
 
 
 def _refused(meter: str, typed: str, reason: str) -> ProcessError:

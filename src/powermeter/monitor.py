@@ -85,7 +85,7 @@ class Monitor:
         self._watchdog = watchdog
         self._stopping = stopping
         self._new_journal = new_journal
-        self._simulate = simulate
+        self.simulate = simulate
         self._on_crash = on_crash
         self._clock = clock
         self._since_s = clock.monotonic_s()
@@ -170,7 +170,7 @@ class Monitor:
 
     def _clock_wait_s(self, settings: Settings) -> float:
         # An invented pulse is as old as it says.
-        return settings.clock_wait_s if self._simulate is None else 0
+        return settings.clock_wait_s if self.simulate is None else 0
 
     def _start_recorder(self, watched: list[WatchedMeter]) -> None:
         self._lamps = Lamps(self._board.light)
@@ -321,12 +321,12 @@ class Monitor:
             if before != now:
                 raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
         judged = [meter.name for meter in settings.meters if meter.min_flash_ms is not None]
-        if judged and self._simulate is None and not self._board.sees_ends:
+        if judged and self.simulate is None and not self._board.sees_ends:
             raise PowerError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
 
     def _pins(self, settings: Settings) -> tuple[object, ...]:
         """What a board is made of."""
-        if self._simulate is not None:  # its flashes are made of all that the meters are
+        if self.simulate is not None:  # its flashes are made of all that the meters are
             return (settings.meters,)
         return (
             settings.gpio_library,
@@ -338,7 +338,7 @@ class Monitor:
 
     def _change_board(self, settings: Settings) -> None:
         """Go on with the board of *settings*, and a recorder of its own; where that can't be opened, with the old."""
-        if self._simulate is None:
+        if self.simulate is None:
             self._try_pins(settings)
         self._stop_recorder()
         self._recorder.close()
@@ -525,7 +525,7 @@ class Monitor:
             pid=os.getpid(),
             uptime_s=round(self._clock.monotonic_s() - self._since_s, 1),
             running=True,
-            simulate=self._simulate,
+            simulate=self.simulate,
             left_out=self.settings.left_out,
             settings=self.settings.path,
             data_dir=self.settings.data_dir,

@@ -176,7 +176,11 @@ def _done(monitor: Monitor, wanted: dict[str, Any]) -> dict[str, Any]:
         return {"asked": asked}
     if (judged := monitor.judged(wanted["asked"])) is None:
         return {"asked": wanted["asked"]}
-    return {"refused": judged.refused} if judged.refused else {"said": text.reading(judged.reading, judged.drift)}
+    return (
+        {"refused": judged.refused}
+        if judged.refused
+        else {"said": text.reading(judged.reading, judged.drift, simulated=monitor.simulate is not None)}
+    )
 
 
 def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:

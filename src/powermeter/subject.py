@@ -25,7 +25,8 @@ TOP = os.path.dirname(SOURCE)
 #: The pidfile of the service that install_init_script.py installs.
 SERVICE_PIDFILE = "/run/power/power.pid"
 
-#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it.
+#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it, which
+#: is there as long as it is installed.
 SERVICE_STATE, SERVICE_DEFAULT, SERVICE_COMMAND = "/var/lib/power", "/etc/default/power", "/usr/local/bin/power"
 
 
@@ -131,7 +132,7 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
         outline = reading.outline_of(path) if path else None
     except SettingsError as error:
         # Root runs no settings that others may write, and the service's may be closed to this user.
-        if data_dir is None and (args.settings or not os.path.isdir(SERVICE_STATE)):
+        if data_dir is None and (args.settings or not os.path.exists(SERVICE_COMMAND)):
             raise
         note = str(error).splitlines()[0]
     if data_dir is None:
@@ -147,7 +148,7 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
         except OSError as error:
             raise ProcessError(f"{journal}: {why(error)}") from error
         return Subject(journal, path, outline and outline.meters, note, simulated=invented)
-    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet")
+    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet: start power first")
 
 
 def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
@@ -188,7 +189,7 @@ def _default_data_dir(args: argparse.Namespace) -> str:
     """DATA_DIR where the settings name none: the service's, if there is one and nothing names another."""
     from powermeter.settings import reading
 
-    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.isdir(SERVICE_STATE):
+    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.exists(SERVICE_COMMAND):
         return SERVICE_STATE
     return reading.default_data_dir(as_root=os.geteuid() == 0)
 
