@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ from powermeter.writers import open_writer
 log = logging.getLogger(__name__)
 
 #: Of so many faces that were read it is known what became of them.
-MOST_JUDGEMENTS = 10
+MAX_JUDGEMENTS = 10
 
 #: What the threads are given to end, in s; together less than the 10 that a stop may take.
 RECORDER_STOP_S = 1.0
@@ -392,6 +393,8 @@ class Monitor:
         """What is watched by *settings* on the input of *watched*; on the recorder's thread."""
         self._enter(settings)
         if watched.meter.name != settings.name:
+            if (since_ns := watched.missed(ends=True)) is not None:
+                self._keeper.miss(watched.meter.name, since_ns, self._clock.monotonic_ns())
             return self._watched(settings, board)
         of_input = _flash(settings, board)
         watched.meter.flash.hold_off_ns = of_input.hold_off_ns
@@ -447,7 +450,7 @@ class Monitor:
         if settings is None:
             raise PowerError(f"{name}: no such meter: {', '.join(meter.name for meter in self.settings.meters)}")
         if waits_s := self._keeper.waits_s:
-            raise PowerError(f"the clock is not known to be right yet: try again in {waits_s / 60:.0f} minutes")
+            raise PowerError(f"the clock is not known to be right yet: try again in {math.ceil(waits_s / 60)} minutes")
         if self._keeper.failing:
             raise PowerError(f"journal: {self._keeper.failing}: a reading can't be kept now")
         time_ns = self._clock.wall_ns()
@@ -467,17 +470,18 @@ class Monitor:
     def _take_judgement(self, judged: Judged) -> None:
         """Note what became of a face, and have the register follow; on the keeper's thread."""
         if not judged.refused:
-            meter = self._meters[judged.face.meter]
+            name = judged.face.meter
             by_kwh = judged.reading.face_kwh - judged.reading.register_kwh
 
             def work() -> None:
+                meter = self._meters[name]
                 constant = meter.constant
                 meter.constant = dataclasses.replace(constant, register_kwh=constant.register_kwh + by_kwh)
 
             self._recorder.change(work)
         self._judgements[judged.face.time_ns] = judged
-        if len(self._judgements) > MOST_JUDGEMENTS:
-            del self._judgements[min(self._judgements)]
+        if len(self._judgements) > MAX_JUDGEMENTS:
+            del self._judgements[next(iter(self._judgements))]
 
     # --- How it is doing
 
