@@ -144,7 +144,8 @@ Stopped = Callable[[], bool]
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether *error* says that the file itself is damaged."""
-    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG)
+    # A text that is none has no code of SQLite's: it is Python that can't read it.
+    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG) or "decode to UTF-8" in str(error)
 
 
 def is_interrupt(error: sqlite3.Error) -> bool:
