@@ -37,7 +37,7 @@ class SpanError(PowerError, ValueError):
 class Period(NamedTuple):
     """One *unit* of local time, or what a span has of it: [*from_ns*, *to_ns*) in UTC, ns."""
 
-    unit: str  # "hour", "day", "month", "year"
+    unit: str  # "minutes", "hour", "day", "month", "year"
     from_ns: int
     to_ns: int
 
@@ -138,6 +138,13 @@ def overview(now_ns: int, days: int) -> tuple[list[Span], Span]:
         Span("", "year", year.replace(year=year.year - 1), year.replace(year=year.year + 1)),
     ]
     return pairs, Span("", "day", tomorrow - dt.timedelta(days=days), tomorrow)
+
+
+def recent(now_ns: int, hours: int, minutes: int) -> list[Period]:
+    """The last *hours* up to *now_ns* (UTC, ns) in steps of so many *minutes*, the last of which is not over yet."""
+    step_ns = 60 * minutes * NS_PER_S
+    end_ns = (now_ns // step_ns + 1) * step_ns
+    return [Period("minutes", at, at + step_ns) for at in range(end_ns - hours * 3600 * NS_PER_S, end_ns, step_ns)]
 
 
 def next_month(day: dt.date) -> dt.date:

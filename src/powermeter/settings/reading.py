@@ -427,7 +427,9 @@ def _page(reading: _Reading) -> PageSettings | None:
         return None
     if not isinstance(entry, dict):
         # Text in place of a dict may be the password.
-        reading.mistake("PAGE", show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None")
+        reading.mistake(
+            "PAGE", show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None"
+        )
         return None
     entry = {name if isinstance(name, str) else show(name): value for name, value in entry.items()}
     before = len(reading.mistakes)
