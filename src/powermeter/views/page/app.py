@@ -146,7 +146,7 @@ class _Site:
         """What of the start page changes, as HTML by the identities of its parts."""
         status = Status.of(self._ask())
         shown = self._parts(status, self._energies_of(status))
-        found = {name: _rendered(name, **shown) for name in ("now", "recent", "state")}
+        found = {name: _rendered(name, **shown) for name in ("alert", "now", "recent", "state")}
         bottle.response.content_type = "application/json"
         return json.dumps(found | {"title": shown["title"]})
 

@@ -207,8 +207,8 @@ def bars(history: History, span: Span, shown_as: Mapping[str, ShownAs], now_ns: 
     return {
         "title": title,
         "above": above,
-        "before": _beside(span, -1),
-        "after": _beside(span, 1),
+        "before": _beside(span, -1, now_ns),
+        "after": _beside(span, 1, now_ns),
         "span": span.text,
         "chart": _bars("bars", f"Energy of {title}, in kWh per {span.unit}", rows, kinds, now_ns),
         "legend": legend({meter.name: (meter.label, meter.direction) for meter in meters}),
@@ -247,14 +247,13 @@ def _heading(span: Span) -> tuple[str, list[tuple[str, str]]]:
     return f"{first} to {span.end - dt.timedelta(days=1)}", [every]
 
 
-def _beside(span: Span, step: int) -> tuple[str, str] | None:
-    """The span of the same kind before (-1) or after (1) *span*, and its link; None where there is none."""
+def _beside(span: Span, step: int, now_ns: int) -> tuple[str, str] | None:
+    """The span of the same kind before (-1) or after (1) *span*, and its link; None where that is still to come."""
     first = span.first
     if span.is_open or not (span.unit in ("hour", "month") or _is_month(span)):
         return None
     if span.unit == "hour":
-        ordinal = first.toordinal() + step
-        beside = dt.date.fromordinal(ordinal)
+        beside = first + dt.timedelta(days=step)
         name, link = f"{beside.day} {_month_name(beside)}", beside.isoformat()
     elif span.unit == "month":
         beside = dt.date(first.year + step, 1, 1)
@@ -262,7 +261,7 @@ def _beside(span: Span, step: int) -> tuple[str, str] | None:
     else:
         beside = periods.next_month(first) if step > 0 else (first - dt.timedelta(days=1)).replace(day=1)
         name, link = _month_name(beside), f"{beside:%Y-%m}"
-    if not periods.FIRST_YEAR <= beside.year <= periods.LAST_YEAR:
+    if beside.year < periods.FIRST_YEAR or (step > 0 and beside > periods.local_day(now_ns)):
         return None
     return name, f"bars?span={link}"
 
