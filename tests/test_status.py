@@ -48,6 +48,7 @@ WELL = {
     "log": {"failing": ""},
     "meters": {"house": METER},
     "writers": {"file": WRITER},
+    "views": {},
 }
 
 

@@ -57,6 +57,14 @@ class WriterStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """One view that other programs or people are served by: its *state* ("ok", "failing"), and why it is failing."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClockStatus:
     """Whether the clock is *waiting* to be right, and for how much longer it is waited for at the most, in s."""
 
@@ -83,7 +91,7 @@ class LogStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """
-    All of it, at one moment; meters and writers by their names, in the order of the settings.
+    All of it, at one moment; meters, writers and views by their names, in the order of the settings.
 
     *simulate* is the load in W, True for a household, None for the real pins;
     *left_out* names what the invented watts do not go to, as "writer influxdb".
@@ -103,17 +111,7 @@ class Status:
     log: LogStatus
     meters: Mapping[str, MeterStatus]
     writers: Mapping[str, WriterStatus]
-
-    @property
-    def troubles(self) -> list[str]:
-        """What is wrong, a word each: "input", "journal", "log", "writer". Lamp L2 is steady where nothing is."""
-        states = {
-            "input": any(meter.faulty for meter in self.meters.values()),
-            "journal": bool(self.journal.failing),
-            "log": bool(self.log.failing),
-            "writer": any(writer.state == "failing" for writer in self.writers.values()),
-        }
-        return [part for part, is_wrong in states.items() if is_wrong]
+    views: Mapping[str, ViewStatus]
 
     def as_dict(self) -> dict[str, Any]:
         """The same, as JSON can hold it."""
@@ -128,7 +126,7 @@ class Status:
         version of the program wrote it.
         """
         parts = {"clock": ClockStatus, "journal": JournalStatus, "log": LogStatus}
-        several = {"meters": MeterStatus, "writers": WriterStatus}
+        several = {"meters": MeterStatus, "writers": WriterStatus, "views": ViewStatus}
         values = dict(found)
         values |= {name: _known(kind, values.get(name, {})) for name, kind in parts.items()}
         for name, kind in several.items():

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from powermeter.journal.readings import Drift, Reading, shown
 from powermeter.meter import NS_PER_S
-from powermeter.status import MeterStatus, Status, WriterStatus
+from powermeter.status import MeterStatus, Status, ViewStatus, WriterStatus
 from powermeter.views import duration
 
 
@@ -39,9 +39,10 @@ def headline(status: Status) -> str:
 
 
 def parts(status: Status) -> list[Part]:
-    """What is said of each meter and writer, and of what else does not do what it should."""
+    """What is said of each meter, writer and view, and of what else does not do what it should."""
     found = [Part(f"meter {_name(name, of)}", _meter(of), of.faulty) for name, of in status.meters.items()]
     found += [_writer(name, writer) for name, writer in status.writers.items()]
+    found += [Part(f"view {name}", _state(view), view.state == "failing") for name, view in status.views.items()]
     if status.clock.waiting:
         found.append(
             Part(
@@ -117,7 +118,7 @@ MAX_REASON = 60
 
 def line(status: Status, columns: int | None = None) -> str:
     """
-    The live line for *status*: what fails first, then power now, energy today and the writers.
+    The live line for *status*: what fails first, then power now, energy today and the writers; a view only where it fails.
 
     It takes *columns* at the most, None for any number.
     """
@@ -132,6 +133,11 @@ def line(status: Status, columns: int | None = None) -> str:
     for name, writer in status.writers.items():
         said = f"{name} {fitted(_state(writer), MAX_REASON)}"
         (failing if writer.state == "failing" else healthy).append(said)
+    failing += [
+        f"view {name} {fitted(_state(view), MAX_REASON)}"
+        for name, view in status.views.items()
+        if view.state == "failing"
+    ]
     clock = ["waits for the clock"] if status.clock.waiting else []
     return fitted(" | ".join([*failing, *healthy, *clock]), columns)
 
@@ -190,8 +196,8 @@ def _input(meter: MeterStatus) -> str:
     return "".join(f"; {words}" for words in said)
 
 
-def _state(writer: WriterStatus) -> str:
-    return f"{writer.state}: {writer.reason}" if writer.reason else str(writer.state)
+def _state(of: WriterStatus | ViewStatus) -> str:
+    return f"{of.state}: {of.reason}" if of.reason else str(of.state)
 
 
 def _waiting(writer: WriterStatus) -> str:

@@ -1,7 +1,7 @@
 """
 The page as a WSGI application: which address shows what, and what is asked for in vain.
 
-Owns the addresses, the templates and the headers that keep a browser strict. It reads the journal and asks for the
+Owns the addresses and the templates. It reads the journal and asks for the
 status; it knows nothing of sockets, passwords and processes. All links are relative, so that it works below any path
 of a proxy.
 """
@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bottle
@@ -24,27 +24,14 @@ from powermeter.periods import Span, SpanError
 from powermeter.settings.values import ShownAs
 from powermeter.status import Status
 from powermeter.views import report as words
+from powermeter.views import text
 from powermeter.views.page import metrics, pages
-
-#: A WSGI application (PEP 3333).
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TEMPLATES = [os.path.join(HERE, "templates")]
 
 #: The files that a page needs beside itself, and their types.
 STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
-
-#: Every answer has these. The icon is within the page, as data; all else comes from here, and nothing may frame it.
-HEADERS = (
-    (
-        "Content-Security-Policy",
-        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-)
 
 #: No parameter is longer, in characters.
 MAX_PARAMETER = 100
@@ -56,9 +43,9 @@ ENERGIES_S = 30
 ALL_NS = (-(2**62), 2**62)
 
 
-def make_app(ask: Callable[[], dict[str, Any]], journal_path: str, shown_as: Mapping[str, ShownAs]) -> Application:
+def make_app(ask: Callable[[], dict[str, Any]], journal_path: str, shown_as: Mapping[str, ShownAs]) -> bottle.Bottle:
     """
-    The application, for any number of threads.
+    A WSGI application (PEP 3333), for any number of threads.
 
     *ask* returns the status as :meth:`Status.as_dict() <powermeter.status.Status.as_dict>` gives it, and raises
     :exc:`OSError` where the program is gone; *shown_as* are the meters of the settings.
@@ -79,17 +66,9 @@ def make_app(ask: Callable[[], dict[str, Any]], journal_path: str, shown_as: Map
         app.route(path, "GET", _reported(show))
     app.default_error_handler = site.error
 
-    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            stored = any(name.lower() == "cache-control" for name, _ in headers)
-            more = HEADERS if stored else (*HEADERS, ("Cache-Control", "no-store"))
-            return start_response(status, [*headers, *more], *rest)
-
-        # Not by a hook of bottle's: its own errors pass those by.
-        answer: Iterable[bytes] = app(environ, start)
-        return answer
-
-    return application
+    # What is not expected is for whoever runs the application: it has a place to report it.
+    app.catchall = False
+    return app
 
 
 def _reported(show: Callable[[], str]) -> Callable[[], str]:
@@ -163,10 +142,7 @@ class _Site:
     def error(self, found: bottle.HTTPError) -> str:
         """The page of an error, or a line of text where no person reads it."""
         said = {404: "There is nothing here.", 405: "This can only be read."}.get(found.status_code, "")
-        if found.status_code < 500 or found.status_code == 503:
-            said = said or str(found.body)
-        else:
-            said = "This is a mistake in the program: its log has more. Counting goes on."
+        said = said or str(found.body)
         path = bottle.request.path
         if path.startswith("/api/") or path in ("/history.csv", "/live", "/metrics", "/healthz"):
             bottle.response.content_type = "text/plain; charset=utf-8"
@@ -216,19 +192,19 @@ class _Site:
         return metrics.text(status, energies)
 
     def healthz(self) -> str:
-        """Whether lamp L2 is steady: with the reason in a word only, as no password is asked for here."""
+        """Whether lamp L2 is steady, with the reason where it is not."""
         bottle.response.content_type = "text/plain; charset=utf-8"
-        if troubles := Status.of(self._ask()).troubles:
+        if wrong := [part for part in text.parts(Status.of(self._ask())) if part.is_wrong]:
             bottle.response.status = 503
-            return f"failing: {', '.join(troubles)}\n"
+            return "".join(f"{part.name}: {part.words}\n" for part in wrong)
         return "ok\n"
 
     # --- What they are made of
 
     def _report(self) -> report.Report:
         now_ns = time.time_ns()
-        text = _parameter("span")
-        span: Span | None = periods.parse(text, now_ns) if text else None
+        given = _parameter("span")
+        span: Span | None = periods.parse(given, now_ns) if given else None
         if span and span.unit == "day" and span.days > pages.MAX_ROWS:
             raise pages.TooLongError(f"at most {pages.MAX_ROWS} days at once: power.py --report has no such bound")
         simulated = Status.of(self._ask()).simulate is not None
