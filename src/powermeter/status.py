@@ -113,18 +113,6 @@ class Status:
     writers: Mapping[str, WriterStatus]
     views: Mapping[str, ViewStatus]
 
-    @property
-    def troubles(self) -> list[str]:
-        """What is wrong: some of "input", "journal", "log", "writer", "view". Lamp L2 is steady where nothing is."""
-        states = {
-            "input": any(meter.faulty for meter in self.meters.values()),
-            "journal": bool(self.journal.failing),
-            "log": bool(self.log.failing),
-            "writer": any(writer.state == "failing" for writer in self.writers.values()),
-            "view": any(view.state == "failing" for view in self.views.values()),
-        }
-        return [part for part, is_wrong in states.items() if is_wrong]
-
     def as_dict(self) -> dict[str, Any]:
         """The same, as JSON can hold it."""
         return dataclasses.asdict(self)

@@ -39,7 +39,7 @@ def headline(status: Status) -> str:
 
 
 def parts(status: Status) -> list[Part]:
-    """What is said of each meter and writer, and of what else does not do what it should."""
+    """What is said of each meter, writer and view, and of what else does not do what it should."""
     found = [Part(f"meter {_name(name, of)}", _meter(of), of.faulty) for name, of in status.meters.items()]
     found += [_writer(name, writer) for name, writer in status.writers.items()]
     found += [Part(f"view {name}", _state(view), view.state == "failing") for name, view in status.views.items()]

@@ -1,9 +1,9 @@
 """
 Charts as SVG: values in, text out.
 
-Owns how they are drawn; colours and fonts are the stylesheet's. There is no style and no script in them, so that a strict
-Content-Security-Policy and a dark screen do no harm. Widths are per cent and heights are pixels, so that a chart takes
-the width that there is, and its text keeps its size.
+Owns how they are drawn; colours and fonts are the stylesheet's. There is no style and no script in them, so that a
+strict Content-Security-Policy and a dark screen do no harm. Widths are per cent and heights are pixels, so that a chart
+takes the width that there is, and its text keeps its size.
 """
 
 import math
@@ -26,6 +26,37 @@ HATCH = (
     '<defs><pattern id="{0}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path class="stripe" d="M0 0V6"/></pattern></defs>'
 )
+
+
+class Axis(NamedTuple):
+    """The axis of values: its *end*, and the distance of its marks, 3 to 5 of them at round numbers."""
+
+    end: float
+    step: float
+
+    @classmethod
+    def up_to(cls, most: float) -> "Axis":
+        """
+        The axis for values up to *most*.
+
+        >>> Axis.up_to(17.2), Axis.up_to(2300)
+        (Axis(end=20.0, step=5.0), Axis(end=3000.0, step=1000.0))
+        """
+        if most <= 0:
+            return cls(1.0, 0.5)
+        size = 10.0 ** math.floor(math.log10(most))
+        step = next(size * part for part in (0.25, 0.5, 1, 2, 2.5) if most <= 4 * size * part)
+        return cls(step * math.ceil(most / step - 1e-9), step)
+
+    def y(self, value: float) -> float:
+        """How far below the top *value* is, in pixels."""
+        return FLOOR - (FLOOR - TOP) * value / self.end
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Each mark's y, and its number."""
+        digits = len(f"{self.step:.6f}".rstrip("0").partition(".")[2])
+        values = [mark * self.step for mark in range(round(self.end / self.step) + 1)]
+        return [(self.y(value), f"{value:,.{digits}f}") for value in values]
 
 
 class Bar(NamedTuple):
@@ -55,38 +86,39 @@ def bars(ident: str, summary: str, series: Sequence[str], rows: Sequence[Bar]) -
     """
     A group of bars for each of *rows*, one bar for each of *series*, which are classes of the stylesheet.
 
-    *ident* is unique on the page. *summary* says for a screen reader what the chart is of. Only one link of the chart is
-    a stop for the Tab key: that of the last bar with a value. The script lets the arrow keys go on from there.
+    *ident* is unique on the page. *summary* says for a screen reader what the chart is of. Only one link of the chart
+    is a stop for the Tab key: that of the last bar with a value. The script lets the arrow keys go on from there.
     """
-    end, step = scale(max((value for row in rows for value in row.values if value is not None), default=0.0))
+    axis = Axis.up_to(max((value for row in rows for value in row.values if value is not None), default=0.0))
     wide = 100 / max(1, len(rows))
     stop = max((i for i, row in enumerate(rows) if row.link and any(row.values)), default=0)
     drawn, labels = [], []
     for index, row in enumerate(rows):
-        inside = _group(ident, index * wide, wide, row, series, end)
+        title = f"<title>{escape(row.words)}</title>"
+        inside = _column(ident, index * wide, wide, has_gap=row.has_gap) + _group(index * wide, wide, row, series, axis)
         if row.link:
-            reach = "0" if index == stop else "-1"
-            words = escape(row.words)
-            drawn.append(
-                f'<a href="{escape(row.link)}" tabindex="{reach}" aria-label="{words}"><title>{words}</title>{inside}</a>'
-            )
+            reach = f'tabindex="{0 if index == stop else -1}" aria-label="{escape(row.words)}"'
+            drawn.append(f'<a href="{escape(row.link)}" {reach}>{title}{inside}</a>')
         else:
-            drawn.append(f"<g><title>{escape(row.words)}</title>{inside}</g>")
+            drawn.append(f"<g>{title}{inside}</g>")
         labels.append(_label((index + 0.5) * wide, row.label, index, len(rows)))
     role = "group" if any(row.link for row in rows) else "img"
-    body = f'{_grid(end, step)}{"".join(drawn)}<g aria-hidden="true">{"".join(labels)}</g>'
-    return _chart(ident, role, summary, end, step, body)
+    return _chart(ident, role, summary, axis, "".join(drawn) + _hidden(labels))
 
 
-def _group(ident: str, x: float, wide: float, row: Bar, series: Sequence[str], end: float) -> str:
-    parts = [f'<rect class="hit" x="{x:.2f}%" y="0" width="{wide:.2f}%" height="{HEIGHT}"/>']
-    if row.has_gap:
-        parts.append(_gap(ident, x, wide))
+def _column(ident: str, x: float, wide: float, *, has_gap: bool) -> str:
+    """What can be pointed at of a bar: all of its column, however low it is."""
+    hit = f'<rect class="hit" x="{x:.2f}%" y="0" width="{wide:.2f}%" height="{HEIGHT}"/>'
+    return hit + _gap(ident, x, wide) if has_gap else hit
+
+
+def _group(x: float, wide: float, row: Bar, series: Sequence[str], axis: Axis) -> str:
+    parts = []
     each = wide * 0.76 / max(1, len(series))
     for number, (kind, value) in enumerate(zip(series, row.values, strict=True)):
         if value:
             # What is there is seen, however little it is.
-            high = max(1.5, (FLOOR - TOP) * value / end)
+            high = max(1.5, FLOOR - axis.y(value))
             at = x + wide * 0.12 + number * each
             now = " now" if row.is_now else ""
             parts.append(
@@ -108,12 +140,12 @@ def steps(
 
     *gaps* says of each of these times whether nothing could be counted then. The rest is as for :func:`bars`.
     """
-    end, step = scale(max((value for _, values in series for value in values if value is not None), default=0.0))
+    axis = Axis.up_to(max((value for _, values in series for value in values if value is not None), default=0.0))
     wide = 100 / max(1, len(gaps))
     hatched = "".join(_gap(ident, index * wide, wide) for index, is_gap in enumerate(gaps) if is_gap)
     lines = []
     for kind, values in series:
-        line, area = _line(values, end)
+        line, area = _line(values, axis)
         if len(series) == 1:
             lines.append(f'<path class="area {kind}" d="{area}"/>')
         lines.append(f'<path class="line {kind}" d="{line}"/>')
@@ -122,12 +154,11 @@ def steps(
         f' preserveAspectRatio="none">{"".join(lines)}</svg>'
     )
     shown = [tick for tick in ticks if EDGE <= tick.at <= 100 - EDGE]
-    labels = "".join(_label(tick.at, tick.label, index, len(shown)) for index, tick in enumerate(shown))
-    body = f'{_grid(end, step)}{hatched}{plot}<g aria-hidden="true">{labels}</g>'
-    return _chart(ident, "img", summary, end, step, body)
+    labels = [_label(tick.at, tick.label, index, len(shown)) for index, tick in enumerate(shown)]
+    return _chart(ident, "img", summary, axis, hatched + plot + _hidden(labels))
 
 
-def _line(values: Sequence[float | None], end: float) -> tuple[str, str]:
+def _line(values: Sequence[float | None], axis: Axis) -> tuple[str, str]:
     """The path of a line of steps, and that of the area below it; one step is 1 wide."""
     line: list[str] = []
     area: list[str] = []
@@ -139,7 +170,7 @@ def _line(values: Sequence[float | None], end: float) -> tuple[str, str]:
                 area.append(f"H{index}V{FLOOR}Z")
             last = None
             continue
-        y = f"{FLOOR - (FLOOR - TOP) * value / end:.1f}"
+        y = f"{axis.y(value):.1f}"
         if last is None:
             line.append(f"M{index} {y}")
             area.append(f"M{index} {FLOOR}V{y}")
@@ -153,39 +184,20 @@ def _line(values: Sequence[float | None], end: float) -> tuple[str, str]:
     return "".join(line), "".join(area)
 
 
-def scale(most: float) -> tuple[float, float]:
-    """
-    Where an axis for values up to *most* ends, and the distance of its marks: 3 to 5 of them, at round numbers.
-
-    >>> scale(17.2), scale(2300), scale(0)
-    ((20.0, 5.0), (3000.0, 1000.0), (1.0, 0.5))
-    """
-    if most <= 0:
-        return 1.0, 0.5
-    size = 10.0 ** math.floor(math.log10(most))
-    step = next(size * part for part in (0.25, 0.5, 1, 2, 2.5) if most <= 4 * size * part)
-    return step * math.ceil(most / step - 1e-9), step
-
-
-def _grid(end: float, step: float) -> str:
-    marks = round(end / step)
-    heights = (FLOOR - (FLOOR - TOP) * mark / marks for mark in range(marks + 1))
-    lines = "".join(f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>' for y in heights)
-    return f'<g aria-hidden="true">{lines}</g>'
-
-
-def _chart(ident: str, role: str, summary: str, end: float, step: float, body: str) -> str:
-    marks = round(end / step)
-    digits = len(f"{step:.6f}".rstrip("0").partition(".")[2])
-    heights = [(mark, FLOOR - (FLOOR - TOP) * mark / marks + 4) for mark in range(marks + 1)]
-    numbers = "".join(
-        f'<text class="mark" x="100%" y="{y:.1f}">{mark * step:,.{digits}f}</text>' for mark, y in heights
-    )
+def _chart(ident: str, role: str, summary: str, axis: Axis, body: str) -> str:
+    marks = axis.marks()
+    lines = _hidden([f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>' for y, _ in marks])
+    numbers = "".join(f'<text class="mark" x="100%" y="{y + 4:.1f}">{number}</text>' for y, number in marks)
     return (
         f'<div class="chart"><svg class="axis" height="{HEIGHT}" aria-hidden="true">{numbers}</svg>'
         f'<svg class="plot" height="{HEIGHT}" role="{role}" aria-label="{escape(summary)}">'
-        f"{HATCH.format(ident)}{body}</svg></div>"
+        f"{HATCH.format(ident)}{lines}{body}</svg></div>"
     )
+
+
+def _hidden(parts: Sequence[str]) -> str:
+    """The *parts*, but for a screen reader: the summary and the words of the bars say it all."""
+    return f'<g aria-hidden="true">{"".join(parts)}</g>'
 
 
 def _gap(ident: str, x: float, wide: float) -> str:
