@@ -14,7 +14,7 @@ from program import SOURCE, Program
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
-    "power": {"commands", "errors", "process.daemon"},
+    "power": {"commands", "errors", "process.confined"},
     "commands": {
         "check",
         "errors",
@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "safe_path",
         "settings.reading",
         "settings.values",
+        "views.page",
         "views.report",
         "writers",
     },
@@ -42,6 +43,8 @@ MAY_IMPORT = {
         "mounts",
         "safe_path",
         "settings.values",
+        "views.page",
+        "views.page.server",
         "writers",
     },
     "run": {
@@ -86,16 +89,22 @@ MAY_IMPORT = {
         "recorder",
         "settings.values",
         "status",
+        "views.page.server",
         "writers",
     },
+    "views.page.server": {"errors", "settings.schema", "settings.values", "status", "views.page"},
+    "views.page.child": {"process.confined", "settings.values", "views.page.access", "views.page.app"},
+    "views.page.access": set(),
     "past": {"boards.simulated", "errors", "journal.journal", "journal.salvage", "journal.tables", "meter"},
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
-    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "writers"},
+    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "views.page", "writers"},
+    "views.page": {"settings.schema", "settings.values"},
     "log": {"errors", "mounts", "safe_path"},
     "process.daemon": {"errors", "process.pidfile"},
     "process.control": {"errors", "process.pidfile", "safe_path"},
     "process.pidfile": {"errors", "safe_path"},
     "process.systemd": {"safe_path"},
+    "process.confined": set(),
     "process": set(),
     "delivery": {"errors", "journal.cursor", "journal.tables", "meter", "search", "writers", "writers.answers"},
     "search": {"meter"},
@@ -174,6 +183,7 @@ LIBRARIES = {
     "process.daemon": {"daemon"},
     "process.pidfile": {"lockfile"},
     "views.live": {"rich"},
+    "views.page.child": {"waitress"},
     "writers.influxdb": {"influxdb"},
     "writers.librato": {"librato"},
 }
@@ -181,7 +191,7 @@ LIBRARIES = {
 #: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
 #: database.
 SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
-HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3", "bottle", "waitress"}
 
 PACKAGE = "powermeter"
 

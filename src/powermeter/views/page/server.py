@@ -16,16 +16,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from powermeter.errors import printable, why
 from powermeter.settings.schema import is_loopback
 from powermeter.settings.values import PageSettings, ShownAs
 from powermeter.status import ViewStatus
 from powermeter.views.page import url
-
-if TYPE_CHECKING:
-    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +269,7 @@ class _Process:
         with contextlib.ExitStack() as stack:
             self._pair, theirs = map(stack.enter_context, socket.socketpair())
             words = [sys.executable, "-I", "-c", CODE, SOURCE, str(listener.fileno()), str(theirs.fileno())]
-            self._popen: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - all of it is our own
+            self._popen = subprocess.Popen(  # noqa: S603 - all of it is our own
                 words,
                 pass_fds=(listener.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
@@ -342,7 +339,7 @@ class _Process:
         if status == 0:
             return ""
         self.serve({self._pair.fileno(): select.POLLIN})  # what it said last
-        said = f": {self._complaint}" if self._complaint else ""
+        said = f": {self._complaint}" if self._complaint and status > 0 else ""
         return f"ended with {_words(status)}{said}"
 
     def end(self) -> None:
