@@ -34,4 +34,5 @@ def household(tmp_path_factory):
         # Its past is made, and what it has counted since then is on the disk too.
         wait_until((program.data_dir / "simulated" / "journal.db").exists)
         wait_until(lambda: {meter for meter, *_ in journal_rows(program.data_dir / "simulated")} == {"house", "roof"})
+        wait_until(lambda: program.status()["writers"]["influxdb"]["state"] == "failing")
         yield program

@@ -180,7 +180,7 @@ def test_live_numbers_follow_the_flashes(browser, tmp_path):
         wait_until(lambda: program.status()["meters"]["house"]["watts"])
         view.go()
         before = program.status()["meters"]["house"]["kwh_today"]
-        view.page.wait_for_function(f"{today} > {before + 0.02}")
+        view.page.wait_for_function(f"() => {today} > {before + 0.02}")
         assert view.page.evaluate(today) <= program.status()["meters"]["house"]["kwh_today"] + 0.001
         assert "18,000 W" in " ".join(view.page.inner_text("#now").split())
         assert view.page.title() == "18,000 W · power"
@@ -189,7 +189,7 @@ def test_live_numbers_follow_the_flashes(browser, tmp_path):
         view.page.wait_for_selector("#lost", state="visible")
         program.start("--simulate", "9000")
         view.page.wait_for_selector("#lost", state="hidden")
-        view.page.wait_for_function("document.querySelector('#now b').textContent === '9,000'")
+        view.page.wait_for_function("() => document.querySelector('#now b').textContent === '9,000'")
 
 
 # --- Behind a proxy
