@@ -1,10 +1,13 @@
 """The page's application asked directly, without a server; by the rules of WSGI, which wsgiref holds it to."""
 
+import contextlib
 import copy
 import html
 import re
 import sys
+import threading
 import time
+import wsgiref.simple_server
 import wsgiref.util
 import wsgiref.validate
 from typing import NamedTuple
@@ -111,3 +114,21 @@ class Site:
             answer.close()
         ((line, headers),) = started
         return Answer(int(line[:3]), dict(headers), body.decode())
+
+
+class _Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(site):
+    """The port of loopback at which *site* is served."""
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, site.app, handler_class=_Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
