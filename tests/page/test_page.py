@@ -4,9 +4,12 @@ import datetime as dt
 import itertools
 import re
 import urllib.request
+from pathlib import Path
 
+import pictures
 import pytest
 from nginx import Nginx, nginx_path
+from PIL import Image
 from program import Program, wait_until
 from server import free_port
 
@@ -22,6 +25,9 @@ PATHS = {
     "bars?span=never": 400,
     "a/b": 404,
 }
+#: Where the handbook has its pictures.
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
+
 WIDTHS = [360, 768, 1440]
 
 
@@ -221,3 +227,15 @@ def test_it_works_below_any_path(browser, household, tmp_path):
                 pass
             assert answered.value.ok
             assert view.messages == []
+
+
+# --- The handbook
+
+
+def test_pictures_can_be_taken_again(tmp_path):
+    """What `make pictures` takes is what the handbook shows: the same names, at the same widths, each below 80 kB."""
+    pictures.take(tmp_path)
+    taken = {path.name: Image.open(path).width for path in tmp_path.glob("*.png")}
+    shown = {path.name: Image.open(path).width for path in IMAGES.glob("page_*.png")}
+    assert taken == shown
+    assert all(path.stat().st_size < 80_000 for path in [*tmp_path.glob("*.png"), *IMAGES.glob("page_*.png")])
