@@ -60,8 +60,9 @@ def under_attack(tmp_path_factory):
         spacings = {interval_ns for _, number, _, interval_ns in rows if number > 1}
         assert spacings <= {SPACING_NS - 1, SPACING_NS, SPACING_NS + 1}
         assert csv_rows(data_dir / "power.csv") == expected(rows)
-        for level in ("ERROR", "CRITICAL", "WARNING", "Traceback"):
-            assert level not in log
+        # But for the one that a test kills.
+        lines = [line for line in log.splitlines() if "ended with SIGKILL" not in line]
+        assert [line for line in lines if " INFO " not in line] == []
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -75,8 +76,8 @@ def program(under_attack):
     assert int(field(under_attack.page, "VmHWM").split()[0]) < MAX_MEMORY_KIB
     status = under_attack.status()
     assert status["views"]["page"]["state"] == "ok"
-    assert status["meters"]["house"]["pulses"] > before
     assert status["meters"]["house"]["rejected"] == 0
+    wait_until(lambda: under_attack.status()["meters"]["house"]["pulses"] > before)
 
 
 def visited(program, path="/healthz"):
