@@ -14,8 +14,8 @@ from server import free_port
 
 SETTINGS = """
 METERS = {{
-    "house": {{"pin": 18, "impulses_per_kwh": 1000, "label": "House"}},
-    "roof": {{"pin": 22, "impulses_per_kwh": 1000, "label": "Roof", "direction": "export"}},
+    "house": {{"pin": 18, "impulses_per_kwh": 4000, "label": "House"}},
+    "roof": {{"pin": 22, "impulses_per_kwh": 4000, "label": "Roof", "direction": "export"}},
 }}
 WRITERS = {{"file": {{"type": "file"}}}}
 PAGE = {{"port": {port}}}
@@ -37,8 +37,8 @@ def take(directory, names=PICTURES):
         journal = program.data_dir / "simulated"
         wait_until((journal / "journal.db").exists)
         wait_until(lambda: {meter for meter, *_ in journal_rows(journal)} == {"house", "roof"})
-        # A power is known once there were two flashes.
-        wait_until(lambda: all(meter["watts"] for meter in program.status()["meters"].values()))
+        # Flashes come at their own pace again after the start.
+        wait_until(lambda: not any(meter["watts_is_bound"] for meter in program.status()["meters"].values()))
         with Browser() as browser:
             for name in names:
                 width, dark, path = PICTURES[name]

@@ -235,7 +235,14 @@ def test_it_works_below_any_path(browser, household, tmp_path):
 def test_pictures_can_be_taken_again(tmp_path):
     """What `make pictures` takes is what the handbook shows: the same names, at the same widths, each below 80 kB."""
     pictures.take(tmp_path)
-    taken = {path.name: Image.open(path).width for path in tmp_path.glob("*.png")}
-    shown = {path.name: Image.open(path).width for path in IMAGES.glob("page_*.png")}
+    taken, shown = widths(tmp_path), widths(IMAGES)
     assert taken == shown
     assert all(path.stat().st_size < 80_000 for path in [*tmp_path.glob("*.png"), *IMAGES.glob("page_*.png")])
+
+
+def widths(directory):
+    found = {}
+    for path in directory.glob("page_*.png"):
+        with Image.open(path) as picture:
+            found[path.name] = picture.width
+    return found
