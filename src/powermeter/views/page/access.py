@@ -96,8 +96,8 @@ class Access:
             if self._password is not None and environ["PATH_INFO"] == "/healthz":
                 return self._health(environ, start)
             return self._app(environ, start)
-        except Exception:  # noqa: BLE001 - its traceback is logged by the daemon, and is nobody else's to see
-            self._on_bug(_last_lines(traceback.format_exc()))
+        except Exception as error:  # noqa: BLE001 - where it happened is logged by the daemon, and is no visitor's to see
+            self._on_bug(_where(error))
             return _answered(environ, start, Refusal("500 Internal Server Error", "a bug: the log of power has more"))
 
     def _refusal(self, environ: Environ) -> Refusal | None:
@@ -199,6 +199,7 @@ def _answered(environ: Environ, start: Callable[..., Any], refusal: Refusal) -> 
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
-def _last_lines(text: str) -> str:
-    """The end of a traceback, on one line."""
-    return " | ".join(line.strip() for line in text.strip().splitlines()[-3:])
+def _where(error: Exception) -> str:
+    """What went wrong, and where, on one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a bug: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"

@@ -149,14 +149,16 @@ class PageServer:
     def _listen(self) -> None:
         if self._listener is not None or time.monotonic() < self._listen_at_s:
             return
-        where = f"{self._settings.address} port {self._settings.port}"
+        address, port = self._settings.address, self._settings.port
         try:
             self._listener = listening(self._settings)
         except OSError as error:
             self._listen_at_s = time.monotonic() + _pause_s(LISTEN_S, self._unheard)
             self._unheard += 1
-            if (reason := f"{where}: {why(error)}") != self.status.reason:
-                log.warning("view page: %s: it is tried again until it can listen there", reason)
+            if (reason := f"{address} port {port}: {why(error)}") != self.status.reason:
+                log.warning(
+                    "view page: %s port %d: %s: it is tried again until it can listen there", address, port, why(error)
+                )
             self._set_state(reason)
         else:
             self._unheard = 0
