@@ -213,10 +213,10 @@ def test_what_the_reference_says_of_a_key(monkeypatch):
 
 
 def dotted(status, path=()):
-    """The keys of *status*, those within joined by dots; names of meters and writers as NAME."""
+    """The keys of *status*, those within joined by dots; names of meters, writers and views as NAME."""
     for key, value in status.items():
         here = (*path, key)
-        if isinstance(value, dict) and path in (("meters",), ("writers",)):
+        if isinstance(value, dict) and path in (("meters",), ("writers",), ("views",)):
             yield from dotted(value, (*path, "NAME"))
         elif isinstance(value, dict):
             yield from dotted(value, here)
