@@ -67,6 +67,7 @@ MAY_IMPORT = {
         "views.text",
     },
     "views.page.child": {"process.confined", "settings.values", "views.page.access", "views.page.app"},
+    "views.page.access": set(),
     "views.page.app": {
         "errors",
         "journal.history",
@@ -79,6 +80,7 @@ MAY_IMPORT = {
         "views.report",
         "views.text",
     },
+    "views.page.metrics": {"status"},
     "views.page.pages": {
         "errors",
         "journal.history",
@@ -92,7 +94,6 @@ MAY_IMPORT = {
         "views.text",
     },
     "views.page.charts": set(),
-    "views.page.metrics": {"status"},
     "views.live": set(),
     "views.report": {"errors", "journal.readings", "meter", "periods", "report", "views"},
     "views.text": {"journal.readings", "meter", "status", "views"},
@@ -120,7 +121,6 @@ MAY_IMPORT = {
         "writers",
     },
     "views.page.server": {"errors", "settings.schema", "settings.values", "status", "views.page"},
-    "views.page.access": set(),
     "past": {"boards.simulated", "errors", "journal.journal", "journal.salvage", "journal.tables", "meter"},
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
     "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "views.page", "writers"},

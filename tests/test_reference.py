@@ -8,8 +8,9 @@ import re
 import sqlite3
 
 import pytest
-from page_client import free_port, page_settings
+from page_client import page_settings
 from program import SOURCE, Program
+from server import free_port
 
 from powermeter import commands
 from powermeter.journal.tables import SCHEMAS
