@@ -234,9 +234,9 @@ def test_it_works_below_any_path(browser, household, tmp_path):
 # --- The handbook
 
 
-def test_pictures_can_be_taken_again(tmp_path):
+def test_pictures_can_be_taken_again(browser, tmp_path):
     """What `make pictures` takes is what the handbook shows: the same names, at the same widths, each below 80 kB."""
-    pictures.take(tmp_path)
+    pictures.take(browser, tmp_path)
     taken, shown = widths(tmp_path), widths(IMAGES)
     assert taken == shown
     assert all(path.stat().st_size < 80_000 for path in [*tmp_path.glob("*.png"), *IMAGES.glob("page_*.png")])
