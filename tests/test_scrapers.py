@@ -1,9 +1,11 @@
 """/metrics, as it is read by what scrapes it: Prometheus and its own checker, and VictoriaMetrics."""
 
+import json
 import subprocess
+import sys
 
 import pytest
-from program import wait_until
+from program import SOURCE, wait_until
 from prometheus import Prometheus, prometheus_path, promtool_path, scrape_config, series
 from shown import Site, household, serving, status
 from victoriametrics import VictoriaMetrics, victoriametrics_path
@@ -33,6 +35,16 @@ def test_promtool_has_nothing_to_say(site):
         [promtool_path(), "check", "metrics"], input=wrong, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
+
+
+def test_a_text_file_has_the_same_metrics(site):
+    """The handbook's way without the page's process: --status --json in, the metrics but the energy's out."""
+    script = SOURCE.parent / "docs" / "examples" / "textfile.py"
+    done = subprocess.run(
+        [sys.executable, script], input=json.dumps(site.now), capture_output=True, text=True, check=True
+    )
+    lines = site.get("/metrics").text.splitlines(keepends=True)
+    assert done.stdout == "".join(line for line in lines if "power_energy_kwh_total" not in line)
 
 
 def scraped(port, site):

@@ -14,8 +14,8 @@ from server import free_port
 
 SETTINGS = """
 METERS = {{
-    "house": {{"pin": 18, "impulses_per_kwh": 1000, "label": "House"}},
-    "roof": {{"pin": 22, "impulses_per_kwh": 1000, "label": "Roof", "direction": "export"}},
+    "house": {{"pin": 18, "impulses_per_kwh": 4000, "label": "House"}},
+    "roof": {{"pin": 22, "impulses_per_kwh": 4000, "label": "Roof", "direction": "export"}},
 }}
 WRITERS = {{"file": {{"type": "file"}}}}
 PAGE = {{"port": {port}}}
@@ -29,25 +29,24 @@ PICTURES = {
 }
 
 
-def take(directory, names=PICTURES):
-    """Write the pictures *names* into *directory*."""
+def take(browser, directory):
+    """Write the pictures that *browser* shows into *directory*."""
     port = free_port()
     with tempfile.TemporaryDirectory() as own, Program(own, SETTINGS.format(port=port)) as program:
         program.start("--simulate")
         journal = program.data_dir / "simulated"
         wait_until((journal / "journal.db").exists)
         wait_until(lambda: {meter for meter, *_ in journal_rows(journal)} == {"house", "roof"})
-        # A power is known once there were two flashes.
-        wait_until(lambda: all(meter["watts"] for meter in program.status()["meters"].values()))
-        with Browser() as browser:
-            for name in names:
-                width, dark, path = PICTURES[name]
-                with browser.view(f"http://127.0.0.1:{port}/", width=width, dark=dark) as view:
-                    view.go(path)
-                    picture = Image.open(io.BytesIO(view.page.screenshot(full_page=True)))
-                # Few colours are enough for it, in a fraction of the size.
-                picture.convert("RGB").quantize(64).save(directory / f"{name}.png", optimize=True)
+        # Flashes come at their own pace again after the start.
+        wait_until(lambda: not any(meter["watts_is_bound"] for meter in program.status()["meters"].values()))
+        for name, (width, dark, path) in PICTURES.items():
+            with browser.view(f"http://127.0.0.1:{port}/", width=width, dark=dark) as view:
+                view.go(path)
+                picture = Image.open(io.BytesIO(view.page.screenshot(full_page=True)))
+            # Few colours are enough for it, in a fraction of the size.
+            picture.convert("RGB").quantize(64).save(directory / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]))
+    with Browser() as opened:
+        take(opened, Path(sys.argv[1]))

@@ -25,8 +25,9 @@ PATHS = {
     "bars?span=never": 400,
     "a/b": 404,
 }
-#: Where the handbook has its pictures.
+#: Where the handbook has its pictures, and says how to put a proxy before the page.
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
+HOWTO = IMAGES.parent / "howto" / "page.rst"
 
 WIDTHS = [360, 768, 1440]
 
@@ -202,11 +203,12 @@ def test_live_numbers_follow_the_flashes(browser, tmp_path):
 
 
 def test_it_works_below_any_path(browser, household, tmp_path):
-    """Behind nginx, below a path, every link leads to a page, and the live part lives."""
+    """Behind nginx, with the handbook's own lines, every link leads to a page, and the live part lives."""
     if not nginx_path().exists():
         pytest.fail("run: make servers", pytrace=False)
-    with Nginx(tmp_path, f"location /home/power/ {{ proxy_pass {household.address}; }}") as nginx:
-        start = f"http://127.0.0.1:{nginx.port}/home/power/"
+    (block,) = re.findall(r"code-block:: nginx\n\n((?:   .*\n)+)", HOWTO.read_text())
+    with Nginx(tmp_path, block.replace("http://127.0.0.1:8080/", household.address)) as nginx:
+        start = f"http://127.0.0.1:{nginx.port}/power/"
         with browser.view(start) as view:
             seen, left = set(), {start}
             while left and len(seen) < 40:
@@ -223,7 +225,7 @@ def test_it_works_below_any_path(browser, household, tmp_path):
             assert all(url.startswith(start) for url in seen)
             assert len(seen) > 20
             view.go()
-            with view.page.expect_response("**/home/power/live") as answered:
+            with view.page.expect_response("**/power/live") as answered:
                 pass
             assert answered.value.ok
             assert view.messages == []
@@ -232,10 +234,17 @@ def test_it_works_below_any_path(browser, household, tmp_path):
 # --- The handbook
 
 
-def test_pictures_can_be_taken_again(tmp_path):
+def test_pictures_can_be_taken_again(browser, tmp_path):
     """What `make pictures` takes is what the handbook shows: the same names, at the same widths, each below 80 kB."""
-    pictures.take(tmp_path)
-    taken = {path.name: Image.open(path).width for path in tmp_path.glob("*.png")}
-    shown = {path.name: Image.open(path).width for path in IMAGES.glob("page_*.png")}
+    pictures.take(browser, tmp_path)
+    taken, shown = widths(tmp_path), widths(IMAGES)
     assert taken == shown
     assert all(path.stat().st_size < 80_000 for path in [*tmp_path.glob("*.png"), *IMAGES.glob("page_*.png")])
+
+
+def widths(directory):
+    found = {}
+    for path in directory.glob("page_*.png"):
+        with Image.open(path) as picture:
+            found[path.name] = picture.width
+    return found
