@@ -540,7 +540,7 @@ def page(place, _influxd):
     """The page's process: what it costs to start and to have, and what its visitors cost the counting."""
     table = Table(
         "The page",
-        f"CPU time of the page's process until its first answer, median of {PAGE_RUNS} starts, against python3 -c pass; "
+        f"CPU time of the page's process until its first answer, the median of {PAGE_RUNS} starts; "
         "the most memory that it had until it had shown everything; and, with "
         f"{PAGE_RATE} flashes a second for {PAGE_S} s, how much later than its flash a pulse is stamped, and stands in "
         "the file, without and with a load of ten visitors who ask as fast as they can and 200 who never finish. By "
@@ -596,7 +596,7 @@ def _shown(program, path):
     def answered():
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://localhost:{program.page_port}{path}") as found,
+            urllib.request.urlopen(address + path) as found,
         ):
             return bool(found.read())
 
