@@ -14,7 +14,7 @@ from program import SOURCE, Program
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
-    "power": {"arguments", "commands", "errors", "process.daemon"},
+    "power": {"arguments", "commands", "errors", "process.confined"},
     "arguments": {"commands"},
     "commands": {
         "check",
@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "settings.reading",
         "settings.values",
         "subject",
+        "views.page",
         "views.report",
         "views.text",
         "writers",
@@ -57,6 +58,8 @@ MAY_IMPORT = {
         "mounts",
         "safe_path",
         "settings.values",
+        "views.page",
+        "views.page.server",
         "writers",
     },
     "run": {
@@ -78,6 +81,34 @@ MAY_IMPORT = {
         "views.live",
         "views.text",
     },
+    "views.page.child": {"process.confined", "settings.values", "views.page.access", "views.page.app"},
+    "views.page.access": set(),
+    "views.page.app": {
+        "errors",
+        "journal.history",
+        "periods",
+        "report",
+        "settings.values",
+        "status",
+        "views.page.metrics",
+        "views.page.pages",
+        "views.report",
+        "views.text",
+    },
+    "views.page.metrics": {"status"},
+    "views.page.pages": {
+        "errors",
+        "journal.history",
+        "meter",
+        "periods",
+        "report",
+        "settings.values",
+        "status",
+        "views.page.charts",
+        "views.report",
+        "views.text",
+    },
+    "views.page.charts": set(),
     "views.live": set(),
     "views.report": {"errors", "journal.readings", "meter", "periods", "report", "views"},
     "views.text": {"journal.readings", "meter", "status", "views"},
@@ -101,17 +132,21 @@ MAY_IMPORT = {
         "recorder",
         "settings.values",
         "status",
+        "views.page.server",
         "writers",
     },
+    "views.page.server": {"errors", "settings.schema", "settings.values", "status", "views.page"},
     "past": {"boards.simulated", "errors", "journal.journal", "journal.salvage", "journal.tables", "meter"},
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
-    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "writers"},
+    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "views.page", "writers"},
+    "views.page": {"settings.schema", "settings.values"},
     "log": {"errors", "mounts", "safe_path"},
     "process.daemon": {"errors", "process.pidfile"},
     "process.control": {"errors", "process.holder", "safe_path"},
     "process.pidfile": {"errors", "process.holder", "safe_path"},
     "process.holder": {"errors", "safe_path"},
     "process.systemd": {"safe_path"},
+    "process.confined": set(),
     "process": set(),
     "delivery": {"errors", "journal.cursor", "journal.tables", "meter", "search", "writers", "writers.answers"},
     "search": {"meter"},
@@ -190,6 +225,8 @@ LIBRARIES = {
     "process.daemon": {"daemon"},
     "process.pidfile": {"lockfile"},
     "views.live": {"rich"},
+    "views.page.app": {"bottle"},
+    "views.page.child": {"waitress"},
     "writers.influxdb": {"influxdb"},
     "writers.librato": {"librato"},
 }
@@ -197,7 +234,7 @@ LIBRARIES = {
 #: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
 #: database.
 SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
-HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3", "bottle", "waitress"}
 
 PACKAGE = "powermeter"
 

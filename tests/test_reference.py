@@ -8,7 +8,9 @@ import re
 import sqlite3
 
 import pytest
+from page_client import page_settings
 from program import SOURCE, Program
+from server import free_port
 
 from powermeter import commands
 from powermeter.journal.tables import SCHEMAS
@@ -212,10 +214,10 @@ def test_what_the_reference_says_of_a_key(monkeypatch):
 
 
 def dotted(status, path=()):
-    """The keys of *status*, those within joined by dots; names of meters and writers as NAME."""
+    """The keys of *status*, those within joined by dots; names of meters, writers and views as NAME."""
     for key, value in status.items():
         here = (*path, key)
-        if isinstance(value, dict) and path in (("meters",), ("writers",)):
+        if isinstance(value, dict) and path in (("meters",), ("writers",), ("views",)):
             yield from dotted(value, (*path, "NAME"))
         elif isinstance(value, dict):
             yield from dotted(value, here)
@@ -225,7 +227,7 @@ def dotted(status, path=()):
 
 def test_the_keys_of_the_status(tmp_path):
     """The keys of --status --json on the page are those of a running program."""
-    with Program(tmp_path) as program:
+    with Program(tmp_path, page_settings(free_port())) as program:
         program.start("--simulate", "3600")
         running = set(dotted(program.status()))
     assert literals_of(page("status")) == running

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class MeterStatus:
     flickers: bool
     noisy: bool
 
+    @property
+    def faulty(self) -> bool:
+        """Whether its input does not do what it should."""
+        return self.silent or self.stuck or self.flickers or self.noisy
+
 
 @dataclass(frozen=True, slots=True)
 class WriterStatus:
@@ -47,6 +54,14 @@ class WriterStatus:
     oldest_s: float | None
     refused: int
     skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """One view that other programs or people are served by: its *state* ("ok", "failing"), and why it is failing."""
+
+    state: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,7 @@ class LogStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """
-    All of it, at one moment; meters and writers by their names, in the order of the settings.
+    All of it, at one moment; meters, writers and views by their names, in the order of the settings.
 
     *simulate* is the load in W, True for a household, None for the real pins;
     *left_out* names what the invented watts do not go to, as "writer influxdb".
@@ -96,7 +111,30 @@ class Status:
     log: LogStatus
     meters: Mapping[str, MeterStatus]
     writers: Mapping[str, WriterStatus]
+    views: Mapping[str, ViewStatus]
 
     def as_dict(self) -> dict[str, Any]:
         """The same, as JSON can hold it."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Status":
+        """
+        The status that :meth:`as_dict` gave *found* of.
+
+        What this version does not know is passed over. Raises :exc:`TypeError` where something is missing: another
+        version of the program wrote it.
+        """
+        parts = {"clock": ClockStatus, "journal": JournalStatus, "log": LogStatus}
+        several = {"meters": MeterStatus, "writers": WriterStatus, "views": ViewStatus}
+        values = dict(found)
+        values |= {name: _known(kind, values.get(name, {})) for name, kind in parts.items()}
+        for name, kind in several.items():
+            values[name] = {key: _known(kind, of) for key, of in values.get(name, {}).items()}
+        return _known(cls, values)
+
+
+def _known(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A *kind* of those of the *values* that it has."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all of them are dataclasses
+    return kind(**{name: value for name, value in values.items() if name in names})
