@@ -154,11 +154,11 @@ class Monitor:
         self._recording = self._started("recorder", self._recorder.run)
         for _, thread in self._deliveries.values():
             thread.start()
-        stack.callback(self._stop_page)
-        self._start_page(settings)
         if self._log is not None:
             self._log.on_state = self.show_condition
         log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
+        stack.callback(self._stop_page)
+        self._start_page(settings)
 
     def _said(self, name: str) -> str:
         begin = self._keeper.tallies[name].begin
