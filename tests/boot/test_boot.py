@@ -15,6 +15,12 @@ NOT_RUNNING, DEAD_WITH_PIDFILE, STOPPED = 7, 1, 3
 #: A writer whose service can't be reached.
 AWAY = 'WRITERS = {"file": {"type": "file", "path": "power.csv"}, "db": {"type": "influxdb", "host": "192.0.2.1"}}\n'
 
+#: What the page at *path* answers.
+ASKED_FOR = (
+    "python3 -c 'import urllib.request; "
+    'print(urllib.request.urlopen("http://127.0.0.1:8080/{path}", timeout=60).read().decode())\''
+)
+
 systemd_only = pytest.mark.parametrize("flavour", ["systemd"], indirect=True, scope="session")
 sysvinit_only = pytest.mark.parametrize("flavour", ["sysvinit"], indirect=True, scope="session")
 
@@ -112,6 +118,21 @@ def test_reload(on):
     assert status["meters"]["house"]["register_kwh"] == pytest.approx(register_kwh + 0.1)
     assert status["pid"] == pid
     assert "METERS" in on.log()
+
+
+def test_page(on):
+    """A page that the settings ask for is served, by a process whose end is no matter; in the unit's sandbox too."""
+    on.run("ip link set lo up")
+    pid = on.status()["pid"]
+    reload_while_flashing(on, SETTINGS + 'PAGE = {"address": "127.0.0.1", "port": 8080}\n')
+    assert "<html" in on.wait_until(ASKED_FOR.format(path=""), timeout=120)
+    (page,) = on.run(f"cat /proc/{pid}/task/*/children").split()
+    on.run(f"kill -KILL {page}")
+    on.flash(20)
+    on.wait_pulses(220)
+    now = json.loads(on.wait_until(ASKED_FOR.format(path="api/now"), timeout=120))
+    assert (now["pid"], now["meters"]["house"]["pulses"]) == (pid, 220)
+    assert on.run(f"cat /proc/{pid}/task/*/children").split() != [page]
 
 
 def test_after_a_power_cut(on):
