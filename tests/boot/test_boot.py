@@ -126,13 +126,13 @@ def test_page(on):
     pid = on.status()["pid"]
     reload_while_flashing(on, SETTINGS + 'PAGE = {"address": "127.0.0.1", "port": 8080}\n')
     assert "<html" in on.wait_until(ASKED_FOR.format(path=""), timeout=120)
-    (page,) = on.run(f"cat /proc/{pid}/task/*/children").split()
+    (page,) = on.run(f"ps -o pid= --ppid {pid}").split()
     on.run(f"kill -KILL {page}")
     on.flash(20)
     on.wait_pulses(220)
     now = json.loads(on.wait_until(ASKED_FOR.format(path="api/now"), timeout=120))
     assert (now["pid"], now["meters"]["house"]["pulses"]) == (pid, 220)
-    assert on.run(f"cat /proc/{pid}/task/*/children").split() != [page]
+    assert on.run(f"ps -o pid= --ppid {pid}").split() != [page]
 
 
 def test_after_a_power_cut(on):
