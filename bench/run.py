@@ -501,7 +501,7 @@ def reports(place, influxd):  # noqa: ARG001 - what every part gets
 
 #: Runs a command and prints how much memory it had, in KiB. A process of its own, as a child begins with its parent's:
 #: that of this one is more than what is measured.
-MOST_MEMORY = """
+PEAK_MEMORY = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -510,7 +510,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def _most_mib(command):
     """The most memory that *command* has until its end, in MiB."""
-    done = subprocess.run([sys.executable, "-c", MOST_MEMORY, *command], check=True, stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-c", PEAK_MEMORY, *command], check=True, stdout=subprocess.PIPE)
     return int(done.stdout) / 1024
 
 

@@ -41,19 +41,6 @@ def counts_of(path):
         return dict(connection.execute("SELECT name, max(count) FROM pulses JOIN meters USING (meter) GROUP BY name"))
 
 
-@pytest.fixture
-def in_zone(monkeypatch):
-    """Gives the process a time zone, until the test ends."""
-
-    def set_to(name):
-        monkeypatch.setenv("TZ", name)
-        time.tzset()
-
-    yield set_to
-    monkeypatch.undo()
-    time.tzset()
-
-
 # --- The load
 
 
