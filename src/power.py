@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse(argv)
     try:
         commands.require(REQUIRED)
-        from powermeter.process.daemon import no_core_dump  # which needs what was just asked for
+        from powermeter.process.confined import no_core_dump  # not needed where something is missing
 
         no_core_dump()
         status = int(args.command(args))

@@ -46,6 +46,7 @@ PROMISED = {
     "CLOCK_WAIT": 600,
     "KEEP_DAYS": 400,
     "LOG_FILE": None,
+    "PAGE": None,
     "WRITERS": {
         "file": {"type": "file", "path": "power.csv"},
         "librato": {

@@ -11,7 +11,7 @@ from powermeter.journal.journal import prepare_dir
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
 from powermeter.settings import reading
-from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
+from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, ViewStatus, WriterStatus
 from powermeter.views import text as view
 
 METER = {
@@ -48,6 +48,7 @@ WELL = {
     "log": {"failing": ""},
     "meters": {"house": METER},
     "writers": {"file": WRITER},
+    "views": {},
 }
 
 
@@ -61,6 +62,7 @@ def of(values):
             "log": LogStatus(**values["log"]),
             "meters": {name: MeterStatus(**meter) for name, meter in values["meters"].items()},
             "writers": {name: WriterStatus(**writer) for name, writer in values["writers"].items()},
+            "views": {name: ViewStatus(**view) for name, view in values["views"].items()},
         }
     )
 

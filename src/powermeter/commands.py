@@ -83,17 +83,25 @@ def failed(error: PowerError) -> int:
 
 def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = None) -> "Settings":
     """The settings for a run, checked, with their warnings said; in the file *path*, if it was found before."""
+    import dataclasses
+
     from powermeter.settings import reading
+    from powermeter.views import page as page_view
     from powermeter.writers import writer_type
 
-    path = path or args.settings or reading.find(TOP, SOURCE)
-    if path is None and simulate is None:
+    example = os.path.join(TOP, "settings.py.example")
+    path = path or args.settings or reading.find(TOP, SOURCE) or (None if simulate is None else example)
+    if path is None:
         raise ProcessError(f"no settings.py: cp {TOP}/settings.py.example {TOP}/settings.py, or try --simulate")
     invented_for: Literal["file", "all", None] = None if simulate is None else "all" if args.settings else "file"
-    read = reading.read(path or os.path.join(TOP, "settings.py.example"), simulated=invented_for)
+    read = reading.read(path, simulated=invented_for)
+    if path == example and not args.settings:
+        # Whoever has no settings yet wants to see what there is.
+        read = dataclasses.replace(read, page=page_view.DEFAULT)
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
-    require(dict(library for w in read.writers if (library := writer_type(w.type).library)))
+    libraries = dict(library for w in read.writers if (library := writer_type(w.type).library))
+    require(libraries | (page_view.LIBRARIES if read.page else {}))
     for warning in read.warnings:
         print(f"power: {warning}", file=sys.stderr)
     if read.left_out:

@@ -31,8 +31,9 @@ from powermeter.log import Log
 from powermeter.lookup import Found, Lookup
 from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
 from powermeter.recorder import Recorder, Watchdog
-from powermeter.settings.values import JOURNAL, MeterSettings, Settings, WriterSettings
-from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, WriterStatus
+from powermeter.settings.values import JOURNAL, MeterSettings, Settings, ShownAs, WriterSettings
+from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, ViewStatus, WriterStatus
+from powermeter.views.page.server import PageServer
 from powermeter.writers import open_writer
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ MOST_JUDGEMENTS = 10
 RECORDER_STOP_S = 1.0
 KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
+
+#: What the page is given to end, in s: its thread may be making a status, which the file is waited for.
+PAGE_STOP_S = 0.8
 
 #: How long a change of the meters may wait for the recorder, in s: it sleeps through a phase of L1 at most.
 CHANGE_S = 2.0
@@ -98,7 +102,11 @@ class Monitor:
         self._replaced: list[tuple[Delivery, threading.Thread]] = []
         self._recording: threading.Thread | None = None
         self._keeping: threading.Thread | None = None
+        #: The page and its thread; None without one.
+        self._page: tuple[PageServer, threading.Thread] | None = None
         self._showing = threading.Lock()
+        #: Held while parts are changed, and while they are looked at.
+        self._changing = threading.Lock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Monitor":
@@ -145,6 +153,8 @@ class Monitor:
         self._recording = self._started("recorder", self._recorder.run)
         for _, thread in self._deliveries.values():
             thread.start()
+        stack.callback(self._stop_page)
+        self._start_page(settings)
         if self._log is not None:
             self._log.on_state = self.show_condition
         log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
@@ -229,6 +239,33 @@ class Monitor:
         ahead = self._clock.ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
+    # --- The page
+
+    def _start_page(self, settings: Settings) -> None:
+        if settings.page is None:
+            return
+        server = PageServer(
+            settings.page,
+            self._keeper.path,
+            _shown_as(settings),
+            status=lambda: self.status().as_dict(),
+            on_state=self.show_condition,
+        )
+        self._page = server, self._thread("view page", server.run)
+        self._page[1].start()
+
+    def _stop_page(self) -> None:
+        if self._page is not None:
+            server, thread = self._page
+            server.stop()
+            thread.join(PAGE_STOP_S)
+            self._page = None
+
+    def _change_page(self, before: Settings, now: Settings) -> None:
+        if (now.page, _shown_as(now)) != (before.page, _shown_as(before)):
+            self._stop_page()
+            self._start_page(now)
+
     # --- Threads
 
     def _started(self, name: str, work: Callable[[], None]) -> threading.Thread:
@@ -296,6 +333,13 @@ class Monitor:
         effect; those from before stay in force then.
         """
         before = self.settings
+        with self._changing:
+            self._change(before, settings)
+        # Not while that is held: the page may be waiting for a status.
+        self._change_page(before, settings)
+        self.show_condition()
+
+    def _change(self, before: Settings, settings: Settings) -> None:
         self._refuse_what_needs_a_restart(settings)
         if self._pins(settings) != self._pins(before):
             self._change_board(settings)
@@ -309,7 +353,6 @@ class Monitor:
         for name in self._keeper.tallies.keys() - {meter.name for meter in settings.meters}:
             self._keeper.leave(name)
         self._keeper.wake()
-        self.show_condition()
 
     def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
         for name, before, now in (
@@ -491,6 +534,7 @@ class Monitor:
                 self._keeper.failing
                 or self.log_failing
                 or any(delivery.state is State.FAILING for delivery, _ in list(self._deliveries.values()))
+                or any(view.state == "failing" for view in self._views().values())
             ):
                 condition = Condition.FAILING
             else:
@@ -505,10 +549,14 @@ class Monitor:
 
     def status(self) -> Status:
         """
-        How all is doing now; for one thread.
+        How all is doing now; from any thread.
 
         What only the file knows is not known while that does not answer.
         """
+        with self._changing:
+            return self._status()
+
+    def _status(self) -> Status:
         keeper = self._keeper
         uncommitted = keeper.waiting()
         waits_s = keeper.waits_s
@@ -534,7 +582,12 @@ class Monitor:
             log=LogStatus(self.log_failing),
             meters={w.meter.name: self._meter_status(w, fresh, found) for w in self._recorder.meters},
             writers={name: self._writer_status(of, fresh, found) for name, (of, _) in self._deliveries.items()},
+            views=self._views(),
         )
+
+    def _views(self) -> dict[str, ViewStatus]:
+        page = self._page
+        return {} if page is None else {"page": page[0].status}
 
     def _not_in_journal(self, uncommitted: list[Row], found: Found) -> list[Row]:
         """The rows of *uncommitted* that no commit has written since it was copied."""
@@ -595,6 +648,11 @@ def _flash(settings: MeterSettings, board: Board) -> Flash:
     judged = settings.min_flash_ms is not None and board.sees_ends
     shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
     return Flash(hold_off_ns(settings.impulses_per_kwh, settings.max_watts), shortest)
+
+
+def _shown_as(settings: Settings) -> dict[str, ShownAs]:
+    """How each meter of *settings* is shown, by its name."""
+    return {meter.name: ShownAs(meter.label, meter.direction) for meter in settings.meters}
 
 
 def _kind_of_input(settings: MeterSettings) -> dict[str, bool]:

@@ -50,6 +50,14 @@ class WriterStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """One view that other programs or people are served by: its *state* ("ok", "failing"), and why it is failing."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClockStatus:
     """Whether the clock is *waiting* to be right, and for how much longer it is waited for at the most, in s."""
 
@@ -76,7 +84,7 @@ class LogStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """
-    All of it, at one moment; meters and writers by their names, in the order of the settings.
+    All of it, at one moment; meters, writers and views by their names, in the order of the settings.
 
     *simulate* is the load in W, True for a household, None for the real pins;
     *left_out* names what the invented watts do not go to, as "writer influxdb".
@@ -96,6 +104,7 @@ class Status:
     log: LogStatus
     meters: Mapping[str, MeterStatus]
     writers: Mapping[str, WriterStatus]
+    views: Mapping[str, ViewStatus]
 
     def as_dict(self) -> dict[str, Any]:
         """The same, as JSON can hold it."""

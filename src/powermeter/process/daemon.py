@@ -1,9 +1,7 @@
-"""Detaching from the caller, and closing the process to others."""
+"""Detaching from the caller."""
 
 import contextlib
-import ctypes
 import os
-import resource
 import sys
 from collections.abc import Callable
 
@@ -13,21 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from powermeter.process.pidfile import PidFile
 
-#: linux/prctl.h.
-PR_SET_DUMPABLE = 4
-
 #: What the program makes is its user's to write and its group's to read.
 UMASK = 0o027
 
 #: What the daemon writes to its caller once it counts.
 READY = b"ready"
-
-
-def no_core_dump() -> None:
-    """Let this process leave no core, and no other process of its user look into it: a password stands in it."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def daemonize(pidfile: "PidFile", working_directory: str, work: Callable[[Callable[[], None]], int]) -> int:

@@ -25,6 +25,7 @@ from powermeter.settings.schema import (
     file_path,
     flag,
     in_home,
+    is_loopback,
     label,
     number,
     optional,
@@ -36,12 +37,14 @@ from powermeter.settings.values import (
     OWN_FILES,
     MeterSettings,
     Outline,
+    PageSettings,
     Secret,
     Settings,
     ShownAs,
     Values,
     WriterSettings,
 )
+from powermeter.views import page as page_view
 from powermeter.writers import WRITERS, writer_type
 
 METER: dict[str, Key] = {
@@ -75,7 +78,7 @@ TOP: dict[str, Key] = {
     "KEEP_DAYS": Key(400, number(1, 36500)),
     "LOG_FILE": Key(None, optional(file_path)),
 }
-DICTS = ("METERS", "WRITERS")
+DICTS = ("METERS", "WRITERS", "PAGE")
 
 BOARD_PINS = frozenset(BOARD_TO_BCM)
 BCM_PINS = frozenset(range(28))
@@ -225,6 +228,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
 
     meters = _meters(reading)
     writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"), is_own)
+    page = _page(reading)
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
     if log_file and os.path.basename(log_file) != "power.log" and is_own(log_file):
         reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
@@ -235,7 +239,9 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     if reading.mistakes:
         raise SettingsError(path, reading.mistakes)
     kept = [writer for writer in writers if simulated != "file" or writer.type == "file"]
-    left_out = tuple(f"writer {writer.name}" for writer in writers if writer not in kept)
+    left_out = [f"writer {writer.name}" for writer in writers if writer not in kept]
+    if simulated == "file" and page is not None:
+        left_out.append("view page")
     return Settings(
         path=path,
         gpio_library=top["GPIO_LIBRARY"],
@@ -250,8 +256,9 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         keep_days=top["KEEP_DAYS"],
         log_file=log_file,
         writers=tuple(kept),
-        left_out=left_out,
-        warnings=tuple(_warnings(path, found, meters, writers)),
+        page=None if simulated == "file" else page,
+        left_out=tuple(left_out),
+        warnings=tuple(_warnings(path, found, meters, writers, page)),
     )
 
 
@@ -413,6 +420,22 @@ def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[
     return writers
 
 
+def _page(reading: _Reading) -> PageSettings | None:
+    """PAGE; None where it is not set, or mistaken."""
+    entry = reading.found.get("PAGE")
+    if entry is None:
+        return None
+    if not isinstance(entry, dict):
+        # Text in place of a dict may be the password.
+        reading.mistake("PAGE", show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None")
+        return None
+    entry = {name if isinstance(name, str) else show(name): value for name, value in entry.items()}
+    before = len(reading.mistakes)
+    reading.unknown("PAGE", entry, page_view.KEYS)
+    values = reading.keys("PAGE", entry, page_view.KEYS)
+    return PageSettings(**values) if len(reading.mistakes) == before else None
+
+
 def _files(kind: str, options: Values) -> dict[str, str]:
     """The paths in *options* of the files that a writer of the type *kind* writes to, by their keys."""
     return {name: options[name] for name, key in writer_type(kind).keys.items() if key.file and options.get(name)}
@@ -453,7 +476,13 @@ def _listed(pins: frozenset[int]) -> str:
     return ", ".join(str(pin) for pin in sorted(pins))
 
 
-def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writers: list[WriterSettings]) -> list[str]:
+def _warnings(
+    path: str,
+    found: Values,
+    meters: list[tuple[str, Values]],
+    writers: list[WriterSettings],
+    page: PageSettings | None,
+) -> list[str]:
     said = [
         f'{path}: METERS["{name}"]: {values["impulses_per_kwh"]:g} impulses per kWh is one flash in '
         f"{1 / values['impulses_per_kwh']:g} kWh: where the meter's face says so many Wh per impulse, set "
@@ -462,12 +491,24 @@ def _warnings(path: str, found: Values, meters: list[tuple[str, Values]], writer
         if values["impulses_per_kwh"] < FEW_IMPULSES
     ]
     entries = found.get("WRITERS", {}).values()
-    if any(_has_secret(entry) for entry in entries) and os.stat(path).st_mode & stat.S_IROTH:
+    secret = any(_has_secret(entry) for entry in entries) or (page is not None and page.password is not None)
+    if secret and os.stat(path).st_mode & stat.S_IROTH:
         said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
     for writer in writers:
         where = _place("WRITERS", writer.name)
         remarks = writer_type(writer.type).warnings(writer.options)
         said.extend(f"{path}: {_place(where, key) if key else where}: {text}" for text, key in remarks)
+    if page is not None and not is_loopback(page.address):
+        if page.password is None:
+            said.append(
+                f'{path}: PAGE["password"]: None lets everyone on the network open the page, '
+                "which shows when nobody is at home: set one"
+            )
+        else:
+            said.append(
+                f'{path}: PAGE["password"]: it is sent unencrypted, so anyone on the network can read it: '
+                'put a proxy with TLS before the page, and set "address" to "127.0.0.1"'
+            )
     return said
 
 

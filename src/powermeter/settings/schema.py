@@ -196,6 +196,19 @@ def host(found: Any) -> str:
     return str(_HOST(found)).strip("[]")
 
 
+def ip_address(found: Any) -> str:
+    """An address of this machine, or the one that stands for all of them."""
+    import ipaddress  # for a page alone
+
+    allowed = 'an address of this machine, such as "127.0.0.1", or "0.0.0.0" or "::" for all that it has'
+    if not isinstance(found, str):
+        raise ValueError(allowed)
+    try:
+        return str(ipaddress.ip_address(found.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise ValueError(allowed) from None
+
+
 def pin_number(found: Any) -> int:
     """A pin of the header, or a line of another board's chip; which of them there are is known later."""
     if isinstance(found, int) and 40 < found <= MOST_LINES:
@@ -238,7 +251,7 @@ def exposed(
     certificate is checked.
     """
     secret = next((name for name, key in keys.items() if key.secret and options[name]), None)
-    if secret is None or _is_loopback(host):
+    if secret is None or is_loopback(host):
         return
     if not encrypted:
         yield Remark(f"the {secret} is sent to {host} unencrypted, so anyone on the network can read it: set {encrypt}")
@@ -249,7 +262,7 @@ def exposed(
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether *host* is this machine itself, by its name (RFC 6761, 6.3) or address."""
     name = host.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):

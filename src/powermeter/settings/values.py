@@ -94,13 +94,22 @@ class WriterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PageSettings:
+    """PAGE: the *address* of this machine and the *port* that the page listens at; *password*: None for no password."""
+
+    address: str
+    port: int
+    password: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """
     What the user has set, checked, with the defaults filled in.
 
-    *data_dir* is absolute; *log_file* is, where it is set. *left_out* is what
-    invented watts do not go to, such as "writer influxdb". *warnings* are
-    lines for the user that stop nothing.
+    *data_dir* is absolute; *log_file* is, where it is set. *page* is None for
+    no page. *left_out* is what invented watts do not go to, such as
+    "writer influxdb". *warnings* are lines for the user that stop nothing.
     """
 
     path: str
@@ -116,6 +125,7 @@ class Settings:
     keep_days: float
     log_file: str | None
     writers: tuple[WriterSettings, ...]
+    page: PageSettings | None
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 

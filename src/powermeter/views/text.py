@@ -4,7 +4,7 @@ import time
 
 from powermeter.journal.readings import Drift, Reading, shown
 from powermeter.meter import NS_PER_S
-from powermeter.status import MeterStatus, Status, WriterStatus
+from powermeter.status import MeterStatus, Status, ViewStatus, WriterStatus
 from powermeter.views import duration
 
 
@@ -27,6 +27,7 @@ def text(status: Status) -> str:
         refused = f"; {writer.refused:,} pulses refused" if writer.refused else ""
         skipped = f"; {writer.skipped:,} pulses are no more, it has their energy" if writer.skipped else ""
         lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}{skipped}")
+    lines += [f"view {name}: {_state(view)}" for name, view in status.views.items()]
     if status.clock.waiting:
         lines.append(
             "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most "
@@ -77,7 +78,7 @@ MAX_REASON = 60
 
 def line(status: Status, columns: int | None = None) -> str:
     """
-    The live line for *status*: what fails first, then power now, energy today and the writers.
+    The live line for *status*: what fails first, then power now, energy today and the writers; a view only where it fails.
 
     It takes *columns* at the most, None for any number.
     """
@@ -92,6 +93,11 @@ def line(status: Status, columns: int | None = None) -> str:
     for name, writer in status.writers.items():
         said = f"{name} {fitted(_state(writer), MAX_REASON)}"
         (failing if writer.state == "failing" else healthy).append(said)
+    failing += [
+        f"view {name} {fitted(_state(view), MAX_REASON)}"
+        for name, view in status.views.items()
+        if view.state == "failing"
+    ]
     clock = ["waits for the clock"] if status.clock.waiting else []
     return fitted(" | ".join([*failing, *healthy, *clock]), columns)
 
@@ -149,8 +155,8 @@ def _input(meter: MeterStatus) -> str:
     return "".join(f"; {words}" for words in said)
 
 
-def _state(writer: WriterStatus) -> str:
-    return f"{writer.state}: {writer.reason}" if writer.reason else str(writer.state)
+def _state(of: WriterStatus | ViewStatus) -> str:
+    return f"{of.state}: {of.reason}" if of.reason else str(of.state)
 
 
 def _waiting(writer: WriterStatus) -> str:

@@ -1,0 +1,84 @@
+"""
+How a process gives up, for good, what it does not need: rights, privacy to others, memory, files.
+
+For one that answers strangers: whoever takes it over is to find as little as can be. Linux only.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+
+#: linux/prctl.h.
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
+
+#: linux/capability.h: reading any file, and the version of what capset() takes.
+CAP_DAC_READ_SEARCH, CAP_VERSION = 2, 0x20080522
+
+#: More capabilities than there are: what is not there is not dropped.
+CAPABILITIES = 64
+
+#: The user and group that own nothing (Linux, overflowuid).
+NOBODY = 65534
+
+
+def no_core_dump() -> None:
+    """Let this process leave no core, and no other process of its user look into it: a password stands in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def give_up_rights() -> None:
+    """
+    Keep no rights but those of the user, end with the parent, and be the first to go when memory is short.
+
+    Root becomes nobody, who owns nothing and so can change nothing, and keeps the one capability to read all files:
+    root's journal is root's alone to read. Raises :exc:`OSError`.
+    """
+    # Before the process is closed: then these files are root's.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    if os.geteuid() == 0:
+        _become_nobody()
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    no_core_dump()
+    # After the change of user, which clears it. What died before is told by its end of the socket pair.
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit(memory: int, files: int) -> None:
+    """Have no more than *memory* bytes of data and *files* descriptors."""
+    # Not RLIMIT_AS: a thread of glibc reserves 64 MiB of addresses, and uses next to none of them.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+def start_and_write_nothing_more() -> None:
+    """Start no further process or thread, and write to no file."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _become_nobody() -> None:
+    for capability in range(CAPABILITIES):
+        with contextlib.suppress(OSError):  # there is no such capability
+            _prctl(PR_CAPBSET_DROP, capability)
+    _prctl(PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    kept = 1 << CAP_DAC_READ_SEARCH
+    # Effective, permitted and inheritable, of the first 32 capabilities and then of the others.
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
+    _called(ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(CAP_VERSION, 0), sets))
+
+
+def _prctl(option: int, value: int) -> None:
+    _called(ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+
+
+def _called(returned: int) -> None:
+    if returned:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

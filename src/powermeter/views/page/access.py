@@ -1,0 +1,198 @@
+"""
+Who is let in to the page: what stands between a request and the application.
+
+Refuses before anything is done what is no plain question to this page, and whoever does not know the password. Owns the
+headers that keep a browser from doing more with an answer than showing it.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+#: What every answer has, unless the application says otherwise: nothing from elsewhere, nobody's frame, nothing kept.
+HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; connect-src 'self'; img-src 'self'; script-src 'self'; style-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+
+#: A host and, perhaps, a port (RFC 9110, 7.2).
+HOST = re.compile(r"([A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+
+#: The names that mean this machine only, whoever resolves them.
+LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
+
+#: From so many wrong passwords in a row on an address has to pause, at first so long and at last so long, in s.
+FREE_TRIES, PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 30.0
+
+#: Of so many addresses wrong passwords are remembered.
+MAX_ADDRESSES = 256
+
+
+class Access:
+    """
+    The WSGI application *app*, for those who may use it.
+
+    It is reached at *port*. On *loopback*, without a *password*, a request must name this machine itself, so that no
+    other site's page can have the browser ask for it (DNS rebinding). With a password any host will do, as a proxy
+    may pass its own. *on_bug* gets what went wrong in *app*, on one line; *clock* gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        port: int,
+        loopback: bool,
+        password: str | None,
+        on_bug: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._port = port
+        self._only_here = loopback and password is None
+        self._password = None if password is None else _hash(password.encode())
+        self._on_bug = on_bug
+        self._clock = clock
+        #: By its address whose passwords were wrong: how often in a row, and when the next one counts.
+        self._wrong: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            given = {name.lower() for name, _ in headers}
+            return start_response(status, headers + [one for one in HEADERS if one[0].lower() not in given], *rest)
+
+        if (refused := self._refusal(environ)) is not None:
+            return _refuse(environ, start, *refused)
+        try:
+            if self._password is not None and environ["PATH_INFO"] == "/healthz":
+                return self._health(environ, start)
+            return self._app(environ, start)
+        except Exception:
+            self._on_bug(_last_lines(traceback.format_exc()))
+            return _refuse(environ, start, "500 Internal Server Error", "the page could not be made: see power's log")
+
+    def _refusal(self, environ: Environ) -> tuple[str, str] | tuple[str, str, list[tuple[str, str]]] | None:
+        """What is answered in place of the application: status, text and headers; None where it may be asked."""
+        if not environ.get("REQUEST_URI", "").startswith("/"):
+            return "400 Bad Request", "not a request for a page"
+        # Of two hosts the server has made one, "a, b".
+        if (host := HOST.fullmatch(environ.get("HTTP_HOST", ""))) is None:
+            return "400 Bad Request", "one host is to be named"
+        if self._only_here and not (LOOPBACK.fullmatch(host[1]) and int(host[2] or 80) == self._port):
+            return (
+                "421 Misdirected Request",
+                f"open http://localhost:{self._port}/, or set a password for the page: then any name will do",
+            )
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return "405 Method Not Allowed", "there is nothing to change here", [("Allow", "GET, HEAD")]
+        if environ.get("CONTENT_LENGTH", "0") not in ("", "0"):
+            return "400 Bad Request", "a question has no body"
+        if self._password is None or environ["PATH_INFO"] == "/healthz":
+            return None
+        return self._wrong_password(environ)
+
+    def _wrong_password(self, environ: Environ) -> tuple[str, str, list[tuple[str, str]]] | None:
+        unknown = (
+            "401 Unauthorized",
+            "a password is needed; the user name is of no matter",
+            [("WWW-Authenticate", 'Basic realm="power", charset="UTF-8"')],
+        )
+        if (given := _password_in(environ.get("HTTP_AUTHORIZATION", ""))) is None:
+            return unknown
+        network = network_of(environ.get("REMOTE_ADDR", ""))
+        with self._lock:
+            times, pause_end_s = self._wrong.get(network, (0, 0.0))
+            if (left_s := pause_end_s - self._clock()) > 0:
+                return (
+                    "429 Too Many Requests",
+                    f"too many wrong passwords: try again in {left_s:.0f} s",
+                    [("Retry-After", f"{left_s:.0f}")],
+                )
+            self._wrong.pop(network, None)
+            if hmac.compare_digest(_hash(given), self._password or b""):
+                return None
+            times += 1
+            pause_s = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** (times - FREE_TRIES)) if times >= FREE_TRIES else 0.0
+            self._wrong[network] = times, self._clock() + pause_s
+            if len(self._wrong) > MAX_ADDRESSES:
+                del self._wrong[next(iter(self._wrong))]
+        return unknown
+
+    def _health(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
+        """One word, without the reason, which is only for those who know the password."""
+        found: list[str] = []
+        answer = self._app(environ, lambda status, *_: found.append(status))
+        if (close := getattr(answer, "close", None)) is not None:
+            close()
+        status = found[0] if found else "500 Internal Server Error"
+        return _refuse(environ, start, status, "ok" if status.startswith("200") else "failing")
+
+
+def network_of(address: str) -> str:
+    """
+    Whose the *address* is: itself, of IPv6 the network, as everybody there has many addresses.
+
+    >>> network_of("10.0.0.7"), network_of("::ffff:10.0.0.7"), network_of("fe80::7:8%eth0") == network_of("fe80::9")
+    ('10.0.0.7', '10.0.0.7', True)
+    """
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except (OSError, ValueError):
+        return address
+    # IPv4 in the clothes of IPv6 (RFC 4291, 2.5.5.2).
+    return socket.inet_ntoa(packed[12:]) if packed[:12] == bytes(10) + b"\xff\xff" else packed[:8].hex()
+
+
+def _hash(password: bytes) -> bytes:
+    # Of equal length, whatever was sent: how long a comparison takes says nothing.
+    return hashlib.sha256(password).digest()
+
+
+def _password_in(header: str) -> bytes | None:
+    """The password in an Authorization *header* (RFC 7617); None without one."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        _, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return password if colon else None
+
+
+def _refuse(
+    environ: Environ, start: Callable[..., Any], status: str, text: str, headers: list[tuple[str, str]] | None = None
+) -> list[bytes]:
+    body = f"{text}\n".encode()
+    start(
+        status,
+        [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *(headers or [])],
+    )
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def _last_lines(text: str) -> str:
+    """The end of a traceback, on one line."""
+    return " | ".join(line.strip() for line in text.strip().splitlines()[-3:])
