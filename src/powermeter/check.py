@@ -3,16 +3,18 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from powermeter.boards import open_board
-from powermeter.errors import PowerError, ProcessError, TakenError, UnsafePathError
-from powermeter.journal.history import delivered_pulses
+from powermeter.errors import BrokerError, PowerError, ProcessError, TakenError, UnsafePathError
+from powermeter.journal.history import about, delivered_pulses
 from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
-from powermeter.settings.values import JOURNAL, OWN_FILES, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, Settings, WriterSettings
+from powermeter.views.mqtt import place
+from powermeter.views.mqtt.broker import look
 from powermeter.writers import open_writer
 
 
@@ -31,6 +33,9 @@ def check(settings: Settings, running: int | None) -> int:
     # In a DATA_DIR that can't be used nothing is opened: its owner may have laid links where SQLite makes files.
     path = None if found[0] else os.path.join(settings.data_dir, JOURNAL)
     found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
+    if settings.mqtt is not None:
+        meters = [meter.name for meter in settings.meters]
+        found.append(_said("view mqtt", functools.partial(_mqtt, settings.mqtt, meters, path)))
     return max(found)
 
 
@@ -104,3 +109,18 @@ def _writer(settings: WriterSettings, path: str | None) -> str:
         return writer.check(delivered_pulses(path, settings.name) if path else ())
     finally:
         writer.close()
+
+
+def _mqtt(settings: MqttSettings, meters: Sequence[str], path: str | None) -> str:
+    """Try the broker of *settings*, and say what it has retained; the journal at *path* knows whose that is."""
+    retained = look(settings, meters)
+    own_id = about(path).get("id") if path else None
+    if retained.monitor and own_id and retained.monitor != own_id:
+        raise BrokerError(
+            f"another monitor publishes below {settings.topic} at {place(settings)}: its id is {retained.monitor}, "
+            f"ours {own_id}"
+        )
+    energies = [f"{name} with {kwh:,.3f} kWh" for name, kwh in retained.energies.items()]
+    said = f"{retained.version or 'a broker'} at {place(settings)}, by MQTT {'5' if retained.mqtt5 else '3.1.1'}"
+    has = f"the monitor {retained.monitor}{', ours' if own_id else ''}" if retained.monitor else "nothing"
+    return f"{said}; it lets us read {settings.topic}, and has retained there {', '.join([has, *energies])}"
