@@ -30,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import timeit
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,8 @@ from rig import (
 )
 
 from powermeter import past
+from powermeter.boards.simulated import household
+from powermeter.journal.history import History
 from powermeter.journal.journal import Journal, Row, prepare_dir
 from powermeter.meter import NS_PER_S
 
@@ -78,6 +81,13 @@ REPORT_RATIO, RSS_REPORT_MIB = 8.0, 40
 DISK_RATES = (0.127, 1)
 DISK_S = 240
 JOURNAL_PULSES, JOURNAL_BYTES = 1_000_000, 30
+
+#: Ten years of a household, thinned but for the last 400 days; and how long energy and peaks may take to be read (s).
+HISTORY_DAYS, KEPT_DAYS, PEAK_DAYS, HISTORY_S = 3652, 400, 62, 0.1
+#: Times at which the clock is set back.
+HISTORY_STEPS = 1000
+HISTORY_IMPULSES = 1000
+DAY_NS, QUARTER_NS = 86400 * NS_PER_S, 900 * NS_PER_S
 
 #: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
 GUEST_IDLE_S = 30
@@ -736,6 +746,66 @@ def boot(place, _influxd):
     return [table]
 
 
+# --- History
+
+
+def history(place, _):
+    table = Table(
+        "History",
+        f"Ten years of a household's pulses at {HISTORY_IMPULSES:,} imp/kWh, all but the last {KEPT_DAYS} days thinned "
+        f"to one per quarter of an hour: the energy of each day, and the peaks of {PEAK_DAYS} days, in ms with all of "
+        "the journal in memory; the best of 5.",
+        GOALS,
+    )
+    for name, steps in (("", 0), (f", clock set back {HISTORY_STEPS:,} times", HISTORY_STEPS)):
+        path, days = place / f"history_{steps}.db", range(HISTORY_DAYS + 1)
+        pulses = _ten_years(path, steps)
+        times_ns = [day * DAY_NS for day in days]
+        with History(str(path)) as of:
+            if sum(energy.pulses for energy in of.energy("house", times_ns)) != pulses:
+                raise RuntimeError("not all pulses are in a day")
+            questions = {
+                "ten years of days": lambda of=of, times_ns=times_ns: of.energy("house", times_ns),
+                f"peaks of {PEAK_DAYS} days": lambda of=of, times_ns=times_ns: of.peaks(
+                    "house", times_ns[-PEAK_DAYS - 1 :]
+                ),
+            }
+            for question, ask in questions.items():
+                took_s = min(timeit.repeat(ask, number=1, repeat=5))
+                table.judge(f"{question}{name}, ms", 1000 * took_s, 1000 * HISTORY_S, "{:.0f}")
+    return [table]
+
+
+def _ten_years(path, steps):
+    """Fill the journal *path*, and return how many pulses there were; those that would be thinned are left out."""
+    chance, old_s, end_s = random.Random(1), (HISTORY_DAYS - KEPT_DAYS) * 86400, HISTORY_DAYS * 86400
+    back = sorted(chance.randrange(end_s) for _ in range(steps))
+    at_s, wh, number, rows = 0.0, 0.0, 0, []
+    with Journal(str(path)) as journal:
+        journal.enter("house", HISTORY_IMPULSES)
+        for seconds, watts in household(0, "1"):
+            before, begin_s, begin_wh = number, at_s, wh
+            at_s, wh = at_s + seconds, wh + watts * seconds / 3600
+            if at_s >= end_s:
+                break
+            number = int(wh * HISTORY_IMPULSES / 1000)
+            for n in range(before + 1, number + 1) if at_s > old_s else range(number, number + (number > before)):
+                time_s = begin_s + (n * 1000 / HISTORY_IMPULSES - begin_wh) * 3600 / watts
+                if back and back[0] < time_s:
+                    back.pop(0)
+                    time_s = rows[-1].at_ns / NS_PER_S - 1
+                elif rows and time_s < old_s and rows[-1].at_ns // QUARTER_NS == time_s * NS_PER_S // QUARTER_NS:
+                    rows.pop()
+                rows.append(Row("house", n, round(time_s * NS_PER_S), None))
+            if len(rows) > 20_000:
+                journal.append(rows[:-1])
+                del rows[:-1]
+        journal.append(rows)
+        while journal.thin(old_s * NS_PER_S):
+            pass
+        return number
+
+
 # --- The command line
 
 PARTS = {
@@ -746,6 +816,7 @@ PARTS = {
     "backfill": backfill,
     "commands": commands,
     "reports": reports,
+    "history": history,
     "disk": disk,
     "kernel": kernel,
     "boot": boot,

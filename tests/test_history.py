@@ -278,13 +278,13 @@ def test_energy_equals_counting(zone, loads, events, cut):
                 assert_peaks(history, name, pulses, begins(3, min(pulses)[0], max(pulses)[0]))
 
 
-# --- What was thinned to one an hour
+# --- What was thinned to one per hour
 
 
 @pytest.fixture
 def hourly(tmp_path):
     """
-    The path of a journal of the second version, of a meter of 1,000 imp/kWh, thinned to one an hour up to 06:00.
+    The path of a journal of the second version, of a meter of 1,000 imp/kWh, thinned to one per hour up to 06:00.
 
     A pulse a minute until 08:00; the first is at 00:00:30.
     """
@@ -316,6 +316,8 @@ def test_hours_that_were_thinned(hourly):
             assert energy.kwh == pytest.approx(energy.pulses / 1000)
             assert energy.approximate == (number < 24)
         assert sum(energy.pulses for energy in history.energy("house", quarters)) == 480
+        # The pulse that was kept is not before its own time.
+        assert history.span("house", START_NS, START_NS + HOUR_NS - 30 * NS_PER_S) == Energy(59, 0.059, True)
 
 
 def test_an_hour_with_two_rows(hourly):
@@ -504,6 +506,25 @@ def test_a_journal_that_is_opened_and_closed(tmp_path):
             assert history.last("house") == number + 1
 
 
+def test_a_journal_that_is_opened_meanwhile(tmp_path):
+    """An answer during which a program opens the journal is begun again; a snapshot ends with an error."""
+    path = str(tmp_path / "journal.db")
+    with Journal(path) as journal:
+        journal.enter("house", 1000)
+    numbers = itertools.count(1)
+
+    def count_one():
+        with Journal(path) as journal:
+            journal.append([Row("house", next(numbers), START_NS, None)])
+
+    with History(path) as history:
+        history._connection.set_trace_callback(lambda _: count_one())
+        assert history.last("house") == 3  # one with each statement of the first try
+        with pytest.raises(sqlite3.OperationalError, match="changed while it was read"), history.snapshot():
+            count_one()
+        assert history.last("house") == 4
+
+
 def test_another_file_at_the_path(tmp_path):
     """A journal that another one has taken the place of is not answered from any more."""
     path, other = str(tmp_path / "journal.db"), str(tmp_path / "other.db")
@@ -632,11 +653,13 @@ def test_what_is_no_journal(tmp_path):
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_damaged_page(tmp_path, inner):
     """Spans with pulses that can't be read raise damage, and others answer, wherever a search for them looks."""
-    path = str(tmp_path / "journal.db")
+    path, chance = str(tmp_path / "journal.db"), random.Random(1)
+    # Some come fast and some slowly, so that a search has to look about.
+    spacings = itertools.chain.from_iterable([chance.choice([2, 60, 200]) * NS_PER_S] * 500 for _ in range(400))
+    times_ns = list(itertools.accumulate(spacings))
     with Journal(path) as journal:
         journal.enter("house", 1000)
-        for first in range(1, 200_001, 20_000):
-            journal.append([Row("house", n, n * MINUTE_NS, MINUTE_NS) for n in range(first, first + 20_000)])
+        journal.append([Row("house", n, time_ns, None) for n, time_ns in enumerate(times_ns, 1)])
     content = bytearray(Path(path).read_bytes())
     pages = range(0, len(content), 4096)
     # An inner page of a table whose key is its content, not the topmost; or a leaf in the middle.
@@ -646,7 +669,8 @@ def test_a_damaged_page(tmp_path, inner):
     Path(path).write_bytes(content)
     unreadable = []
     with History(path) as history:
-        hours = [hour * HOUR_NS for hour in range(1, 200_000 // 60)]
+        hours = [hour * HOUR_NS for hour in range(times_ns[-1] // HOUR_NS)]
+        counted = collections.Counter(time_ns // HOUR_NS for time_ns in times_ns)
         with pytest.raises(sqlite3.DatabaseError) as raised:
             history.energy("house", hours)
         assert tables.is_damage(raised.value)
@@ -656,7 +680,8 @@ def test_a_damaged_page(tmp_path, inner):
             except sqlite3.DatabaseError:
                 unreadable.append(number)
             else:
-                assert energy == Energy(60, pytest.approx(0.06), False)
+                assert energy == Energy(counted[number], pytest.approx(counted[number] / 1000), False)
     # A leaf has some 200 pulses, and an inner page some 200 leaves.
-    assert len(unreadable) <= (800 if inner else 6)
+    damaged_ns = times_ns[100_000 + (25_000 if inner else 500)] - times_ns[100_000 - (25_000 if inner else 500)]
+    assert len(unreadable) <= damaged_ns // HOUR_NS + 2
     assert unreadable == list(range(unreadable[0], unreadable[-1] + 1))

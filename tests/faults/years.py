@@ -18,7 +18,7 @@ BATCH = 20_000
 DAY_NS = 86400 * NS_PER_S
 #: 2016-11-24T00:00:00Z.
 START_NS = 1_479_945_600 * NS_PER_S
-#: Bytes a pulse that is kept whole, and of all else: hours, free pages, the log.
+#: Bytes a pulse that is kept whole, and of all else: quarters of an hour, free pages, the log.
 A_PULSE, ALL_ELSE = 30, 16 * 2**20
 
 

@@ -56,6 +56,9 @@ WATTS = "20000"
 #: The libraries of the virtual environment, beside the template.
 LIBRARIES = "libraries"
 
+#: Directories of /etc that no attack is about, and that have most of its files: they are mounted in place of a copy.
+AS_THEY_ARE = [name for name in ("alternatives", "fonts", "ssl", "X11") if os.path.isdir(f"/etc/{name}")]
+
 BOUND = ("etc", "home", "opt", "run", "usr/local", "var/lib", "tmp")
 
 #: The machine's first process: it takes leave of all that ends, and ends with its last user.
@@ -97,7 +100,11 @@ def make_template(directory):
     for name in BOUND[1:]:
         (directory / name).mkdir(parents=True)
         (directory / name).chmod(0o755)
-    shutil.copytree("/etc", directory / "etc", symlinks=True)
+    for name in AS_THEY_ARE:
+        (directory / "etc" / name).mkdir(parents=True)
+    shutil.copytree(
+        "/etc", directory / "etc", symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*AS_THEY_ARE)
+    )
     for table, template in {
         "passwd": "{name}:x:{uid}:{uid}::/home/{name}:/bin/sh",
         "group": "{name}:x:{uid}:",
@@ -148,7 +155,10 @@ class Machine:
         self._begun = []
 
     def __enter__(self):
-        mounts = " && ".join(f'mount -n --bind "$0/{name}" /{name}' for name in BOUND)
+        mounts = " && ".join(
+            [f'mount -n --bind /etc/{name} "$0/etc/{name}"' for name in AS_THEY_ARE]
+            + [f'mount -n --rbind "$0/{name}" /{name}' for name in BOUND]
+        )
         mounts += f' && mount -n --bind "$1" {POWER}/venv/lib && shift'
         # Ends with the tests, however they end.
         line = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

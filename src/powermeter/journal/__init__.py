@@ -10,6 +10,6 @@ The keeper's thread alone appends (:mod:`~powermeter.journal.journal`). A
 writer's thread reads and moves its own :mod:`~powermeter.journal.cursor`, over
 a connection of its own; the keeper's next commit makes the move durable, so
 that a delivery costs no write of its own. A cursor that a crash sets back
-delivers again what it delivered, which every writer bears. Who asks about spans
-of time reads the :mod:`~powermeter.journal.history`.
+delivers again what it delivered, which every writer bears. Questions about spans of
+time are answered by the :mod:`~powermeter.journal.history`.
 """

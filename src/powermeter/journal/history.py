@@ -95,7 +95,7 @@ class _Run(NamedTuple):
 
 
 class _Meter(NamedTuple):
-    """A meter's key, its constants, and up to which counts its pulses were thinned: at all, and to one an hour."""
+    """A meter's key, its constants, and up to which counts its pulses were thinned: at all, and to one per hour."""
 
     key: int
     constants: list[Constant]
@@ -297,7 +297,7 @@ class History:
 
         Over quarters of an hour that lie wholly within, by the clock: that of
         UTC, from which every time zone differs by whole quarters. None where
-        none of these has a pulse. Pulses that were thinned to one an hour count
+        none of these has a pulse. Pulses that were thinned to one per hour count
         as spread over it.
         """
         spans = [(-(-begin // THINNED_TO_NS), end // THINNED_TO_NS) for begin, end in itertools.pairwise(times_ns)]

@@ -63,7 +63,7 @@ SCHEMA_2 = """
 #: *gaps*: when a meter could not be counted, and why: "not running", "crashed", "input at fault".
 #: *readings*: what the meter's face showed behind a count, as it was typed: with so many decimals. The register was
 #: *register_kwh* before. A *base* is compared with no reading before it.
-#: *hourly*: up to which count a meter's pulses were thinned to one an hour, as older versions did.
+#: *hourly*: up to which count a meter's pulses were thinned to one per hour, as older versions did.
 SCHEMA_3 = """
     CREATE TABLE covered (
         meter INTEGER PRIMARY KEY, since_ns INTEGER NOT NULL, until_ns INTEGER
