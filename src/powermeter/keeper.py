@@ -152,7 +152,7 @@ class Keeper:
         #: What the journal knows of itself, such as its "id", and what :meth:`note` was given; empty before a file was
         #: opened. It outlives any file, and is replaced whole.
         self.about: Mapping[str, str] = {}
-        self._noted_about = self.about
+        self._noted_about: Mapping[str, str] = self.about
         #: Faults of inputs that have ended: meter, from, to (monotonic, ns) and why; by the recorder, as the pulses.
         self._gaps: list[tuple[str, int, int, str]] = []
         self._cursors: tuple[Cursor, ...] = ()

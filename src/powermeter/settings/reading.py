@@ -268,7 +268,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         page=None if simulated == "file" else page,
         mqtt=None if simulated == "file" else mqtt,
         left_out=tuple(left_out),
-        warnings=tuple(_warnings(path, found, meters, writers, page, mqtt)),
+        warnings=tuple(_warnings(path, found, meters, writers, page=page, mqtt=mqtt)),
     )
 
 
@@ -515,6 +515,7 @@ def _warnings(
     found: Values,
     meters: list[tuple[str, Values]],
     writers: list[WriterSettings],
+    *,
     page: PageSettings | None,
     mqtt: MqttSettings | None,
 ) -> list[str]:

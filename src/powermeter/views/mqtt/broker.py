@@ -70,7 +70,8 @@ class Link:
         wake: socket.socket | None = None,
         on_message: Callable[[str, bytes], None],
     ) -> None:
-        import paho.mqtt.client as mqtt
+        from paho.mqtt import client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
 
         self._settings = settings
         self._place = place(settings)
@@ -86,7 +87,7 @@ class Link:
         #: By its topic why the broker refused the last message to it.
         self.refused: dict[str, str] = {}
         client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2,
+            CallbackAPIVersion.VERSION2,
             client_id,
             protocol=mqtt.MQTTv5 if mqtt5 else mqtt.MQTTv311,
             reconnect_on_failure=False,
@@ -96,7 +97,7 @@ class Link:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._took_subscription
         client.on_publish = self._took_message
-        client.on_message = lambda _client, _data, message: self._on_message(message.topic, message.payload)
+        client.on_message = lambda _client, _data, message: self._on_message(message.topic, bytes(message.payload))
         if settings.username is not None:
             password = settings.password
             client.username_pw_set(settings.username, None if password is None else password.reveal())
@@ -108,7 +109,7 @@ class Link:
             from paho.mqtt.packettypes import PacketTypes
             from paho.mqtt.properties import Properties
 
-            self._properties = Properties(PacketTypes.CONNECT)
+            self._properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             self._properties.MaximumPacketSize = MAX_PACKET
 
     def __enter__(self) -> "Link":
@@ -174,7 +175,8 @@ class Link:
             select.select(waiting, [sock] if client.want_write() else [], [], wait_s)
             try:
                 client.loop(0)
-            except Exception as error:  # noqa: BLE001 - whatever the library makes of what is not MQTT
+            except Exception as error:
+                # Whatever the library makes of what is not MQTT.
                 raise BrokerError(f"{self._place} sends what is not MQTT: check host and port") from error
             # The library has no bound of its own: of a packet this long it would keep 256 MB.
             if client._in_packet["remaining_length"] > MAX_PACKET:  # noqa: SLF001
