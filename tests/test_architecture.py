@@ -14,7 +14,7 @@ from program import SOURCE, Program
 #: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
-    "power": {"arguments", "commands", "errors", "process.daemon"},
+    "power": {"arguments", "commands", "errors", "process.confined"},
     "arguments": {"commands", "journal.readings"},
     "commands": {
         "check",
@@ -35,6 +35,8 @@ MAY_IMPORT = {
         "settings.reading",
         "settings.values",
         "subject",
+        "views.mqtt",
+        "views.page",
         "views.report",
         "views.text",
         "writers",
@@ -56,6 +58,10 @@ MAY_IMPORT = {
         "mounts",
         "safe_path",
         "settings.values",
+        "views.mqtt",
+        "views.mqtt.broker",
+        "views.page",
+        "views.page.server",
         "writers",
     },
     "run": {
@@ -79,20 +85,6 @@ MAY_IMPORT = {
     },
     "views.live": set(),
     "views.report": {"errors", "journal.readings", "meter", "periods", "report", "views"},
-    "views.mqtt.view": {
-        "errors",
-        "settings.values",
-        "status",
-        "views.mqtt",
-        "views.mqtt.broker",
-        "views.mqtt.discovery",
-        "views.text",
-    },
-    "views.mqtt.discovery": {"status", "views.mqtt"},
-    "views.mqtt.broker": {"certificates", "errors", "settings.values", "views.mqtt"},
-    "views.mqtt": {"certificates", "settings.schema", "settings.values"},
-    "views.text": {"journal.readings", "meter", "status", "views"},
-    "views": set(),
     "report": {"journal.history", "journal.readings", "journal.tables", "meter", "periods", "settings.values"},
     "periods": {"errors", "meter"},
     "monitor": {
@@ -112,17 +104,38 @@ MAY_IMPORT = {
         "recorder",
         "settings.values",
         "status",
+        "views.mqtt.view",
+        "views.page.server",
         "writers",
     },
+    "views.mqtt.view": {
+        "errors",
+        "settings.values",
+        "status",
+        "views.mqtt",
+        "views.mqtt.broker",
+        "views.mqtt.discovery",
+        "views.text",
+    },
+    "views.mqtt.discovery": {"status", "views.mqtt"},
+    "views.mqtt.broker": {"certificates", "errors", "settings.values", "views.mqtt"},
+    "views.text": {"journal.readings", "meter", "status", "views"},
+    "views": set(),
+    "views.page.server": {"errors", "settings.schema", "settings.values", "status", "views.page"},
+    "views.page.child": {"process.confined", "settings.values", "views.page.access", "views.page.app"},
+    "views.page.access": set(),
     "past": {"boards.simulated", "errors", "journal.journal", "journal.salvage", "journal.tables", "meter"},
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
-    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "writers"},
+    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "views.mqtt", "views.page", "writers"},
+    "views.mqtt": {"certificates", "settings.schema", "settings.values"},
+    "views.page": {"settings.schema", "settings.values"},
     "log": {"errors", "mounts", "safe_path"},
     "process.daemon": {"errors", "process.pidfile"},
     "process.control": {"errors", "process.holder", "safe_path"},
     "process.pidfile": {"errors", "process.holder", "safe_path"},
     "process.holder": {"errors", "safe_path"},
     "process.systemd": {"safe_path"},
+    "process.confined": set(),
     "process": set(),
     "delivery": {"errors", "journal.cursor", "journal.tables", "meter", "search", "writers", "writers.answers"},
     "search": {"meter"},
@@ -160,9 +173,9 @@ MAY_IMPORT = {
     "boards": {"errors", "lamps", "meter", "settings.values"},
     "writers.file": {"errors", "meter", "mounts", "safe_path", "settings.schema", "settings.values", "writers"},
     "writers.influxdb": {
+        "certificates",
         "errors",
         "meter",
-        "safe_path",
         "settings.schema",
         "settings.values",
         "writers",
@@ -189,6 +202,7 @@ MAY_IMPORT = {
     "settings.schema": {"settings.values"},
     "settings.values": set(),
     "settings": set(),
+    "certificates": {"errors", "safe_path"},
     "safe_path": {"errors", "mounts"},
     "mounts": set(),
     "errors": {"writers.answers"},  # for a type alone
@@ -201,6 +215,8 @@ LIBRARIES = {
     "process.daemon": {"daemon"},
     "process.pidfile": {"lockfile"},
     "views.live": {"rich"},
+    "views.mqtt.broker": {"paho"},
+    "views.page.child": {"waitress"},
     "writers.influxdb": {"influxdb"},
     "writers.librato": {"librato"},
 }
@@ -208,7 +224,7 @@ LIBRARIES = {
 #: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
 #: database.
 SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
-HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3", "bottle", "waitress", "paho"}
 
 PACKAGE = "powermeter"
 

@@ -78,6 +78,12 @@ class Scene:
     def settle(self, ahead_ns):
         return 0
 
+    def about(self):
+        return {}
+
+    def note(self, about):
+        pass
+
     def begin_cover(self, name, count, since_ns):
         self.covers.append((self.now_s, name, "begin"))
 

@@ -8,6 +8,7 @@ import re
 import sqlite3
 
 import pytest
+from page_client import free_port, page_settings
 from program import SOURCE, Program
 
 from powermeter import commands
@@ -225,7 +226,7 @@ def dotted(status, path=()):
 
 def test_the_keys_of_the_status(tmp_path):
     """The keys of --status --json on the page are those of a running program."""
-    with Program(tmp_path) as program:
+    with Program(tmp_path, page_settings(free_port())) as program:
         program.start("--simulate", "3600")
         running = set(dotted(program.status()))
     assert literals_of(page("status")) == running

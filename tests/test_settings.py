@@ -245,7 +245,7 @@ CA_FILE = "True, False or the absolute path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
 KNOWN = (
     "CLOCK_WAIT, COMMIT_INTERVAL, DATA_DIR, GPIO_CHIP, GPIO_LIBRARY, KEEP_DAYS, L1_PIN, L2_PIN, LOG_FILE, METERS, "
-    "PIN_NUMBERING, WRITERS"
+    "PAGE, PIN_NUMBERING, WRITERS"
 )
 
 #: The text of a settings.py, and each mistake that must be named.

@@ -11,7 +11,7 @@ from powermeter.journal.journal import prepare_dir
 from powermeter.meter import NS_PER_S
 from powermeter.monitor import Monitor
 from powermeter.settings import reading
-from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, ViewStatus, WriterStatus
+from powermeter.status import Status
 from powermeter.views import text as view
 
 METER = {
@@ -52,21 +52,6 @@ WELL = {
 }
 
 
-def of(values):
-    """The status with the *values* of a dict, as --status --json has them."""
-    return Status(
-        **values
-        | {
-            "clock": ClockStatus(**values["clock"]),
-            "journal": JournalStatus(**values["journal"]),
-            "log": LogStatus(**values["log"]),
-            "meters": {name: MeterStatus(**meter) for name, meter in values["meters"].items()},
-            "writers": {name: WriterStatus(**writer) for name, writer in values["writers"].items()},
-            "views": {name: ViewStatus(**view) for name, view in values["views"].items()},
-        }
-    )
-
-
 def made(*, meters=None, writers=None, **changes):
     """The status of a program that is well, but for *changes*; *meters* and *writers*: changes of each by name."""
     made = copy.deepcopy(WELL) | changes
@@ -74,7 +59,7 @@ def made(*, meters=None, writers=None, **changes):
         made["meters"] = {name: METER | change for name, change in meters.items()}
     if writers is not None:
         made["writers"] = {name: WRITER | change for name, change in writers.items()}
-    return of(made)
+    return Status.of(made)
 
 
 def line_of(text, start):

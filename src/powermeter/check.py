@@ -1,20 +1,23 @@
-"""What a start needs, tried: DATA_DIR and the log before one, and for ``--check`` the pins and every writer too."""
+"""What a start needs, tried: DATA_DIR and the log before one; for ``--check`` pins, writers and views too."""
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 from powermeter.boards import open_board
-from powermeter.errors import BrokerError, PowerError, ProcessError, TakenError, UnsafePathError
+from powermeter.errors import BrokerError, PowerError, ProcessError, TakenError, UnsafePathError, why
 from powermeter.journal.history import about, delivered_pulses
 from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
-from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, PageSettings, Settings, WriterSettings
 from powermeter.views.mqtt import place
 from powermeter.views.mqtt.broker import look
+from powermeter.views.page import url
+from powermeter.views.page.server import listening
 from powermeter.writers import open_writer
 
 
@@ -33,9 +36,11 @@ def check(settings: Settings, running: int | None) -> int:
     # In a DATA_DIR that can't be used nothing is opened: its owner may have laid links where SQLite makes files.
     path = None if found[0] else os.path.join(settings.data_dir, JOURNAL)
     found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
-    if settings.mqtt is not None:
+    if page := settings.page:
+        found.append(_said("view page", lambda: _page(page, running)))
+    if (mqtt := settings.mqtt) is not None:
         meters = [meter.name for meter in settings.meters]
-        found.append(_said("view mqtt", functools.partial(_mqtt, settings.mqtt, meters, path)))
+        found.append(_said("view mqtt", functools.partial(_mqtt, mqtt, meters, path)))
     return max(found)
 
 
@@ -109,6 +114,17 @@ def _writer(settings: WriterSettings, path: str | None) -> str:
         return writer.check(delivered_pulses(path, settings.name) if path else ())
     finally:
         writer.close()
+
+
+def _page(settings: PageSettings, running: int | None) -> str:
+    """Try to listen where *settings* say."""
+    try:
+        listening(settings).close()
+    except OSError as error:
+        if running is not None and error.errno == errno.EADDRINUSE:
+            return f"{url(settings)} is in use, by the running one, pid {running}, most likely, and so not tried"
+        raise ProcessError(f"{settings.address} port {settings.port}: {why(error)}") from error
+    return url(settings)
 
 
 def _mqtt(settings: MqttSettings, meters: Sequence[str], path: str | None) -> str:

@@ -37,7 +37,7 @@ class SpanError(PowerError, ValueError):
 class Period(NamedTuple):
     """One *unit* of local time, or what a span has of it: [*from_ns*, *to_ns*) in UTC, ns."""
 
-    unit: str  # "hour", "day", "month", "year"
+    unit: str  # "minutes", "hour", "day", "month", "year"
     from_ns: int
     to_ns: int
 
@@ -64,7 +64,7 @@ class Span(NamedTuple):
         """The same, but where it is open it begins with the year of *since_ns* (UTC, ns)."""
         if not self.is_open:
             return self
-        first = max(dt.date(_day_of(since_ns).year, 1, 1), self.first)
+        first = max(dt.date(local_day(since_ns).year, 1, 1), self.first)
         return Span(self.text, self.unit, min(first, self.end), self.end)
 
     def periods(self) -> list[Period]:
@@ -87,7 +87,7 @@ def parse(text: str, now_ns: int) -> Span:
 
     Raises :exc:`SpanError`.
     """
-    today = _day_of(now_ns)
+    today = local_day(now_ns)
     if text in ("today", "yesterday"):
         first = today if text == "today" else today - dt.timedelta(days=1)
         return Span(text, "hour", first, first + dt.timedelta(days=1))
@@ -128,7 +128,7 @@ def overview(now_ns: int, days: int) -> tuple[list[Span], Span]:
 
     The pairs are yesterday and today, last month and this, last year and this.
     """
-    today = _day_of(now_ns)
+    today = local_day(now_ns)
     tomorrow = today + dt.timedelta(days=1)
     month, year = today.replace(day=1), today.replace(month=1, day=1)
     last_month = (month - dt.timedelta(days=1)).replace(day=1)
@@ -140,14 +140,26 @@ def overview(now_ns: int, days: int) -> tuple[list[Span], Span]:
     return pairs, Span("", "day", tomorrow - dt.timedelta(days=days), tomorrow)
 
 
+def recent(now_ns: int, hours: int, minutes: int) -> list[Period]:
+    """The last *hours* up to *now_ns* (UTC, ns) in steps of so many *minutes*, the last of which is not over yet."""
+    step_ns = 60 * minutes * NS_PER_S
+    end_ns = (now_ns // step_ns + 1) * step_ns
+    return [Period("minutes", at, at + step_ns) for at in range(end_ns - hours * 3600 * NS_PER_S, end_ns, step_ns)]
+
+
 def next_month(day: dt.date) -> dt.date:
     """The first of the month behind that of *day*."""
     return dt.date(day.year + day.month // 12, day.month % 12 + 1, 1)
 
 
+def local_day(time_ns: int) -> dt.date:
+    """The local day of *time_ns* (UTC, ns)."""
+    return dt.date(*time.localtime(time_ns // NS_PER_S)[:3])
+
+
 def local_date(time_ns: int) -> str:
     """The local date of *time_ns* (UTC, ns), as 2026-11-23."""
-    return _day_of(time_ns).isoformat()
+    return local_day(time_ns).isoformat()
 
 
 def local_time(time_ns: int) -> str:
@@ -166,10 +178,6 @@ def zone() -> str:
 
 
 # --- When it begins
-
-
-def _day_of(time_ns: int) -> dt.date:
-    return dt.date(*time.localtime(time_ns // NS_PER_S)[:3])
 
 
 def _begins(unit: str, first: dt.date, end: dt.date) -> list[dt.date]:

@@ -128,6 +128,20 @@ def build(
     )
 
 
+def without_peaks(
+    history: History, found: Sequence[Period], *, now_ns: int, running: bool
+) -> tuple[dict[str, list[Row]], str]:
+    """
+    The rows of each meter in the periods *found*, of any length, each of which begins where the one before ends.
+
+    They have no peaks, for which all quarters of an hour would be looked up. Also returns what SQLite says of damage,
+    "" without any. *now_ns*, *running* and what is raised are as for :func:`build`.
+    """
+    asked = _Asked(history, now_ns, running=running)
+    rows = {name: asked.rows_of(name, found, with_peaks=False) for name in history.meters()}
+    return rows, asked.damage
+
+
 def _of_overview(asked: "_Asked", meter: str) -> tuple[list[Row], list[Row]]:
     pairs, days = periods.overview(asked.now_ns, OVERVIEW_DAYS)
     names = [("yesterday", "today"), ("last month", "this month"), ("last year", "this year")]
@@ -146,15 +160,19 @@ class _Asked:
 
     def rows(self, meter: str, span: Span, names: Sequence[str] = ()) -> list[Row]:
         """The rows of *span*, called *names*."""
-        history, now_ns = self._history, self.now_ns
-        begins_ns = self.or_else(None, lambda: history.begins_ns(meter))
-        found = span.beginning(now_ns if begins_ns is None else begins_ns).periods()
+        begins_ns = self._begins_ns(meter)
+        found = span.beginning(self.now_ns if begins_ns is None else begins_ns).periods()
+        return self.rows_of(meter, found, names, with_peaks=span.days <= MAX_PEAK_DAYS)
+
+    def rows_of(self, meter: str, found: Sequence[Period], names: Sequence[str] = (), *, with_peaks: bool) -> list[Row]:
+        """The rows of the periods *found*, each of which begins where the one before ends."""
         if not found:
             return []
+        history, now_ns, begins_ns = self._history, self.now_ns, self._begins_ns(meter)
         times_ns = [found[0].from_ns, *(period.to_ns for period in found)]
         energies = self._each(times_ns, lambda times: history.energy(meter, times))
         peaks: Sequence[Peak | None] = [None] * len(found)
-        if span.days <= MAX_PEAK_DAYS:
+        if with_peaks:
             peaks = self._each(times_ns, lambda times: history.peaks(meter, times))
         no_gaps: tuple[int | None, list[Gap]] = None, []
         since_ns, gaps = self.or_else(
@@ -165,6 +183,9 @@ class _Asked:
             _row(name, period, energy, peak, _coverage(period, begins_ns, since_ns, gaps, now_ns))
             for name, period, energy, peak in zip(names or [""] * len(found), found, energies, peaks, strict=True)
         ]
+
+    def _begins_ns(self, meter: str) -> int | None:
+        return self.or_else(None, lambda: self._history.begins_ns(meter))
 
     def or_else(self, otherwise: T, read: Callable[[], T]) -> T:
         """What *read* gives, *otherwise* where damage is met."""

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class MeterStatus:
     stuck: bool
     flickers: bool
     noisy: bool
+
+    @property
+    def faulty(self) -> bool:
+        """Whether its input does not do what it should."""
+        return self.silent or self.stuck or self.flickers or self.noisy
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +118,25 @@ class Status:
     def as_dict(self) -> dict[str, Any]:
         """The same, as JSON can hold it."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Status":
+        """
+        The status that :meth:`as_dict` gave *found* of.
+
+        What this version does not know is passed over. Raises :exc:`TypeError` where something is missing: another
+        version of the program wrote it.
+        """
+        parts = {"clock": ClockStatus, "journal": JournalStatus, "log": LogStatus}
+        several = {"meters": MeterStatus, "writers": WriterStatus, "views": ViewStatus}
+        values = dict(found)
+        values |= {name: _known(kind, values.get(name, {})) for name, kind in parts.items()}
+        for name, kind in several.items():
+            values[name] = {key: _known(kind, of) for key, of in values.get(name, {}).items()}
+        return _known(cls, values)
+
+
+def _known(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A *kind* of those of the *values* that it has."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all of them are dataclasses
+    return kind(**{name: value for name, value in values.items() if name in names})

@@ -11,10 +11,13 @@ import resource
 import signal
 
 #: linux/prctl.h.
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 28, 38
 
 #: linux/capability.h: reading any file, and the version of what capset() takes.
 CAP_DAC_READ_SEARCH, CAP_VERSION = 2, 0x20080522
+
+#: linux/securebits.h: no change of user changes capabilities, no program gives root any, and both stay so.
+SECUREBITS = 0b1111
 
 #: More capabilities than there are: what is not there is not dropped.
 CAPABILITIES = 64
@@ -62,10 +65,11 @@ def start_and_write_nothing_more() -> None:
 
 
 def _become_nobody() -> None:
+    # Not PR_SET_KEEPCAPS: access(2), by which SQLite looks for its files, would count without the capability.
+    _prctl(PR_SET_SECUREBITS, SECUREBITS)
     for capability in range(CAPABILITIES):
         with contextlib.suppress(OSError):  # there is no such capability
             _prctl(PR_CAPBSET_DROP, capability)
-    _prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -224,44 +224,47 @@ def _cells(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+#: The columns of a table of rows, behind their names.
 HEADS = ("kWh", "mean W", "peak W", "peak from", "not counted")
 
 
 def _add_meter(set_text: _Typesetter, meter: MeterReport) -> None:
-    set_text.add_heading(_title(meter))
+    set_text.add_heading(title(meter))
     rows = [*meter.rows, *([meter.total] if meter.total and len(meter.rows) > 1 else [])]
     if not rows:
         set_text.add("nothing in this span")
         return
-    names = _first_column(rows)
-    table = [[name, *_cells_of(set_text, row)] for name, row in zip(names, rows, strict=True)]
+    table = [[name, *cells(row)] for name, row in zip(names(rows), rows, strict=True)]
+    set_text.notes |= dict.fromkeys(notes(rows))
     set_text.add_table(["", *HEADS], table)
     if meter.days:
         set_text.add()
         _add_bars(set_text, meter.days)
 
 
-def _title(meter: MeterReport) -> str:
+def title(meter: MeterReport) -> str:
+    """The name of *meter*, its label, and what else tells it from others."""
     title = printable(meter.name) + (f": {printable(meter.label)}" if meter.label else "")
     said = ["export"] if meter.direction == "export" else []
     said += ["no longer in the settings"] if meter.in_settings is False else []
     return f"{title} ({', '.join(said)})" if said else title
 
 
-def _first_column(rows: Sequence[Row]) -> list[str]:
+def names(rows: Sequence[Row]) -> list[str]:
     """The name of each row; hours have their offset too, where the clocks change among them."""
     hours = [local_time(row.period.from_ns) for row in rows if row.period.unit == "hour"]
     change = len({hour[19:] for hour in hours}) > 1
-    names = []
+    found = []
     for row in rows:
         at = local_time(row.period.from_ns)
         length = {"day": 10, "month": 7, "year": 4}.get(row.period.unit, 10)
         hour = f"{at[11:16]} {at[19:]}" if change else at[11:16]
-        names.append(row.name or (hour if row.period.unit == "hour" else at[:length]))
-    return names
+        found.append(row.name or (hour if row.period.unit == "hour" else at[:length]))
+    return found
 
 
-def _cells_of(set_text: _Typesetter, row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """What a table says of *row* below :data:`HEADS`."""
     peak_from = ""
     if row.peak_from_ns is not None:
         at = local_time(row.peak_from_ns).replace("T", " ")
@@ -269,20 +272,29 @@ def _cells_of(set_text: _Typesetter, row: Row) -> list[str]:
     uncovered = "not known" if row.uncovered_s is None else ""
     if row.uncovered_s is not None and round(row.uncovered_s):
         uncovered = duration(row.uncovered_s)
-    if row.uncovered_s is None:
-        set_text.notes["not known: when nothing could be counted was not recorded yet."] = None
-    is_to_come = row.covered_s == 0 and row.uncovered_s == 0 and not row.kwh
-    kwh = "" if is_to_come else _kwh(set_text, row)
-    return [kwh, _watts(row.mean_w), _watts(row.peak_w), peak_from, uncovered]
+    return [kwh(row), _watts(row.mean_w), _watts(row.peak_w), peak_from, uncovered]
 
 
-def _kwh(set_text: _Typesetter, row: Row) -> str:
+def kwh(row: Row) -> str:
+    """The energy of *row*; "" where all of it is still to come."""
+    if row.covered_s == 0 and row.uncovered_s == 0 and not row.kwh:
+        return ""
     if row.kwh is None:
-        set_text.notes["unreadable: the journal is damaged there."] = None
         return "unreadable"
-    if row.approximate:
-        set_text.notes["~: not exact, as only one pulse per hour was kept of the time at its ends."] = None
     return f"{'~' if row.approximate else ''}{row.kwh:,.3f}"
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """What is to be explained of a table of *rows*."""
+    found: dict[str, None] = {}
+    for row in rows:
+        if row.uncovered_s is None:
+            found["not known: when nothing could be counted was not recorded yet."] = None
+        if (words := kwh(row)) == "unreadable":
+            found["unreadable: the journal is damaged there."] = None
+        if words.startswith("~"):
+            found["~: not exact, as only one pulse per hour was kept of the time at its ends."] = None
+    return list(found)
 
 
 def _watts(watts: float | None) -> str:
@@ -292,13 +304,14 @@ def _watts(watts: float | None) -> str:
 def _add_bars(set_text: _Typesetter, days: Sequence[Row]) -> None:
     """The energy of each day, with a bar in proportion."""
     most = max((row.kwh or 0.0 for row in days), default=0.0)
-    cells = [(local_date(row.period.from_ns), _kwh(set_text, row)) for row in days]
-    wide = max(len(kwh) for _, kwh in cells)
+    energies = [kwh(row) for row in days]
+    wide = max(map(len, energies))
     room = max(0, min(MAX_BAR, set_text.columns - 10 - 2 - wide - 2))
     table = []
-    for row, (date, kwh) in zip(days, cells, strict=True):
+    for row, energy in zip(days, energies, strict=True):
         length = round(room * (row.kwh or 0.0) / most) if most > 0 else 0
-        table.append([date, kwh, set_text.block * length])
+        table.append([local_date(row.period.from_ns), energy, set_text.block * length])
+    set_text.notes |= dict.fromkeys(notes(row for row in days if row.kwh is None or row.approximate))
     set_text.add_table(["", "kWh", ""], table, left=(0, 2))
 
 

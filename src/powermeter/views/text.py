@@ -1,6 +1,7 @@
 """How the running program is doing, for people: the text of ``--status``, and the live line."""
 
 import time
+from typing import NamedTuple
 
 from powermeter.journal.readings import Drift, Reading, shown
 from powermeter.meter import NS_PER_S
@@ -8,38 +9,77 @@ from powermeter.status import MeterStatus, Status, ViewStatus, WriterStatus
 from powermeter.views import duration
 
 
+class Part(NamedTuple):
+    """
+    What is said of one part of the program: its *name*, such as "meter house", and the *words*.
+
+    *advice* is what to do, or what not to worry about, where it *is_wrong*; "" where the words ask for it already.
+    """
+
+    name: str
+    words: str
+    is_wrong: bool = False
+    advice: str = ""
+
+
 def text(status: Status) -> str:
     """The lines that ``--status`` prints for *status*."""
-    simulate = status.simulate
-    simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
-    lines = [f"power {status.version}: running, pid {status.pid}, for {duration(status.uptime_s)}{simulated}"]
+    lines = [headline(status)]
     if status.left_out:
         lines.append(f"left out by --simulate: {', '.join(status.left_out)}")
-    for name, meter in status.meters.items():
-        today = "not known"
-        if meter.pulses_today is not None:
-            today = f"{meter.pulses_today:,} pulses, {meter.kwh_today or 0.0:.3f} kWh"
-        lines.append(
-            f"meter {_name(name, meter)}: {_watts(meter)}; today {today}; register {_register(meter)}; "
-            f"{meter.rejected:,} edges rejected{_input(meter)}"
-        )
-    for name, writer in status.writers.items():
-        refused = f"; {writer.refused:,} pulses refused" if writer.refused else ""
-        skipped = f"; {writer.skipped:,} pulses are no more, it has their energy" if writer.skipped else ""
-        lines.append(f"writer {name}: {_state(writer)}; {_waiting(writer)}{refused}{skipped}")
-    lines += [f"view {name}: {_state(view)}" for name, view in status.views.items()]
+    lines += [f"{part.name}: {part.words}" for part in parts(status)]
+    return "\n".join(lines) + "\n"
+
+
+def headline(status: Status) -> str:
+    """Which program runs, and for how long."""
+    simulate = status.simulate
+    simulated = "" if simulate is None else f", simulated {'household' if simulate is True else f'{simulate:g} W'}"
+    return f"power {status.version}: running, pid {status.pid}, for {duration(status.uptime_s)}{simulated}"
+
+
+def parts(status: Status) -> list[Part]:
+    """What is said of each meter, writer and view, and of what else does not do what it should."""
+    found = [Part(f"meter {_name(name, of)}", _meter(of), of.faulty) for name, of in status.meters.items()]
+    found += [_writer(name, writer) for name, writer in status.writers.items()]
+    found += [Part(f"view {name}", _state(view), view.state == "failing") for name, view in status.views.items()]
     if status.clock.waiting:
-        lines.append(
-            "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most "
-            f"{duration(status.clock.waits_s)}"
+        found.append(
+            Part(
+                "clock",
+                "not known to be right yet: pulses are kept, and delivered with their right time in at most "
+                f"{duration(status.clock.waits_s)}",
+            )
         )
     journal = status.journal
     if journal.failing:
         dropped = f"; {journal.dropped:,} more are counted alone" if journal.dropped else ""
-        lines.append(f"journal: failing: {journal.failing}; {journal.uncommitted:,} pulses kept in memory{dropped}")
+        words = f"failing: {journal.failing}; {journal.uncommitted:,} pulses kept in memory{dropped}"
+        advice = "Check the disk: is it full, or worn out? What was counted is written once it can be."
+        found.append(Part("journal", words, is_wrong=True, advice=advice))
     if status.log.failing:
-        lines.append(f"log: failing: {status.log.failing}")
-    return "\n".join(lines) + "\n"
+        advice = "Check the disk: is it full, or may the program not write there? Counting goes on."
+        found.append(Part("log", f"failing: {status.log.failing}", is_wrong=True, advice=advice))
+    return found
+
+
+def _meter(meter: MeterStatus) -> str:
+    today = "not known"
+    if meter.pulses_today is not None:
+        today = f"{meter.pulses_today:,} pulses, {meter.kwh_today or 0.0:.3f} kWh"
+    return (
+        f"{watts(meter)}; today {today}; register {_register(meter)}; {meter.rejected:,} edges rejected{_input(meter)}"
+    )
+
+
+def _writer(name: str, writer: WriterStatus) -> Part:
+    refused = f"; {writer.refused:,} pulses refused" if writer.refused else ""
+    skipped = f"; {writer.skipped:,} pulses are no more, it has their energy" if writer.skipped else ""
+    words = f"{_state(writer)}; {_waiting(writer)}{refused}{skipped}"
+    if writer.state != "failing":
+        return Part(f"writer {name}", words)
+    advice = "Nothing is lost: its pulses wait in the journal until it works again. power.py --check tries it."
+    return Part(f"writer {name}", words, is_wrong=True, advice=advice)
 
 
 def reading(read: Reading, drift: Drift | None) -> str:
@@ -89,7 +129,7 @@ def line(status: Status, columns: int | None = None) -> str:
         today = "not known" if meter.kwh_today is None else f"{meter.kwh_today:.3f} kWh"
         trouble = [words for key, words in TROUBLES.items() if getattr(meter, key)]
         label = f"{meter.label or name} " if several else ""
-        (failing if trouble else healthy).append(", ".join([f"{label}{_watts(meter)}", f"today {today}", *trouble]))
+        (failing if trouble else healthy).append(", ".join([f"{label}{watts(meter)}", f"today {today}", *trouble]))
     for name, writer in status.writers.items():
         said = f"{name} {fitted(_state(writer), MAX_REASON)}"
         (failing if writer.state == "failing" else healthy).append(said)
@@ -120,7 +160,8 @@ def _name(name: str, meter: MeterStatus) -> str:
     return f"{shown}, export" if meter.direction == "export" else shown
 
 
-def _watts(meter: MeterStatus) -> str:
+def watts(meter: MeterStatus) -> str:
+    """The power now; "at most" that, while no flash comes and it sinks."""
     if meter.watts is None:
         return "power not known before two flashes"
     return f"{'at most ' if meter.watts_is_bound else ''}{meter.watts:,.0f} W"

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from powermeter.errors import BrokerError
 from powermeter.settings.values import MqttSettings
 from powermeter.status import MeterStatus, Status, ViewStatus
-from powermeter.views.mqtt import BIRTH_TOPIC, MONITOR, STATUS, discovery, place
+from powermeter.views.mqtt import BIRTH_TOPIC, MONITOR, STATUS, place
 from powermeter.views.mqtt.broker import ANSWER_S, Link, look, word
+from powermeter.views.mqtt.discovery import configs
 from powermeter.views.text import TROUBLES
 
 log = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class MqttView:
         wanted = {self._monitor: own_id}
         if settings.discovery is not None:
             for name, meter in now.meters.items():
-                wanted |= discovery.configs(settings.discovery, settings.topic, own_id, name, meter)
+                wanted |= configs(settings.discovery, settings.topic, own_id, name, meter)
         for name, meter in now.meters.items():
             wanted[f"{settings.topic}/{name}"] = state(meter, self._energies[name] / MILLIONTHS, now)
         wanted[f"{settings.topic}/{STATUS}"] = "online"

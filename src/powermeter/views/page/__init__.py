@@ -2,7 +2,7 @@
 The page: its keys in the settings, and what else must be known of it without its libraries.
 
 It is a process of its own, so that nothing it is sent can disturb the counting: ``server.py`` is the daemon's side of
-it, ``child.py`` what runs in it.
+it, ``child.py`` what runs in it; what it shows is made in ``app.py``, by values that ``pages.py`` words.
 """
 
 from collections.abc import Mapping

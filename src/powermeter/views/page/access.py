@@ -14,8 +14,8 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -24,13 +24,12 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 HEADERS = (
     (
         "Content-Security-Policy",
-        "default-src 'none'; connect-src 'self'; img-src 'self'; script-src 'self'; style-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        # The icon is within the page, as data: it costs no request.
+        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cache-Control", "no-store"),
 )
 
@@ -45,6 +44,14 @@ FREE_TRIES, PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 30.0
 
 #: Of so many addresses wrong passwords are remembered.
 MAX_ADDRESSES = 256
+
+
+class Refusal(NamedTuple):
+    """What is answered in place of the application: the *status*, one line of *text* and further *headers*."""
+
+    status: str
+    text: str
+    headers: Sequence[tuple[str, str]] = ()
 
 
 class Access:
@@ -84,39 +91,42 @@ class Access:
             return start_response(status, headers + [one for one in HEADERS if one[0].lower() not in given], *rest)
 
         if (refused := self._refusal(environ)) is not None:
-            return _refuse(environ, start, *refused)
+            return _answered(environ, start, refused)
         try:
             if self._password is not None and environ["PATH_INFO"] == "/healthz":
                 return self._health(environ, start)
             return self._app(environ, start)
-        except Exception:
-            self._on_bug(_last_lines(traceback.format_exc()))
-            return _refuse(environ, start, "500 Internal Server Error", "the page could not be made: see power's log")
+        except Exception as error:  # noqa: BLE001 - where it happened is logged by the daemon, and is no visitor's to see
+            self._on_bug(_where(error))
+            return _answered(environ, start, Refusal("500 Internal Server Error", "a bug: the log of power has more"))
 
-    def _refusal(self, environ: Environ) -> tuple[str, str] | tuple[str, str, list[tuple[str, str]]] | None:
-        """What is answered in place of the application: status, text and headers; None where it may be asked."""
+    def _refusal(self, environ: Environ) -> Refusal | None:
+        """What is answered in place of the application; None where it may be asked."""
+        return self._no_question(environ) or self._wrong_password(environ)
+
+    def _no_question(self, environ: Environ) -> Refusal | None:
         if not environ.get("REQUEST_URI", "").startswith("/"):
-            return "400 Bad Request", "not a request for a page"
+            return Refusal("400 Bad Request", "this is no request for a page")
         # Of two hosts the server has made one, "a, b".
         if (host := HOST.fullmatch(environ.get("HTTP_HOST", ""))) is None:
-            return "400 Bad Request", "one host is to be named"
+            return Refusal("400 Bad Request", "the request does not name one host")
         if self._only_here and not (LOOPBACK.fullmatch(host[1]) and int(host[2] or 80) == self._port):
-            return (
+            return Refusal(
                 "421 Misdirected Request",
-                f"open http://localhost:{self._port}/, or set a password for the page: then any name will do",
+                f"open http://localhost:{self._port}/ instead, or set a password for the page: then any name will do",
             )
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", "there is nothing to change here", [("Allow", "GET, HEAD")]
+            return Refusal("405 Method Not Allowed", "nothing can be changed here", [("Allow", "GET, HEAD")])
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0"):
-            return "400 Bad Request", "a question has no body"
+            return Refusal("400 Bad Request", "a request for a page has no body")
+        return None
+
+    def _wrong_password(self, environ: Environ) -> Refusal | None:
         if self._password is None or environ["PATH_INFO"] == "/healthz":
             return None
-        return self._wrong_password(environ)
-
-    def _wrong_password(self, environ: Environ) -> tuple[str, str, list[tuple[str, str]]] | None:
-        unknown = (
+        unknown = Refusal(
             "401 Unauthorized",
-            "a password is needed; the user name is of no matter",
+            "a password is needed; any user name will do",
             [("WWW-Authenticate", 'Basic realm="power", charset="UTF-8"')],
         )
         if (given := _password_in(environ.get("HTTP_AUTHORIZATION", ""))) is None:
@@ -125,13 +135,13 @@ class Access:
         with self._lock:
             times, pause_end_s = self._wrong.get(network, (0, 0.0))
             if (left_s := pause_end_s - self._clock()) > 0:
-                return (
+                return Refusal(
                     "429 Too Many Requests",
                     f"too many wrong passwords: try again in {left_s:.0f} s",
                     [("Retry-After", f"{left_s:.0f}")],
                 )
             self._wrong.pop(network, None)
-            if hmac.compare_digest(_hash(given), self._password or b""):
+            if hmac.compare_digest(_hash(given), self._password):
                 return None
             times += 1
             pause_s = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** (times - FREE_TRIES)) if times >= FREE_TRIES else 0.0
@@ -147,7 +157,7 @@ class Access:
         if (close := getattr(answer, "close", None)) is not None:
             close()
         status = found[0] if found else "500 Internal Server Error"
-        return _refuse(environ, start, status, "ok" if status.startswith("200") else "failing")
+        return _answered(environ, start, Refusal(status, "ok" if status.startswith("200") else "failing"))
 
 
 def network_of(address: str) -> str:
@@ -182,17 +192,14 @@ def _password_in(header: str) -> bytes | None:
     return password if colon else None
 
 
-def _refuse(
-    environ: Environ, start: Callable[..., Any], status: str, text: str, headers: list[tuple[str, str]] | None = None
-) -> list[bytes]:
-    body = f"{text}\n".encode()
-    start(
-        status,
-        [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *(headers or [])],
-    )
+def _answered(environ: Environ, start: Callable[..., Any], refusal: Refusal) -> list[bytes]:
+    body = f"{refusal.text}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    start(refusal.status, [*headers, *refusal.headers])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
-def _last_lines(text: str) -> str:
-    """The end of a traceback, on one line."""
-    return " | ".join(line.strip() for line in text.strip().splitlines()[-3:])
+def _where(error: Exception) -> str:
+    """What went wrong, and where, on one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a bug: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"

@@ -84,8 +84,7 @@ def main(listening: int, asking: int) -> None:
         confined.start_and_write_nothing_more()
         daemon.tell("ready")
         server.run()
-    except BaseException as error:
-        # There is no other place where it could be seen.
+    except BaseException as error:  # noqa: BLE001 - there is no other place where it could be seen
         daemon.complain(f"{type(error).__name__}: {error}")
         os._exit(1)
 

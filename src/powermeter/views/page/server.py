@@ -16,16 +16,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from powermeter.errors import printable, why
 from powermeter.settings.schema import is_loopback
 from powermeter.settings.values import PageSettings, ShownAs
 from powermeter.status import ViewStatus
 from powermeter.views.page import url
-
-if TYPE_CHECKING:
-    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -152,14 +149,16 @@ class PageServer:
     def _listen(self) -> None:
         if self._listener is not None or time.monotonic() < self._listen_at_s:
             return
-        where = f"{self._settings.address} port {self._settings.port}"
+        address, port = self._settings.address, self._settings.port
         try:
             self._listener = listening(self._settings)
         except OSError as error:
             self._listen_at_s = time.monotonic() + _pause_s(LISTEN_S, self._unheard)
             self._unheard += 1
-            if (reason := f"{where}: {why(error)}") != self.status.reason:
-                log.warning("view page: %s: it is tried again until it can listen there", reason)
+            if (reason := f"{address} port {port}: {why(error)}") != self.status.reason:
+                log.warning(
+                    "view page: %s port %d: %s: it is tried again until it can listen there", address, port, why(error)
+                )
             self._set_state(reason)
         else:
             self._unheard = 0
@@ -272,7 +271,7 @@ class _Process:
         with contextlib.ExitStack() as stack:
             self._pair, theirs = map(stack.enter_context, socket.socketpair())
             words = [sys.executable, "-I", "-c", CODE, SOURCE, str(listener.fileno()), str(theirs.fileno())]
-            self._popen: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - all of it is our own
+            self._popen = subprocess.Popen(  # noqa: S603 - all of it is our own
                 words,
                 pass_fds=(listener.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
@@ -342,7 +341,7 @@ class _Process:
         if status == 0:
             return ""
         self.serve({self._pair.fileno(): select.POLLIN})  # what it said last
-        said = f": {self._complaint}" if self._complaint else ""
+        said = f": {self._complaint}" if self._complaint and status > 0 else ""
         return f"ended with {_words(status)}{said}"
 
     def end(self) -> None:

@@ -1,0 +1,482 @@
+"""The page's process: when it runs, what it may do, and that nothing of it reaches the counting."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from counting import Running
+from page_client import children_of, ended, field, free_port, get, open_files, page_of, page_settings
+from program import AS_ROOT, NOBODY, Program, kill, root_alone, wait_until
+
+from powermeter.lamps import Condition
+from powermeter.settings.values import PageSettings, Secret
+from powermeter.views.page import server as page_server
+from powermeter.views.page.server import PageServer
+
+#: What a process runs that is no page: what it does is put in.
+CODE = "import os, socket, sys, time; pair = socket.socket(fileno=int(sys.argv[3])); "
+
+
+@pytest.fixture
+def port():
+    return free_port()
+
+
+@pytest.fixture
+def program(tmp_path, port):
+    """A program with a page, which counts simulated watts."""
+    with Program(tmp_path, page_settings(port)) as program:
+        program.start("--simulate", "2000")
+        yield program
+
+
+def asked_again(port, path="/healthz"):
+    """What is answered to *path* once somebody listens at *port*."""
+
+    def ask():
+        with contextlib.suppress(OSError):
+            return get(port, path)
+
+    return wait_until(ask)
+
+
+# --- When it runs
+
+
+def test_it_runs_once_somebody_looks(program, port):
+    """Until somebody connects there is no process; then there is one, however many come, and it shows the status."""
+    pid = program.pid
+    assert children_of(pid) == []
+    assert program.status()["views"] == {"page": {"state": "ok", "reason": ""}}
+    assert get(port).text == "ok\n"
+    child = page_of(pid)
+    for thread in (threads := [threading.Thread(target=get, args=[port]) for _ in range(20)]):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert page_of(pid) == child
+    assert get(port, "/api/now").text.startswith('{"version": ')
+    assert program.run("--status").stdout.splitlines()[-1] == "view page: ok"
+
+
+def test_it_ends_when_nobody_looks_any_more(tmp_path, port):
+    """It ends by itself when nobody has asked for a while, which is no failure; the next visitor is answered again."""
+    soon = """
+import powermeter.views.page.server as server
+server.CODE = server.CODE.replace("from", "import powermeter.views.page.child as child; child.IDLE_S = 0.1; from", 1)
+server.SOON_S = 0.05
+"""
+    with Program(tmp_path, page_settings(port)) as program:
+        done = program.run_after(soon, "--simulate", "2000")
+        assert done.returncode == 0, done.stderr
+        pid = program.pid
+        first = page_of(pid) if get(port).status == 200 else None
+        wait_until(lambda: children_of(pid) == [])
+        assert program.status()["views"]["page"]["state"] == "ok"
+        assert get(port).status == 200
+        assert page_of(pid) not in (first, None)
+    assert "view page: ended" not in (program.data_dir / "simulated" / "power.log").read_text()
+
+
+def test_without_a_visitor_its_thread_sleeps(tmp_path, port):
+    """While nobody looks, the thread that waits for visitors is never woken."""
+    with Running(tmp_path) as running:
+        running.monitor.change(_with_page(running.settings, port))
+        server, thread = running.monitor._page
+        # A connection would be a visitor.
+        wait_until(lambda: server._listener is not None)
+        task = Path(f"/proc/self/task/{thread.native_id}/status")
+
+        def switches():
+            return [line for line in task.read_text().splitlines() if "ctxt_switches" in line]
+
+        # It may not have come to its sleep yet.
+        wait_until(lambda: task.read_text().split("State:\t")[1][0] == "S")
+        before = switches()
+        time.sleep(1.5)
+        assert switches() == before
+
+
+def test_one_that_was_killed_comes_back(program, port):
+    """Whoever comes after the page was killed is answered by another one."""
+    pid = program.pid
+    get(port)
+    killed = page_of(pid)
+    kill(killed)
+    assert get(port).status in (200, 503)
+    assert page_of(pid) not in (killed, None)
+    assert program.pid == pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_never_outlives_the_program(program, port, number):
+    """The page ends with the program, also with one that is killed; the port is free for the next start."""
+    get(port)
+    pid, child = program.pid, page_of(program.pid)
+    os.kill(pid, number)
+    wait_until(lambda: ended(child))
+    wait_until(lambda: ended(pid))
+    program.start("--simulate", "2000")
+    assert asked_again(port).status == 200
+
+
+def test_a_restart_brings_the_page_back(program, port):
+    """After --restart, as of an upgrade, the page answers at the same port, by another process."""
+    get(port)
+    before = page_of(program.pid)
+    assert program.run("--restart").returncode == 0
+    assert asked_again(port).status == 200
+    assert page_of(program.pid) != before
+    assert program.status()["views"]["page"]["state"] == "ok"
+
+
+def test_what_a_terminal_sends_is_the_program_s(program, port):
+    """A signal to the program's process group does not reach the page."""
+    get(port)
+    child = page_of(program.pid)
+    assert os.getsid(child) == child
+
+
+# --- What it may do
+
+
+def test_it_has_no_rights(program, port):
+    """It can't become another user, is nobody where the program is root, and is the first to go."""
+    get(port)
+    child = page_of(program.pid)
+    assert field(child, "NoNewPrivs") == "1"
+    # Of root's rights the one to read the journal is left.
+    assert field(child, "CapEff") == f"{4 if AS_ROOT else 0:016x}"
+    assert field(child, "CapPrm") == f"{4 if AS_ROOT else 0:016x}"
+    assert field(child, "Uid").split() == [str(NOBODY if AS_ROOT else os.geteuid())] * 4
+    assert Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n"
+    limits = Path(f"/proc/{child}/limits").read_text().splitlines()
+    found = {line[:25].strip(): line[25:].split()[:2] for line in limits}
+    assert found["Max core file size"] == found["Max processes"] == found["Max file size"] == ["0", "0"]
+    assert found["Max data size"] == [str(48 << 20)] * 2
+    assert found["Max open files"] == ["128", "128"]
+
+
+@root_alone  # what such a process has open is for root to see
+def test_it_has_what_it_needs_and_nothing_else(tmp_path, port):
+    """Of the program it has the listening socket and one socket pair: no file, no pin, and none of its environment."""
+    with Program(
+        tmp_path, page_settings(port), env={"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "TZ": "UTC"}
+    ) as program:
+        program.start("--simulate", "2000")
+        get(port)
+        child = page_of(program.pid)
+        opened = [path for path in open_files(child) if not path.startswith("pipe:")]
+        assert [path for path in opened if not path.startswith("socket:")] == ["/dev/null"] * 3
+        assert len(opened) <= 3 + 3  # and perhaps a connection that is ending
+        environment = Path(f"/proc/{child}/environ").read_bytes().rstrip(b"\0").split(b"\0")
+        assert sorted(environment) == [b"LANG=C.UTF-8", b"TZ=UTC"]
+
+
+@root_alone
+def test_another_process_of_its_user_can_t_look_into_it(program, port):
+    """A password stands in its memory, which not even its own user may read."""
+    get(port)
+    child = page_of(program.pid)
+    assert Path(f"/proc/{child}/mem").stat().st_uid == 0
+    assert field(child, "Uid").split()[0] == str(NOBODY)
+
+
+def test_the_password_is_nowhere_to_be_seen(tmp_path, port):
+    """It stands in no process title, no status and no log; it opens the page."""
+    with Program(tmp_path, page_settings(port, password="hunter2secret")) as program:
+        program.start("--simulate", "2000")
+        assert get(port, "/").status == 401
+        assert get(port, "/", Authorization="Basic bWU6aHVudGVyMnNlY3JldA==").status == 200
+        assert get(port, "/healthz").text == "ok\n"
+        for pid in (program.pid, page_of(program.pid)):
+            assert b"hunter2" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert "hunter2" not in program.run("--status", "--json").stdout
+        assert "hunter2" not in (program.data_dir / "simulated" / "power.log").read_text()
+
+
+def test_another_site_s_name_is_refused(program, port):
+    """A foreign page that has its own name lead here is refused (DNS rebinding)."""
+    assert get(port, "/", Host=f"evil.example:{port}").status == 421
+    assert get(port, "/", Host=f"localhost:{port}").status == 200
+
+
+def test_ipv6_and_ipv4_at_once(tmp_path, port):
+    """At "::" it answers both, and whoever may listen there."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with Program(tmp_path, page_settings(port, address="::")) as program:
+        done = program.run("--simulate", "2000")
+        assert "lets everyone on the network open the page" in done.stderr
+        assert get(port).status == 200
+        assert get(port, address="::1").status == 200
+
+
+# --- Ports
+
+
+def _with_page(settings, port, password=None, **more):
+    return dataclasses.replace(settings, page=PageSettings("127.0.0.1", port, password), **more)
+
+
+def _listens(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Tries again soon what a program tries again after a while."""
+    monkeypatch.setattr(page_server, "LISTEN_S", (0.05, 0.05))
+    monkeypatch.setattr(page_server, "START_S", (0.05, 0.4))
+    monkeypatch.setattr(page_server, "SOON_S", 0.5)
+
+
+def test_a_port_that_is_taken(tmp_path, port, impatient):
+    """A port that is taken is a failing view, which L2 shows, and no reason not to start; it is had once it is free."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with Running(tmp_path, page=PageSettings("127.0.0.1", port, None)) as running:
+            running.wait_for_condition(Condition.FAILING)
+            view = running.monitor.status().views["page"]
+            assert (view.state, view.reason) == ("failing", f"127.0.0.1 port {port}: Address already in use")
+            other.close()
+            running.wait_for_condition(Condition.WELL)
+            assert running.monitor.status().views["page"].state == "ok"
+            assert get(port).status == 200
+
+
+def test_an_address_that_is_not_there(tmp_path, port):
+    """An address that this machine does not have, or not yet, is a failing view; the status says which."""
+    with Program(tmp_path, page_settings(port, address="192.0.2.1", password="x")) as program:
+        program.start("--simulate", "2000")
+        wait_until(lambda: program.status()["views"]["page"]["state"] == "failing")
+        reason = f"192.0.2.1 port {port}: Cannot assign requested address"
+        assert program.run("--status").stdout.splitlines()[-1] == f"view page: failing: {reason}"
+        done = program.run("--check")
+        assert done.returncode == 1
+        assert f"view page: {reason}" in done.stdout
+
+
+def test_a_change_of_the_page_touches_nothing_else(tmp_path, port):
+    """Another port or password is in force at once, and every other thread goes on."""
+    with Running(tmp_path) as running:
+        running.monitor.change(_with_page(running.settings, port))
+        others = [thread for thread in threading.enumerate() if thread.name != "view page"]
+        assert asked_again(port).status == 200
+        second = free_port()
+        running.monitor.change(_with_page(running.settings, second))
+        assert asked_again(second).status == 200
+        assert not _listens(port)
+        running.monitor.change(_with_page(running.settings, second, Secret("new")))
+        assert asked_again(second, "/").status == 401
+        assert set(others) <= set(threading.enumerate())
+        running.monitor.change(running.settings)
+        assert not _listens(second)
+        assert running.monitor.status().views == {}
+        assert "view page" not in running.threads()
+
+
+def test_a_change_of_something_else_leaves_the_page(tmp_path, port):
+    """A reload that does not concern the page does not end it."""
+    with Running(tmp_path) as running:
+        running.monitor.change(_with_page(running.settings, port))
+        asked_again(port)
+        child = page_of(os.getpid())
+        running.monitor.change(_with_page(running.settings, port, keep_days=50))
+        assert get(port).status == 200
+        assert page_of(os.getpid()) == child
+
+
+def test_a_reload_by_signal(program, port):
+    """SIGHUP gives the page its new port."""
+    second = free_port()
+    program.set(page_settings(second))
+    os.kill(program.pid, signal.SIGHUP)
+    assert asked_again(second).status == 200
+    assert not _listens(port)
+
+
+def test_check_tries_the_port(tmp_path, port):
+    """--check says where the page will be, or why it can't; of the running one's own port it can't know."""
+    with Program(tmp_path, page_settings(port)) as program:
+        assert f"view page: ok, http://127.0.0.1:{port}/" in program.run("--check").stdout
+        assert children_of(os.getpid()) == []
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            assert f"view page: 127.0.0.1 port {port}: Address already in use" in program.run("--check").stdout
+
+
+def test_the_page_of_a_first_try(tmp_path):
+    """With --simulate and no settings there is a page."""
+    with Program(tmp_path) as program:
+        # Where the data are when nothing says so.
+        program.env |= {"STATE_DIRECTORY": str(program.data_dir)}
+        line = [*program.start_of_line, "--pidfile", str(program.pidfile), "--simulate", "2000"]
+        done = program._finished(line)
+        assert done.returncode == 0, done.stderr
+        assert list(program.status()["views"]) == ["page"]
+
+
+def test_a_simulated_page_is_left_out(tmp_path, port):
+    """Where settings were found and not named, the port is the real program's: the page is left out, and it says so."""
+    with Program(tmp_path, page_settings(port)) as program:
+        program.env["POWER_SETTINGS"] = str(program.settings)
+        line = [*program.start_of_line, "--pidfile", str(program.pidfile), "--simulate", "2000"]
+        done = program._finished(line)
+        assert done.returncode == 0, done.stderr
+        assert "left out by --simulate: view page; --settings PATH includes all" in done.stderr
+        assert program.status()["left_out"] == ["view page"]
+        assert program.status()["views"] == {}
+
+
+# --- A process that fails
+
+
+@contextlib.contextmanager
+def served(port, code, monkeypatch, *, ask=dict):
+    """A :class:`PageServer` whose process runs *code*; what *ask* gives is the status."""
+    monkeypatch.setattr(page_server, "CODE", CODE + code)
+    server = PageServer(
+        PageSettings("127.0.0.1", port, None), "/nowhere/journal.db", {}, status=ask, on_state=lambda: None
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server._listener is not None)
+        yield server
+    finally:
+        server.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_one_that_can_t_start(port, impatient, monkeypatch, tmp_path):
+    """A process that ends at once is started again after longer and longer pauses; the status has its last words."""
+    path = tmp_path / "starts"
+    code = (
+        f"open({str(path)!r}, 'a').write(f'{{time.monotonic()}}\\n'); "
+        "pair.sendall(b'failed no bottle here\\n'); os._exit(3)"
+    )
+    with served(port, code, monkeypatch) as server, socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: path.exists() and len(path.read_text().splitlines()) >= 5)
+        assert server.status.state == "failing"
+        assert server.status.reason == "ended with exit status 3: no bottle here"
+        times = [float(line) for line in path.read_text().split()]
+        pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
+        for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.4), strict=False):
+            assert pause >= least
+
+
+def test_one_that_ends_soon(port, impatient, monkeypatch, tmp_path):
+    """One that ends in order, but as soon as it serves, is no less a failure."""
+    with (
+        served(port, "pair.sendall(b'ready\\n'); os._exit(0)", monkeypatch) as server,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        wait_until(lambda: server.status.state == "failing")
+        assert server.status.reason == "ended too soon"
+
+
+def test_one_that_serves_again(port, impatient, monkeypatch, tmp_path):
+    """Once one has served for a while, the page is well again."""
+    path = tmp_path / "second"
+    code = (
+        f"second = os.path.exists({str(path)!r}); open({str(path)!r}, 'w'); second or os._exit(3); "
+        "pair.sendall(b'ready\\n'); time.sleep(60)"
+    )
+    with served(port, code, monkeypatch) as server, socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: server.status.state == "failing")
+        wait_until(lambda: server.status.state == "ok")
+
+
+def test_one_that_never_serves(port, impatient, monkeypatch):
+    """One that does not come to serve is ended."""
+    monkeypatch.setattr(page_server, "READY_S", 0.2)
+    with served(port, "time.sleep(60)", monkeypatch) as server, socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: server.status.reason == "did not begin to serve")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("pair.sendall(b'the password, please\\n'); time.sleep(60)", "asked for what it may not have"),
+        ("pair.sendall(b'ready\\n' * 2); time.sleep(60)", "asked for what it may not have"),
+        ("pair.sendall(b'x' * 5000); time.sleep(60)", "sent a line without an end"),
+        ("pair.close(); time.sleep(60)", "closed its socket"),
+        ("pair.sendall(b'\\xff\\xfe\\n'); time.sleep(60)", "asked for what it may not have"),
+        ("os.kill(os.getpid(), 11)", "ended with SIGSEGV"),
+        (
+            "[pair.sendall(b'settings\\n') for _ in range(100_000)]; time.sleep(60)",
+            "does not read what it has asked for",
+        ),
+    ],
+)
+def test_one_that_was_taken_over(port, impatient, monkeypatch, code, reason):
+    """Whatever a process says that is no page any more, it is ended, and the program goes on."""
+    with served(port, code, monkeypatch) as server, socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: server.status.reason == reason)
+        assert server.status.state == "failing"
+
+
+def test_one_status_a_second(port, monkeypatch, tmp_path):
+    """However often it asks, it gets one status a second; and what it says to the log has an end."""
+    monkeypatch.setattr(page_server, "STATUS_S", 0.2)
+    asked = []
+
+    def ask():
+        asked.append(time.monotonic())
+        return {}
+
+    code = "pair.sendall(b'ready\\n'); [(pair.sendall(b'status\\n'), pair.recv(100)) for _ in range(1000)]"
+    with served(port, code, monkeypatch, ask=ask), socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: len(asked) >= 6)
+    for sooner, later in itertools.pairwise(asked):
+        assert later - sooner >= 0.2
+
+
+def test_its_complaints_have_an_end(port, monkeypatch, caplog):
+    """It can't fill the log."""
+    monkeypatch.setattr(page_server, "STATUS_S", 0.0)
+    code = "pair.sendall(b'ready\\n'); [pair.sendall(b'failed \\x1b[2J%d\\n' % n) for n in range(1000)]; time.sleep(60)"
+    with served(port, code, monkeypatch) as server, socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: server._process is not None and server._process._complaints == 1000)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == page_server.MAX_COMPLAINTS
+    assert said[0] == "view page: \\x1b[2J0"
+
+
+def test_a_bug_of_its_own_ends_no_counting(tmp_path, port, monkeypatch):
+    """Should the program's own side of the page fail, it is a failing view, and the program counts on."""
+    monkeypatch.setattr(page_server.PageServer, "_wait", lambda _self: {}["a bug"])
+    with Running(tmp_path) as running:
+        running.monitor.change(_with_page(running.settings, port))
+        running.wait_for_condition(Condition.FAILING)
+        assert running.monitor.status().views["page"].reason.startswith("ended by a bug")
+        assert not running.monitor.crashed
+
+
+def test_a_missing_library_is_named(tmp_path, port):
+    """With PAGE, a start without the libraries says which is missing; without PAGE none of them is needed."""
+    gone = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "waitress" else find(name)
+"""
+    with Program(tmp_path, page_settings(port)) as program:
+        done = program.run_after(gone, "--simulate", "2000")
+        assert done.returncode == 1
+        assert "missing: waitress: " in done.stderr
+        program.set("")
+        assert program.run_after(gone, "--simulate", "2000").returncode == 0
