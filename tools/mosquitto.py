@@ -22,7 +22,8 @@ def mosquitto_path() -> Path:
 
 def _environment() -> dict[str, str]:
     """What it finds the libraries with that were unpacked beside it."""
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(str(path) for path in (cache() / "mosquitto/usr/lib").glob("*"))}
+    libraries = [str(path) for path in (cache() / "mosquitto").glob("**/lib/*-linux-*")]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
 
 
 class Mosquitto(Server):

@@ -1,0 +1,74 @@
+"""What others see at an MQTT broker: a client that writes down all that comes, and what is retained."""
+
+import json
+import threading
+import time
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from program import PATIENCE_S, wait_until
+
+
+class Observer:
+    """
+    A client of the broker at *port* that reads everything; a context manager.
+
+    It comes back by itself where the broker was away. *user* is a name and a
+    password; *ca* the file of the CA, for TLS.
+    """
+
+    def __init__(self, port, *, user=None, ca=None):
+        #: All messages in their order: when they came (monotonic, s), topic, text, whether they were retained.
+        self.seen = []
+        self._lock = threading.Lock()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._subscribed = threading.Event()
+        if user:
+            self._client.username_pw_set(*user)
+        if ca:
+            self._client.tls_set(ca)
+        self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = self._note
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+
+    def _note(self, _client, _data, message):
+        with self._lock:
+            self.seen.append((time.monotonic(), message.topic, message.payload.decode(), message.retain))
+
+    def __enter__(self):
+        self._client.loop_start()
+        assert self._subscribed.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(self, topic, payload, *, retain=True):
+        """Publish something, as another client does, and wait until the broker has it."""
+        self._client.publish(topic, payload, 1, retain).wait_for_publish(PATIENCE_S)
+
+    def messages(self, topic):
+        """The texts that came at *topic*, in their order."""
+        with self._lock:
+            return [text for _, where, text, _ in self.seen if where == topic]
+
+    def last(self, topic):
+        """The last text that came at *topic*; None without one."""
+        return (self.messages(topic) or [None])[-1]
+
+    def states(self, topic="power/house"):
+        """The states that came at *topic*, in their order."""
+        return [json.loads(text) for text in self.messages(topic) if text]
+
+    def wait_for(self, condition, topic="power/house"):
+        """Wait for a state at *topic* that *condition* is true of, the last one that came; return it."""
+        return wait_until(lambda: next((state for state in self.states(topic)[-1:] if condition(state)), None))
+
+    def topics(self):
+        """The topics whose last text is not empty: what is retained, where all is."""
+        with self._lock:
+            last = {topic: text for _, topic, text, _ in self.seen}
+        return {topic for topic, text in last.items() if text}
