@@ -145,6 +145,7 @@ class Link:
                 raise BrokerError(
                     f"{settings.verify_ssl}: no CA certificates: {error.strerror or error}: check verify_ssl"
                 ) from error
+            trusted.sslsocket_class = _closing_socket()
             self._client.tls_set_context(trusted)
             self._client.tls_insecure_set(not trusted.check_hostname)
         try:
@@ -152,7 +153,7 @@ class Link:
         except (OSError, ValueError) as error:  # ValueError: a host that is no name (UnicodeError)
             raise BrokerError(f"{self._place}: {_words(error)}") from error
         try:
-            self._wait(lambda: self._answer is not None)
+            self.wait(lambda: self._answer is not None)
         except BrokerError as error:
             # A broker that does not know the version may just close the connection; and one that refuses does so too.
             if self._answer is None:
@@ -184,7 +185,7 @@ class Link:
         if client.socket() is None:
             raise BrokerError(f"{self._place} has closed the connection{self._ended}")
 
-    def _wait(self, done: Callable[[], bool]) -> None:
+    def wait(self, done: Callable[[], bool]) -> None:
         """Wait until *done*, for as long as an answer may take."""
         end_s = time.monotonic() + ANSWER_S
         while not done():
@@ -200,7 +201,7 @@ class Link:
         _, number = self._client.subscribe([(topic, 0) for topic in wanted])
         if number is None:
             raise BrokerError(f"{self._place} has closed the connection{self._ended}")
-        self._wait(lambda: number in self._subscribed)
+        self.wait(lambda: number in self._subscribed)
         for topic, code in zip(wanted, self._subscribed.pop(number), strict=False):
             if code.is_failure:
                 raise BrokerError(f"{self._place} does not let us read {topic}: {code}: check the rights of this user")
@@ -319,6 +320,21 @@ def _energy(payload: bytes) -> float | None:
     if isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 <= energy < MAX_KWH:
         return None
     return energy
+
+
+def _closing_socket() -> type:
+    """A socket of TLS that is closed where the handshake fails: the library forgets it then."""
+    import ssl
+
+    class ClosingSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            try:
+                super().do_handshake(block)
+            except BaseException:
+                self.close()
+                raise
+
+    return ClosingSocket
 
 
 def _words(error: Exception) -> str:

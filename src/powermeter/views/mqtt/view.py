@@ -15,7 +15,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from powermeter.errors import BrokerError
 from powermeter.settings.values import MqttSettings
@@ -77,12 +77,11 @@ class MqttView:
         #: By a meter's name the energy that was published last, and the least that may be: what was retained.
         self._energies: dict[str, int] = {}
         self._least: dict[str, int] = {}
-        #: Of this connection: by its topic what was sent; when the first of it was (monotonic, s); and whether our own
-        #: id has come back, and another's came.
+        #: By a meter's name its pulses when it was seen first: two later its power is measured.
+        self._pulses: dict[str, int] = {}
+        #: Of this connection: by its topic what was sent; and the id that came last.
         self._sent: dict[str, str] = {}
-        self._sent_s = 0.0
-        self._returns = False
-        self._other = ""
+        self._retained_id = ""
 
     def stop(self, *, withdraw: bool = False) -> None:
         """Have :meth:`run` end; with *withdraw* what was published is removed from the broker before."""
@@ -114,8 +113,12 @@ class MqttView:
         if "id" not in self._about():
             self._set_state("waiting", "the journal is not open yet")
             return JOURNAL_S
+        now = self._ask()
+        if any(meter.energy_kwh is None for meter in now.meters.values()):
+            self._set_state("waiting", "the journal does not tell yet what was counted")
+            return JOURNAL_S
         try:
-            self._publish()
+            self._publish(list(now.meters))
         except BrokerError as error:
             if not self._stopping:
                 self._fail(str(error))
@@ -126,15 +129,14 @@ class MqttView:
 
     # --- One connection
 
-    def _publish(self) -> None:
+    def _publish(self, meters: Sequence[str]) -> None:
         own_id = self._about()["id"]
-        meters = list(self._ask().meters)
         retained = look(self._settings, meters, stopped=lambda: self._stopping, wake=self._wake)
-        self._refuse_other(own_id, retained.monitor)
+        self._refuse_other(retained.monitor)
         if retained.monitor == own_id:
             for name, kwh in retained.energies.items():
                 self._least[name] = max(self._least.get(name, 0), round(kwh * MILLIONTHS))
-        self._sent, self._returns, self._other = {}, False, ""
+        self._sent, self._retained_id = {}, ""
         with Link(
             self._settings,
             f"power_{own_id}",
@@ -145,9 +147,10 @@ class MqttView:
             on_message=self._take,
         ) as link:
             link.subscribe([self._monitor, BIRTH_TOPIC])
+            self._claim(link, own_id)
             due_s = time.monotonic()
             while not self._stopping:
-                self._refuse_other(own_id, self._other)
+                self._refuse_other(self._retained_id)
                 if time.monotonic() >= due_s:
                     self._update(link)
                     due_s = time.monotonic() + self._settings.update_period
@@ -155,19 +158,43 @@ class MqttView:
                 link.turn(max(0.0, due_s - time.monotonic()))
             self._end(link)
 
-    def _refuse_other(self, own_id: str, other: str) -> None:
-        if other not in ("", own_id):
+    def _claim(self, link: Link, own_id: str) -> None:
+        """
+        Retain our id, and wait until it comes back.
+
+        So it is known that what is retained may be read: a broker may confirm
+        a subscription, and MQTT 3.1.1 a message, that its rights forbid.
+        """
+        link.publish(self._monitor, own_id)
+        self._sent[self._monitor] = own_id
+        end_s = time.monotonic() + ANSWER_S
+        while not self._retained_id:
+            if link.refused:
+                raise BrokerError(self._refusal(link))
+            if (left_s := end_s - time.monotonic()) <= 0 or self._stopping:
+                raise BrokerError(
+                    f"{self._place} does not give back what is published at {self._monitor}: check the rights of this "
+                    "user"
+                )
+            link.turn(left_s)
+
+    def _refusal(self, link: Link) -> str:
+        topic, reason = next(iter(link.refused.items()))
+        return f"{self._place} refuses {topic}: {reason}: check the rights of this user"
+
+    def _refuse_other(self, found: str) -> None:
+        own_id = self._about()["id"]
+        if found not in ("", own_id):
             raise BrokerError(
-                f"another monitor publishes below {self._settings.topic} at {self._place}, its id is {other}, ours "
+                f"another monitor publishes below {self._settings.topic} at {self._place}, its id is {found}, ours "
                 f"{own_id}: set another topic, or remove what is retained at {self._monitor} if that one is no more"
             )
 
     def _take(self, topic: str, payload: bytes) -> None:
         """Take a message; what it asks for is done with the next update, so that many make no flood."""
         if topic == self._monitor:
-            self._other = word(payload)
-            self._returns = self._returns or self._other == self._about()["id"]
-            if not self._other:
+            self._retained_id = word(payload)
+            if not self._retained_id:
                 self._sent.pop(topic, None)
         elif topic == BIRTH_TOPIC and word(payload) == "online":
             self._sent.clear()
@@ -179,8 +206,7 @@ class MqttView:
             if meter.energy_kwh is not None:
                 self._count(name, round(meter.energy_kwh * MILLIONTHS))
         if now.meters.keys() - self._energies.keys():
-            self._set_state("waiting", "the journal does not tell yet what was counted")
-            return
+            return  # one that came just now, and whose energy is not known yet
         wanted = self._wanted(now)
         for topic in link.refused:
             self._sent.pop(topic, None)
@@ -190,8 +216,6 @@ class MqttView:
         # Noted before anything is sent: what a crash leaves at the broker is known.
         if (noted := sorted({*wanted, *listed} - removed)) != listed:
             self._note(TOPICS, json.dumps(noted))
-        if not self._sent:
-            self._sent_s = time.monotonic()
         for topic, payload in {**dict.fromkeys(gone, ""), **wanted}.items():
             if self._sent.get(topic) != payload:
                 link.publish(topic, payload)
@@ -202,15 +226,7 @@ class MqttView:
         if not self._sent:
             return
         if link.refused:
-            topic, reason = next(iter(link.refused.items()))
-            self._fail(f"{self._place} refuses {topic}: {reason}: check the rights of this user")
-        elif not self._returns:
-            # MQTT 3.1.1 confirms what a broker has refused.
-            if time.monotonic() > self._sent_s + ANSWER_S:
-                self._fail(
-                    f"{self._place} does not give back what is published at {self._monitor}: check the rights of this "
-                    "user"
-                )
+            self._fail(self._refusal(link))
         elif link.is_confirmed:
             if self.status.state != "ok":
                 log.info("view mqtt: publishing to %s below %s", self._place, self._settings.topic)
@@ -260,9 +276,20 @@ class MqttView:
             for name, meter in now.meters.items():
                 wanted |= configs(settings.discovery, settings.topic, own_id, name, meter)
         for name, meter in now.meters.items():
-            wanted[f"{settings.topic}/{name}"] = state(meter, self._energies[name] / MILLIONTHS, now)
+            power = meter.watts if self._is_measured(name, meter) else None
+            wanted[f"{settings.topic}/{name}"] = state(meter, power, self._energies[name] / MILLIONTHS, now)
         wanted[f"{settings.topic}/{STATUS}"] = "online"
         return wanted
+
+    def _is_measured(self, name: str, meter: MeterStatus) -> bool:
+        """
+        Whether the power is known by two flashes.
+
+        Before, it is only bounded by the time since the start: whoever draws a
+        graph of it would see a peak at each start.
+        """
+        pulses = meter.pulses or 0
+        return not meter.watts_is_bound or pulses >= self._pulses.setdefault(name, pulses) + 2
 
     # --- How it is doing
 
@@ -277,8 +304,8 @@ class MqttView:
             self._on_state()
 
 
-def state(meter: MeterStatus, energy_kwh: float, now: Status) -> str:
-    """What is published of *meter*, as JSON: :doc:`/reference/mqtt` says what each key means."""
+def state(meter: MeterStatus, watts: float | None, energy_kwh: float, now: Status) -> str:
+    """What is published of *meter*, as JSON, with the power *watts* and the energy *energy_kwh*."""
     reasons = [words for key, words in TROUBLES.items() if getattr(meter, key)]
     if now.journal.failing:
         reasons.append(f"journal: {now.journal.failing}")
@@ -286,8 +313,8 @@ def state(meter: MeterStatus, energy_kwh: float, now: Status) -> str:
     known = [pulses for pulses in waiting if pulses is not None]
     return json.dumps(
         {
-            "power_w": None if meter.watts is None else round(meter.watts),
-            "power_is_bound": meter.watts_is_bound,
+            "power_w": None if watts is None else round(watts),
+            "power_is_bound": watts is not None and meter.watts_is_bound,
             "energy_kwh": energy_kwh,
             "register_kwh": None if meter.register_kwh is None else round(meter.register_kwh, 6),
             "kwh_today": None if meter.kwh_today is None else round(meter.kwh_today, 6),
