@@ -10,7 +10,8 @@ from pathlib import Path
 
 from server import cache, free_port
 
-HERE = Path(__file__).resolve().parent
+#: What runs in its own Python.
+INSIDE = Path(__file__).resolve().parent / "inside"
 PYTHON = cache() / "home-assistant-2025.4.4" / "bin" / "python"
 
 #: When its clock begins: at the top of an hour, as its statistics do.
@@ -49,7 +50,7 @@ class HomeAssistant:
         """Start it, and wait until it answers."""
         (faketime,) = (cache() / "faketime").rglob("libfaketimeMT.so.1")
         clock = {"LD_PRELOAD": str(faketime), "FAKETIME": f"@{self.now():%Y-%m-%d %H:%M:%S} x{self.rate}", "TZ": "UTC"}
-        command = [PYTHON, HERE / "minimal.py", self.directory, str(self.port), str(self.mqtt_port)]
+        command = [PYTHON, INSIDE / "minimal.py", self.directory, str(self.port), str(self.mqtt_port)]
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "out").open("ab") as out:
             self._process = subprocess.Popen(
@@ -88,7 +89,7 @@ class HomeAssistant:
         """What its websocket answers to each of *questions*."""
         token = (self.directory / "token").read_text()
         done = subprocess.run(
-            [PYTHON, HERE / "ask.py", str(self.port), token],
+            [PYTHON, INSIDE / "ask.py", str(self.port), token],
             input=json.dumps(questions),
             capture_output=True,
             text=True,
