@@ -97,8 +97,8 @@ def power_errors():
     return names
 
 
-def said_by(node, function, errors):
-    """The messages that *node* in *function* says: pairs of a text and its levels."""
+def said_by(node, function, errors, entry):
+    """The messages that *node* in *function* says, of the setting *entry*: pairs of a text and its levels."""
     levels = frozenset()
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=method), args=args):
@@ -114,7 +114,7 @@ def said_by(node, function, errors):
         case ast.Call(func=ast.Name(id="Mistake"), args=[_, _, allowed]):
             found = [f"{HOLE}: found {HOLE}, allowed: {text}" for text in texts(allowed)]
         case ast.Call(func=ast.Name(id="Remark"), args=[remark, *names]):
-            place = f'{HOLE}: WRITERS["{HOLE}"]' + "".join(f'["{name}"]' for key in names for name in texts(key))
+            place = f"{HOLE}: {entry}" + "".join(f'["{name}"]' for key in names for name in texts(key))
             found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
             ast.unparse(value) in ("said", "self.mistakes") and function.name != "_input"
@@ -142,6 +142,7 @@ def messages():
     found = set()
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
+        entry = "MQTT" if "mqtt" in path.parts else f'WRITERS["{HOLE}"]'
         for node in tree.body:
             match node:
                 case ast.Assign(targets=[ast.Name(id="ADVICE")], value=ast.Dict(values=values)):
@@ -151,7 +152,7 @@ def messages():
             if not isinstance(function, ast.FunctionDef):
                 continue
             for node in ast.walk(function):
-                said = said_by(node, function, errors)
+                said = said_by(node, function, errors, entry)
                 # An error's text may be made in its own class.
                 if (
                     isinstance(node, ast.Call)
@@ -216,7 +217,7 @@ def dotted(status, path=()):
     """The keys of *status*, those within joined by dots; names of meters and writers as NAME."""
     for key, value in status.items():
         here = (*path, key)
-        if isinstance(value, dict) and path in (("meters",), ("writers",)):
+        if isinstance(value, dict) and path in (("meters",), ("writers",), ("views",)):
             yield from dotted(value, (*path, "NAME"))
         elif isinstance(value, dict):
             yield from dotted(value, here)

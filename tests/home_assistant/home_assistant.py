@@ -101,6 +101,8 @@ class HomeAssistant:
 
     def complaints(self):
         """The lines of its log that are warnings or errors and name something of ours."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        # At a start it puts the log of the run before aside.
+        logs = sorted(self.directory.glob("home-assistant.log*"))
+        lines = [line for path in logs for line in path.read_text().splitlines()]
         bad = [line for line in lines if " WARNING " in line or " ERROR " in line]
         return [line for line in bad if "power" in line.lower() or "house" in line.lower() or "homeassistant/" in line]

@@ -151,7 +151,7 @@ def test_six_hours(tmp_path):
         assert offset > 0
         total = round(counted + offset / 1e6, 6)
         wait_until(lambda: observer.states(STATE)[-1]["energy_kwh"] == total)
-        wait_until(lambda: float(home_assistant.states()[energy][0]) == total)
+        wait_until(lambda: home_assistant.states()[energy][0] == str(total))
         wait_hours(home_assistant, 6.1)
 
         energies = [state["energy_kwh"] for state in observer.states(STATE)]

@@ -63,17 +63,17 @@ def mistakes(options: Values) -> Iterator[Mistake]:
         yield Mistake("topic", f'"{topic}"', "a topic of its own, this one is Home Assistant's")
 
 
-def mistakes_of_meters(options: Values, meters: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with the names of *meters* once they are published: name, what was found, what is allowed."""
+def mistakes_of_meters(options: Values, meters: Iterable[str]) -> Iterator[Mistake]:
+    """What is wrong with the names of *meters* once they are published; each mistake's name is the meter's."""
     known: dict[str, str] = {}
     for name in meters:
         if name in (STATUS, MONITOR):
-            yield name, f'"{name}"', "another name, MQTT has a topic of that name"
+            yield Mistake(name, f'"{name}"', "another name, MQTT has a topic of that name")
         if options.get("discovery") is None:
             continue
         other = known.setdefault(object_id(name), name)
         if other != name:
-            yield name, f'"{name}"', f'a name that is not also "{object_id(name)}" for Home Assistant, as "{other}" is'
+            yield Mistake(name, f'"{name}"', f'a name that is not the same as "{other}" in small letters, with _ for -')
 
 
 def warnings(options: Values) -> Iterator[Remark]:

@@ -159,10 +159,9 @@ class Link:
             if self._answer is None:
                 raise OtherVersionError(f"{error}: check host, port and ssl") from error
         if self._answer.is_failure:
-            refused = f"{self._place} refuses the connection: {self._answer}"
             if self._answer.value == UNSUPPORTED_VERSION:
-                raise OtherVersionError(refused)
-            raise BrokerError(f"{refused}: check username and password")
+                raise OtherVersionError(f"{self._place} refuses the connection: {self._answer}")
+            raise BrokerError(f"{self._place} refuses the connection: {self._answer}: check username and password")
 
     def turn(self, timeout_s: float) -> None:
         """Wait for at most *timeout_s*, and do what is to be done for the connection."""

@@ -170,7 +170,7 @@ class MqttView:
         end_s = time.monotonic() + ANSWER_S
         while not self._retained_id:
             if link.refused:
-                raise BrokerError(self._refusal(link))
+                raise self._refusal(link)
             if (left_s := end_s - time.monotonic()) <= 0 or self._stopping:
                 raise BrokerError(
                     f"{self._place} does not give back what is published at {self._monitor}: check the rights of this "
@@ -178,9 +178,9 @@ class MqttView:
                 )
             link.turn(left_s)
 
-    def _refusal(self, link: Link) -> str:
+    def _refusal(self, link: Link) -> BrokerError:
         topic, reason = next(iter(link.refused.items()))
-        return f"{self._place} refuses {topic}: {reason}: check the rights of this user"
+        return BrokerError(f"{self._place} refuses {topic}: {reason}: check the rights of this user")
 
     def _refuse_other(self, found: str) -> None:
         own_id = self._about()["id"]
@@ -226,7 +226,7 @@ class MqttView:
         if not self._sent:
             return
         if link.refused:
-            self._fail(self._refusal(link))
+            self._fail(str(self._refusal(link)))
         elif link.is_confirmed:
             if self.status.state != "ok":
                 log.info("view mqtt: publishing to %s below %s", self._place, self._settings.topic)
@@ -258,11 +258,11 @@ class MqttView:
         energy, least = counted + offset, self._least.get(name, 0)
         if energy < least:
             log.warning(
-                "view mqtt: %s: %.3f kWh were published, and the journal has %.3f kWh less: the difference is added "
+                "view mqtt: %s: %s kWh were published, and the journal has %s kWh less: the difference is added "
                 "from now on, so that the energy does not fall",
                 name,
-                least / MILLIONTHS,
-                (least - energy) / MILLIONTHS,
+                f"{least / MILLIONTHS:.3f}",
+                f"{(least - energy) / MILLIONTHS:.3f}",
             )
             self._note(key, str(offset + least - energy))
             energy = least
