@@ -12,7 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -245,9 +245,9 @@ class Retained:
     """
 
     mqtt5: bool
-    version: str = ""
-    monitor: str = ""
-    energies: dict[str, float] = field(default_factory=dict)
+    version: str
+    monitor: str
+    energies: dict[str, float]
 
 
 def look(
@@ -276,7 +276,7 @@ def _look(
     stopped: Callable[[], bool],
     wake: socket.socket | None,
 ) -> Retained:
-    found = Retained(mqtt5)
+    found = Retained(mqtt5, "", "", {})
     topics = {f"{settings.topic}/{name}": name for name in meters}
     monitor, version = f"{settings.topic}/{MONITOR}", "$SYS/broker/version"
     came_s = time.monotonic()
