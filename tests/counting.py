@@ -169,8 +169,8 @@ class Running:
     """
     A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager.
 
-    *writers* in place of the file's; *page* and *mqtt*: their settings; *meter_settings*: what the meter has besides its
-    pin and its constant.
+    *writers* in place of the file's; *page* and *mqtt*: their settings; *meter_settings*: what the meter has besides
+    its pin and its constant.
     """
 
     def __init__(self, directory, *, board=None, writers=None, page=None, mqtt=None, **meter_settings):
