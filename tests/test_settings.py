@@ -1239,10 +1239,10 @@ def test_names_of_meters_that_mqtt_takes(read):
     meters = (
         "METERS = {n: {'pin': p, 'impulses_per_kwh': 1} for n, p in (('status', 18), ('Heat-1', 22), ('heat_1', 11))}"
     )
+    same = 'a name that is not the same as "Heat-1" in small letters, with _ for -'
     assert mistakes_in(read, f"{meters}\nMQTT = {{}}") == [
         'METERS["status"]: found "status", allowed: another name, MQTT has a topic of that name',
-        'METERS["heat_1"]: found "heat_1", '
-        'allowed: a name that is not the same as "Heat-1" in small letters, with _ for -',
+        f'METERS["heat_1"]: found "heat_1", allowed: {same}',
     ]
     assert mistakes_in(read, f"{meters}\nMQTT = {{'discovery': None}}") == [
         'METERS["status"]: found "status", allowed: another name, MQTT has a topic of that name'
