@@ -21,6 +21,7 @@ sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
 from hardware import machine  # noqa: E402, F401 - the same
 from influxd import Influxd  # noqa: E402, F401 - for who uses this module
+from server import free_port  # noqa: E402, F401 - the same
 
 from powermeter.process.control import ask  # noqa: E402
 from powermeter.process.pidfile import holder  # noqa: E402
@@ -76,9 +77,12 @@ class Fifo:
         self._fd = os.open(path, os.O_RDWR)
         fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._number = 0
+        #: When each flash began, by time.monotonic_ns().
+        self.times_ns = []
 
     def edge(self):
         at_ns, number = time.monotonic_ns(), self._number + 1
+        self.times_ns.append(at_ns)
         self._number += 2
         os.write(
             self._fd,
@@ -175,8 +179,8 @@ class Measured:
         """How often a thread that is there now was put on a CPU after it had been off."""
         return sum(switches(self.pid).values())
 
-    def memory_mib(self, field="VmRSS"):
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+    def memory_mib(self, field="VmRSS", pid=None):
+        for line in Path(f"/proc/{pid or self.pid}/status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) / 1024
         raise KeyError(field)
@@ -209,6 +213,8 @@ class Program(Measured):
             name: {"pin": pin, "impulses_per_kwh": IMPULSES_PER_KWH, "max_watts": MAX_WATTS}
             for name, pin in zip(meters, (18, 22), strict=False)
         }
+        #: The port of its page; None for no page.
+        self.page_port = None
         #: By name, as in the settings.
         self.writers = {"file": {"type": "file"}}
         if influxd:
@@ -229,6 +235,7 @@ class Program(Measured):
             f"METERS = {self.meters!r}\nWRITERS = {self.writers!r}\n"
             f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\nCLOCK_WAIT = 0\n"
             f"GPIO_LIBRARY = {self.library!r}\nGPIO_CHIP = {self.fifo.path!r}\n"
+            f"PAGE = {self.page_port and {'port': self.page_port}!r}\n"
         )
         super().start()
         if self.daemon:
@@ -255,6 +262,12 @@ class Program(Measured):
 
     def waiting(self, writer):
         return self.status()["writers"][writer]["waiting"]
+
+    def page_pid(self):
+        """The process id of its page, which is its only child; None while there is none."""
+        listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
+        found = [int(child) for line in listed for child in line.split()]
+        return found[0] if found else None
 
     def lines(self):
         """Pulses in the file."""

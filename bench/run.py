@@ -22,6 +22,7 @@ import io
 import os
 import random
 import re
+import resource
 import shutil
 import sqlite3
 import statistics
@@ -31,6 +32,7 @@ import tempfile
 import threading
 import time
 import timeit
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +47,9 @@ from rig import (
     Program,
     ProgramByCallback,
     Sketch,
+    cpu_s,
     feed,
+    free_port,
     machine,
     wait_until,
 )
@@ -88,6 +92,12 @@ HISTORY_DAYS, KEPT_DAYS, PEAK_DAYS, HISTORY_S = 3652, 400, 62, 0.1
 HISTORY_STEPS = 1000
 HISTORY_IMPULSES = 1000
 DAY_NS, QUARTER_NS = 86400 * NS_PER_S, 900 * NS_PER_S
+
+#: The page: CPU of its cold start until the first answer, as a multiple of that of `python3 -c pass`; in MiB, the most
+#: that it may hold once it has shown everything; and how much later the load may make the 99th percentile of a stamp
+#: and of a delivery, as a ratio. Flashes come at that rate, for so many seconds each, without and with the load.
+PAGE_RUNS, PAGE_START_RATIO, RSS_PAGE_MIB, PAGE_LATER_RATIO = 9, 15.0, 45, 3.0
+PAGE_RATE, PAGE_S = 100, 30
 
 #: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
 GUEST_IDLE_S = 30
@@ -505,6 +515,136 @@ def _most_mib(command):
     return int(done.stdout) / 1024
 
 
+# --- The page
+
+
+#: What visitors do to the page at the port of its argument: ten ask for it as fast as they can, two hundred never
+#: finish their request. In a process of its own, until it is ended.
+VISITORS = """
+import http.client, socket, sys, threading, time
+port = int(sys.argv[1])
+
+def ask():
+    while True:
+        try:
+            visitor = http.client.HTTPConnection("127.0.0.1", port)
+            while True:
+                visitor.request("GET", "/")
+                visitor.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            pass
+
+def drip():
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as visitor:
+                while True:
+                    visitor.send(b"G")
+                    time.sleep(0.5)
+        except OSError:
+            pass
+
+for number in range(210):
+    threading.Thread(target=ask if number < 10 else drip).start()
+"""
+
+
+def page(place, _influxd):
+    """The page's process: what it costs to start and to have, and what its visitors cost the counting."""
+    table = Table(
+        "The page",
+        f"CPU time of the page's process until its first answer, the median of {PAGE_RUNS} starts; "
+        "the most memory that it had until it had shown everything; and, with "
+        f"{PAGE_RATE} flashes a second for {PAGE_S} s, how much later than its flash a pulse is stamped, and stands in "
+        "the file, without and with a load of ten visitors who ask as fast as they can and 200 who never finish. By "
+        "RPi.GPIO, which stamps in a callback: gpiod has the kernel's time, which no load changes.",
+        GOALS,
+    )
+    starts = []
+    # A program each: one whose page was ended pauses before it starts another.
+    for number in range(PAGE_RUNS):
+        program = ProgramByCallback(place / f"page_start_{number}")
+        program.page_port = free_port()
+        with program:
+            _shown(program, "/")
+            starts.append(cpu_s(program.page_pid()))
+    program = ProgramByCallback(place / "page")
+    program.page_port = free_port()
+    with program:
+        feed([program.fifo], 100, 50)
+        for path in ("/", "/bars?span=all", "/history.csv", "/metrics", "/api/now"):
+            _shown(program, path)
+        held = program.memory_mib("VmHWM", program.page_pid())
+        plain = []
+        for _ in range(PAGE_RUNS):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            plain.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        table.add("its start, CPU ms", f"{statistics.median(starts) * 1000:.0f}", "", "")
+        ratio = statistics.median(starts) / statistics.median(plain)
+        table.judge("its start / python3 -c pass", ratio, PAGE_START_RATIO, "{:.1f}")
+        table.judge("its memory, MiB", held, RSS_PAGE_MIB, "{:.1f}")
+        late = {}
+        for load in ("without", "with"):
+            visitors = None
+            if load == "with":
+                visitors = subprocess.Popen([sys.executable, "-c", VISITORS, str(program.page_port)])
+                wait_until(lambda: program.page_pid() is not None, "the page runs")
+            late[load] = _late(program)
+            if visitors is not None:
+                visitors.kill()
+                visitors.wait()
+    for what, index in (("stamped", 0), ("in the file", 1)):
+        for load, found in late.items():
+            table.add(f"{what}, 99th percentile, {load} load, ms", f"{found[index]:.2f}", "", "")
+        table.judge(f"{what}, with / without", late["with"][index] / late["without"][index], PAGE_LATER_RATIO)
+    return [table]
+
+
+def _shown(program, path):
+    """Ask for *path* until there is an answer."""
+    address = f"http://localhost:{program.page_port}"
+
+    def answered():
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(address + path) as found,
+        ):
+            return bool(found.read())
+
+    wait_until(answered, path, every=0.01)
+
+
+def _late(program):
+    """The 99th percentiles of how much after its flash a pulse was stamped, and stood in the file, in ms."""
+    before = len(program.fifo.times_ns)
+    wait_until(lambda: program.lines() == before, "all of them in the file")
+    in_file = []
+
+    def look():
+        while len(in_file) < PAGE_RATE * PAGE_S:
+            now_ns = time.monotonic_ns()
+            in_file.extend([now_ns] * (program.lines() - before - len(in_file)))
+            time.sleep(0.02)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    feed([program.fifo], PAGE_RATE * PAGE_S, PAGE_RATE)
+    looking.join()
+    flashes = program.fifo.times_ns[before:]
+    with contextlib.closing(sqlite3.connect(program.journal)) as db:
+        stamped = [at for (at,) in db.execute("SELECT time_ns FROM pulses ORDER BY count LIMIT -1 OFFSET ?", (before,))]
+    # The journal has the wall clock's time.
+    ahead_ns = time.time_ns() - time.monotonic_ns()
+    return [
+        statistics.quantiles([(at - ahead_ns - flash) / MS for at, flash in zip(times, flashes, strict=True)], n=100)[
+            98
+        ]
+        for times in (stamped, [at + ahead_ns for at in in_file])
+    ]
+
+
 # --- Disk
 
 
@@ -817,6 +957,7 @@ PARTS = {
     "commands": commands,
     "reports": reports,
     "history": history,
+    "page": page,
     "disk": disk,
     "kernel": kernel,
     "boot": boot,

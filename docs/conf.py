@@ -21,9 +21,12 @@ extensions = [
     "sphinx_argparse_cli",
 ]
 nitpicky = True
-# Python's own: a build asks no network for where they are described.
+# Python's own and a library's: a build asks no network for where they are described.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(argparse|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|ssl|threading|types)\..*"),
+    (
+        r"py:.*",
+        r"(argparse|bottle|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|ssl|threading|types)\..*",
+    ),
 ]
 # Quotation marks and dashes stand in commands and messages: they are left as they are.
 smartquotes = False

@@ -16,13 +16,6 @@ class Answer(NamedTuple):
     text: str
 
 
-def free_port(address="127.0.0.1"):
-    """A port of *address* that nobody listens at."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as taken:
-        taken.bind((address, 0))
-        return taken.getsockname()[1]
-
-
 def page_settings(port, **more):
     """The line of settings.py for a page at *port*."""
     return f"PAGE = { ({'port': port} | more)!r}"

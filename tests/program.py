@@ -33,7 +33,7 @@ root_alone = pytest.mark.skipif(not AS_ROOT, reason="needs root")
 #: They import first: once the privileges are gone, the source and Python itself may not be readable any more.
 UNPRIVILEGED = f"""
 import json, locale, os, socket, powermeter.arguments, powermeter.check, powermeter.commands, powermeter.run
-import powermeter.process.control, powermeter.process.daemon
+import powermeter.process.confined, powermeter.process.control, powermeter.process.daemon
 import powermeter.settings.reading, powermeter.writers.file, powermeter.writers.influxdb, powermeter.writers.librato
 powermeter.arguments.parser()
 os.setgroups([])

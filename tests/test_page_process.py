@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from counting import Running
-from page_client import children_of, ended, field, free_port, get, open_files, page_of, page_settings
+from page_client import children_of, ended, field, get, open_files, page_of, page_settings
 from program import AS_ROOT, NOBODY, Program, kill, root_alone, wait_until
+from server import free_port
 
 from powermeter.lamps import Condition
 from powermeter.settings.values import PageSettings, Secret

@@ -8,8 +8,9 @@ import re
 import sqlite3
 
 import pytest
-from page_client import free_port, page_settings
+from page_client import page_settings
 from program import SOURCE, Program
+from server import free_port
 
 from powermeter import commands
 from powermeter.journal.tables import SCHEMAS
@@ -214,7 +215,7 @@ def test_what_the_reference_says_of_a_key(monkeypatch):
 
 
 def dotted(status, path=()):
-    """The keys of *status*, those within joined by dots; names of meters and writers as NAME."""
+    """The keys of *status*, those within joined by dots; names of meters, writers and views as NAME."""
     for key, value in status.items():
         here = (*path, key)
         if isinstance(value, dict) and path in (("meters",), ("writers",), ("views",)):

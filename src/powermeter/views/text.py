@@ -118,9 +118,9 @@ MAX_REASON = 60
 
 def line(status: Status, columns: int | None = None) -> str:
     """
-    The live line for *status*: what fails first, then power now, energy today and the writers; a view only where it fails.
+    The live line for *status*: what fails first, then power now, energy today and the writers.
 
-    It takes *columns* at the most, None for any number.
+    A view is in it only where it fails. It takes *columns* at the most, None for any number.
     """
     several = len(status.meters) > 1
     failing = [f"{part} failing" for part, state in (("journal", status.journal), ("log", status.log)) if state.failing]

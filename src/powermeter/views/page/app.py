@@ -20,7 +20,7 @@ import bottle
 from powermeter import periods, report
 from powermeter.errors import JournalError, printable
 from powermeter.journal.history import History
-from powermeter.periods import Span, SpanError
+from powermeter.periods import SpanError
 from powermeter.settings.values import ShownAs
 from powermeter.status import Status
 from powermeter.views import report as words
@@ -77,7 +77,7 @@ def _reported(show: Callable[[], str]) -> Callable[[], str]:
     def shown() -> str:
         try:
             return show()
-        except (SpanError, pages.TooLongError) as error:
+        except SpanError as error:
             raise bottle.HTTPError(400, str(error)) from error
         except (sqlite3.Error, JournalError) as error:
             raise bottle.HTTPError(503, f"The history can't be read: {error}") from error
@@ -131,7 +131,7 @@ class _Site:
 
     def bars(self) -> str:
         status, now_ns = Status.of(self._ask()), time.time_ns()
-        span = periods.parse(_parameter("span") or "today", now_ns)
+        span = pages.bounded(_parameter("span") or "today", now_ns)
         with History(self._journal_path) as history:
             found = pages.bars(history, span, self._shown_as, now_ns)
         here = f"bars?span={span.text}"
@@ -204,9 +204,7 @@ class _Site:
     def _report(self) -> report.Report:
         now_ns = time.time_ns()
         given = _parameter("span")
-        span: Span | None = periods.parse(given, now_ns) if given else None
-        if span and span.unit == "day" and span.days > pages.MAX_ROWS:
-            raise pages.TooLongError(f"at most {pages.MAX_ROWS} days at once: power.py --report has no such bound")
+        span = pages.bounded(given, now_ns) if given else None
         simulated = Status.of(self._ask()).simulate is not None
         with History(self._journal_path) as history:
             return report.build(history, span, self._shown_as, now_ns=now_ns, running=True, simulated=simulated)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from powermeter import periods, report
-from powermeter.errors import JournalError, PowerError, printable
+from powermeter.errors import JournalError, printable
 from powermeter.journal.history import History
 from powermeter.meter import NS_PER_S
-from powermeter.periods import Period, Span
+from powermeter.periods import Period, Span, SpanError
 from powermeter.report import MeterReport, Row
 from powermeter.settings.values import ShownAs
 from powermeter.status import MeterStatus, Status
@@ -36,10 +36,6 @@ MAX_ROWS = 400
 COLOURS = {"import": ("m1", "m2", "m3", "m4"), "export": ("x1", "x2")}
 
 Context = dict[str, Any]
-
-
-class TooLongError(PowerError, ValueError):
-    """A span has more periods than a page shows."""
 
 
 class Entry(NamedTuple):
@@ -81,6 +77,18 @@ def legend(meters: Mapping[str, tuple[str | None, str]]) -> list[tuple[str, str]
     """The name and class of each of *meters*, of which the label and direction are given."""
     kinds = colours({name: direction for name, (_, direction) in meters.items()})
     return [(printable(label or name), kinds[name]) for name, (label, _) in meters.items()]
+
+
+def bounded(text: str, now_ns: int) -> Span:
+    """
+    The span that *text* names, as :func:`powermeter.periods.parse` has it.
+
+    Raises :exc:`~powermeter.periods.SpanError` also where it has more than :data:`MAX_ROWS` days as rows.
+    """
+    span = periods.parse(text, now_ns)
+    if span.unit == "day" and span.days > MAX_ROWS:
+        raise SpanError(f"{text} has {span.days} days, {MAX_ROWS} are allowed here: choose years, or fewer days")
+    return span
 
 
 # --- The start page
@@ -193,10 +201,8 @@ def bars(history: History, span: Span, shown_as: Mapping[str, ShownAs], now_ns: 
     """
     The page of *span* at *now_ns* (UTC, ns).
 
-    Raises :exc:`TooLongError`, and what :func:`powermeter.report.build` does.
+    Raises what :func:`powermeter.report.build` does.
     """
-    if span.unit == "day" and span.days > MAX_ROWS:
-        raise TooLongError(f"a page shows at most {MAX_ROWS} days: choose a year, or fewer days")
     built = report.build(history, span, shown_as, now_ns=now_ns, running=True)
     # A meter that has left the settings is shown where it counted something.
     meters = [meter for meter in built.meters if meter.in_settings or any(row.kwh for row in meter.rows)]

@@ -257,6 +257,7 @@ class _Process:
         # 1 MiB that nobody needs who never looks.
         import subprocess
 
+        self._expired = subprocess.TimeoutExpired
         self._answer = answer
         self.since_s = time.monotonic()
         #: Whether it has said that it is ready.
@@ -307,6 +308,9 @@ class _Process:
         except OSError:
             part = b""
         if not part:
+            # Ending does that too, a moment before it is seen to have ended.
+            with contextlib.suppress(self._expired):
+                self._popen.wait(END_S)
             self._wrong = "closed its socket"
         *lines, self._received = (self._received + part).split(b"\n")
         if len(self._received) > MAX_LINE:
@@ -346,11 +350,9 @@ class _Process:
 
     def end(self) -> None:
         """End it; may be called twice. It has nothing to save."""
-        import subprocess
-
         self._popen.kill()
         # One that hangs in a read of a disk ends once that is over.
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(self._expired):
             self._popen.wait(END_S)
         self._pair.close()
         if self._pidfd is not None:

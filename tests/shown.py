@@ -1,0 +1,134 @@
+"""The page's application asked directly, without a server; by the rules of WSGI, which wsgiref holds it to."""
+
+import contextlib
+import copy
+import html
+import re
+import sys
+import threading
+import time
+import wsgiref.simple_server
+import wsgiref.util
+import wsgiref.validate
+from typing import NamedTuple
+
+from powermeter.past import open_journal
+from powermeter.settings.values import ShownAs
+from powermeter.views.page.app import make_app
+
+METER = {
+    "label": None,
+    "direction": "import",
+    "watts": 321.4,
+    "watts_is_bound": False,
+    "pulses_today": 4213,
+    "kwh_today": 4.213,
+    "pulses": 54321,
+    "register_kwh": 98765.4321,
+    "rejected": 7,
+    "rejected_after_stall": 0,
+    "too_short": 0,
+    "counted_without_being_seen": 0,
+    "flash_ms": None,
+    "silent": False,
+    "stuck": False,
+    "flickers": False,
+    "noisy": False,
+}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
+HEALTHY = {
+    "version": "1.2.3",
+    "pid": 4242,
+    "uptime_s": 93784.0,
+    "running": True,
+    "simulate": None,
+    "left_out": [],
+    "settings": "/etc/power/settings.py",
+    "data_dir": "/var/lib/power",
+    "clock": {"waiting": False, "waits_s": 0},
+    "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
+    "log": {"failing": ""},
+    "meters": {"house": METER},
+    "writers": {"file": WRITER},
+    "views": {"page": {"state": "ok", "reason": ""}},
+}
+
+
+def status(*, meters=None, writers=None, **changes):
+    """A status as JSON has it: all is well but for *changes*; *meters* and *writers*: changes of each by name."""
+    made = copy.deepcopy(HEALTHY) | changes
+    if meters is not None:
+        made["meters"] = {name: METER | change for name, change in meters.items()}
+    if writers is not None:
+        made["writers"] = {name: WRITER | change for name, change in writers.items()}
+    return made
+
+
+def household(path, *meters):
+    """The journal at *path* with the 35 days of a simulated household until now, counted by each of *meters*."""
+    impulses = dict.fromkeys(meters, 1000.0)
+    open_journal(time.time(), str(path), impulses, stopped=lambda: False, suspect=False).close()
+    return path
+
+
+class Answer(NamedTuple):
+    """What was answered."""
+
+    status: int
+    headers: dict
+    text: str
+
+    @property
+    def words(self):
+        """The text of a page without its tags, each run of space as one."""
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", self.text)).split())
+
+
+class Site:
+    """The application over the journal at *path*; *now* is the status, or an error that is raised for it."""
+
+    def __init__(self, path, now=None, **shown_as):
+        self.now = status() if now is None else now
+        self.app = make_app(self._ask, str(path), shown_as or {"house": ShownAs(None, "import")})
+
+    def _ask(self):
+        if isinstance(self.now, Exception):
+            raise self.now
+        return copy.deepcopy(self.now)
+
+    def get(self, path, query="", method="GET"):
+        """The answer to a question; *path* and *query* as they stand in a URL."""
+        environ = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": query}
+        wsgiref.util.setup_testing_defaults(environ)
+        environ["wsgi.errors"] = sys.stderr
+        started = []
+
+        def start(status, headers, exc_info=None):
+            started.append((status, headers))
+            return lambda _: None
+
+        answer = wsgiref.validate.validator(self.app)(environ, start)
+        try:
+            body = b"".join(answer)
+        finally:
+            answer.close()
+        ((line, headers),) = started
+        return Answer(int(line[:3]), dict(headers), body.decode())
+
+
+class _Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(site):
+    """The port of loopback at which *site* is served."""
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, site.app, handler_class=_Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
