@@ -135,5 +135,6 @@ servers:
 	@sh tools/fetch_server.sh prometheus prometheus "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
+	@sh tools/fetch_aedes.sh "$(CACHE)"
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

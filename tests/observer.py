@@ -14,19 +14,17 @@ class Observer:
     A client of the broker at *port* that reads everything; a context manager.
 
     It comes back by itself where the broker was away. *user* is a name and a
-    password; *ca* the file of the CA, for TLS.
+    password; *mqtt5*: else it speaks MQTT 3.1.1.
     """
 
-    def __init__(self, port, *, user=None, ca=None):
+    def __init__(self, port, *, user=None, mqtt5=True):
         #: All messages in their order: when they came (monotonic, s), topic, text, whether they were retained.
         self.seen = []
         self._lock = threading.Lock()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5 if mqtt5 else mqtt.MQTTv311)
         self._subscribed = threading.Event()
         if user:
             self._client.username_pw_set(*user)
-        if ca:
-            self._client.tls_set(ca)
         self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._note
