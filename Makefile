@@ -41,8 +41,10 @@ test-faults: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python -m pytest tests/faults $(PYTEST_ARGS)
 
-# The real Home Assistant, on Python 3.13 where one is found, by a clock that runs 120 times as fast (some minutes).
+# MQTT on the real Home Assistant, by a clock that runs 120 times as fast, where there is Python 3.13; and on a broker
+# that is not mosquitto (some minutes).
 test-home-assistant: .venv-test/.made servers
+	@sh tools/fetch_aedes.sh "$(CACHE)"
 	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
 	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
 	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null && \
@@ -135,6 +137,5 @@ servers:
 	@sh tools/fetch_server.sh prometheus prometheus "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
-	@sh tools/fetch_aedes.sh "$(CACHE)"
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

@@ -1,5 +1,6 @@
 """What others see at an MQTT broker: a client that writes down all that comes, and what is retained."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -7,6 +8,11 @@ import time
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from program import PATIENCE_S, wait_until
+
+from powermeter.settings.values import MqttSettings
+
+#: Where the id of the monitor is retained.
+OURS = "power/monitor"
 
 
 class Observer:
@@ -70,3 +76,20 @@ class Observer:
         with self._lock:
             last = {topic: text for _, topic, text, _ in self.seen}
         return {topic for topic, text in last.items() if text}
+
+
+def mqtt_settings(port, **options):
+    """Settings of a broker on loopback, with little to wait for."""
+    defaults = MqttSettings("127.0.0.1", port, None, None, False, True, "power", "homeassistant", 1)
+    return dataclasses.replace(defaults, **options)
+
+
+def state_of(running):
+    """State and reason of MQTT."""
+    found = running.monitor.status().views["mqtt"]
+    return found.state, found.reason
+
+
+def wait_for_state(running, state, words=""):
+    """Wait until MQTT is in *state*, with *words* in its reason."""
+    wait_until(lambda: state_of(running)[0] == state and words in state_of(running)[1])

@@ -10,26 +10,16 @@ import threading
 import time
 
 import pytest
-from aedes import AEDES, Aedes
 from counting import SOON, Running, hung_disk
 from http_server import self_signed
 from mosquitto import Mosquitto, mosquitto_path
-from observer import Observer
+from observer import OURS, Observer, mqtt_settings, state_of, wait_for_state
 from program import Program, wait_until
 
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
-from powermeter.settings.values import MqttSettings, Secret
+from powermeter.settings.values import Secret
 from powermeter.views.mqtt import view
-from powermeter.views.mqtt.broker import Retained, look
-
-OURS = "power/monitor"
-
-
-def mqtt_settings(port, **options):
-    """Settings of a broker on loopback, with little to wait for."""
-    defaults = MqttSettings("127.0.0.1", port, None, None, False, True, "power", "homeassistant", 1)
-    return dataclasses.replace(defaults, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -54,16 +44,6 @@ def observer(broker):
         yield seen
         for topic in seen.topics():
             seen.publish(topic, "")
-
-
-def state_of(running):
-    """State and reason of MQTT."""
-    found = running.monitor.status().views["mqtt"]
-    return found.state, found.reason
-
-
-def wait_for_state(running, state, words=""):
-    wait_until(lambda: state_of(running)[0] == state and words in state_of(running)[1])
 
 
 def flash(running, *ages_s):
@@ -349,31 +329,6 @@ def test_tls_with_a_ca_of_ones_own(tmp_path):
             wait_for_state(running, "ok")
         with Running(tmp_path, mqtt=mqtt_settings(server.port)) as running:
             wait_for_state(running, "failing", "check host, port and ssl")
-
-
-def test_a_broker_that_speaks_mqtt_3_alone(tmp_path):
-    """A broker that does not know MQTT 5 is spoken to by MQTT 3.1.1, also after it was killed and has forgotten all."""
-    if not AEDES.exists():
-        pytest.fail("run: make servers", pytrace=False)
-    with (
-        Aedes(tmp_path / "aedes") as server,
-        Observer(server.port, mqtt5=False) as observer,
-        Running(tmp_path, mqtt=mqtt_settings(server.port)) as running,
-    ):
-        running.board.flash(3)
-        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
-        assert look(mqtt_settings(server.port), ["house"]) == Retained(
-            mqtt5=False, version="", monitor=observer.last(OURS), energies={"house": 0.003}
-        )
-        topics = observer.topics()
-        server.stop()
-        wait_for_state(running, "failing")
-        running.board.flash(2)
-        server.start()
-        wait_for_state(running, "ok")
-        with Observer(server.port, mqtt5=False) as later:
-            wait_until(lambda: later.topics() == topics)
-            later.wait_for(lambda state: state["energy_kwh"] == 0.005)
 
 
 class Speaking:
