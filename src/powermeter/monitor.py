@@ -51,7 +51,7 @@ WRITERS_STOP_S = 5.0
 VIEWS_STOP_S = 0.8
 
 #: What MQTT is given to remove what it has published, in s, where it leaves the settings.
-WITHDRAW_S = 5.0
+WITHDRAW_S = 2.0
 
 #: How long a change of the meters may wait for the recorder, in s: it sleeps through a phase of L1 at most.
 CHANGE_S = 2.0
