@@ -16,6 +16,7 @@ from mosquitto import Mosquitto, mosquitto_path
 from observer import OURS, Observer, mqtt_settings, state_of, wait_for_state
 from program import Program, wait_until
 
+from powermeter.journal.journal import Journal
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 from powermeter.settings.values import Secret
@@ -538,6 +539,44 @@ def test_check(tmp_path, broker, observer):
         assert "has retained there nothing\n" in before
         seen = len(observer.seen)
     assert seen == 0
+
+
+def test_check_meets_another_monitor(tmp_path, broker, observer):
+    """Where another monitor's id is retained --check says so and fails, and leaves it there."""
+    with Program(tmp_path, f"MQTT = {{'port': {broker.port}, 'update_period': 1}}") as program:
+        program.start("--simulate", "24000")
+        wait_until(lambda: observer.states("power_simulated/house"))
+        own_id = observer.last("power_simulated/monitor")
+        program.run("--kill")
+        observer.publish(OURS, own_id)
+        with Journal(str(program.data_dir / "journal.db")):  # a journal of the real watts, with an id of its own
+            pass
+        done = program.run("--check")
+    assert done.returncode == 1
+    assert f"view mqtt: another monitor publishes below power at localhost:{broker.port}: its id is {own_id}, ours" in (
+        done.stdout
+    )
+    assert observer.last(OURS) == own_id
+
+
+def test_ten_meters_at_twenty_pulses_a_second(tmp_path, broker, observer):
+    """However fast ten meters flash, each has no more than one message per period."""
+    meters = {
+        f"meter{n}": {"pin": pin, "impulses_per_kwh": 3000}
+        for n, pin in enumerate((3, 5, 7, 8, 10, 11, 13, 15, 18, 19))
+    }
+    settings = f"METERS = {meters}\nMQTT = {{'port': {broker.port}, 'update_period': 2}}"
+    with Program(tmp_path, settings) as program:
+        program.start("--simulate", "24000")
+        topics = [f"power_simulated/{name}" for name in meters]
+        wait_until(lambda: all(observer.states(topic) for topic in topics))
+        begun_s, before = time.monotonic(), {topic: len(observer.states(topic)) for topic in topics}
+        wait_until(lambda: len(observer.states(topics[-1])) >= before[topics[-1]] + 4)
+        periods = (time.monotonic() - begun_s) / 2
+        program.run("--kill")
+    for topic in topics:
+        assert len(observer.states(topic)) - before[topic] <= periods + 2
+        assert observer.states(topic)[-1]["energy_kwh"] > 0.03
 
 
 def test_simulated_watts_have_a_topic_of_their_own(tmp_path, broker, observer):
