@@ -616,11 +616,13 @@ def mqtt(place, influxd):
         f"while {MQTT_RATE} flash a second comes for {MQTT_S} s, with a message of the meter every 10 s.",
         GOALS,
     )
-    with Mosquitto(place / "mosquitto") as broker:
-        for title, server in (("file and InfluxDB", influxd), ("file alone", None)):
-            held, spent = [], []
+    for title, server in (("file and InfluxDB", influxd), ("file alone", None)):
+        name = "both" if server else "file"
+        held, spent = [], []
+        # A broker each: one that has another's id is left alone.
+        with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
-                program = ProgramByCallback(place / f"mqtt_{'both' if server else 'file'}_{port}", server, daemon=True)
+                program = ProgramByCallback(place / f"mqtt_{name}_{port}", server, daemon=True)
                 program.mqtt_port = port
                 with program:
                     feed([program.fifo], 100, 100)
@@ -630,9 +632,9 @@ def mqtt(place, influxd):
                     feed([program.fifo], MQTT_RATE * MQTT_S, MQTT_RATE)
                     spent.append(cpu_s(program.pid) - began_s)
                     held.append(program.memory_mib())
-            table.add(f"{title}, without, MiB", f"{held[0]:.1f}", "", "")
-            table.judge(f"{title}, added, MiB", held[1] - held[0], MQTT_MIB[title], "{:.1f}")
-            table.add(f"{title}, added, CPU ms a minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
+        table.add(f"{title}, without, MiB", f"{held[0]:.1f}", "", "")
+        table.judge(f"{title}, added, MiB", held[1] - held[0], MQTT_MIB[title], "{:.1f}")
+        table.add(f"{title}, added, CPU ms a minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
     return [table]
 
 

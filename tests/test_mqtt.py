@@ -90,6 +90,17 @@ def test_power_sinks(tmp_path, broker, observer):
     assert watts[0] < 1800
 
 
+def test_power_that_was_known_before(tmp_path, broker, observer):
+    """Where MQTT comes while the power is known, that sinks too: it is not unknown again."""
+    with Running(tmp_path) as running:
+        flash(running, 4, 0)
+        wait_until(lambda: running.monitor.status().meters["house"].watts == pytest.approx(900, rel=0.01))
+        running.monitor.change(dataclasses.replace(running.settings, mqtt=mqtt_settings(broker.port)))
+        observer.wait_for(lambda state: state["power_is_bound"])
+    assert observer.states()[0]["power_w"] == pytest.approx(900, rel=0.01)
+    assert all(state["power_w"] for state in observer.states())
+
+
 def test_only_what_changes_is_sent(tmp_path, broker, observer):
     """A state is sent when it has changed, and not once more than there are periods however many pulses come."""
     with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
@@ -256,6 +267,19 @@ def test_the_last_will(tmp_path, broker, observer):
         wait_until(lambda: observer.last("power_simulated/status") == "online")
         popen.send_signal(signal.SIGKILL)
         wait_until(lambda: observer.last("power_simulated/status") == "offline")
+
+
+def test_a_bug_is_not_online(tmp_path, broker, observer, monkeypatch, caplog):
+    """Where a bug ends the view it is failing, the broker says that it is offline, and counting goes on."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        monkeypatch.setattr(view, "state", None)
+        wait_for_state(running, "failing", "ended by a bug")
+        wait_until(lambda: observer.last("power/status") == "offline")
+        running.board.flash(3)
+        wait_until(lambda: running.lines() == 3)
+    assert not running.monitor.crashed
+    assert "view mqtt: ended by a bug: nothing is published until a restart" in caplog.text
 
 
 ACL = """

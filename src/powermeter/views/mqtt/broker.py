@@ -116,20 +116,25 @@ class Link:
         try:
             self._open()
         except BaseException:
-            self.close()
+            self._drop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        self._drop()  # after an error the broker is to execute the will
 
     def close(self) -> None:
-        """Disconnect, so that the broker drops the will; may be called twice."""
+        """Disconnect in order, so that the broker drops the will; may be called twice."""
         with contextlib.suppress(Exception):  # whatever became of it
             self._client.disconnect()
             self._client.loop(0)
+        self._drop()
+
+    def _drop(self) -> None:
         # The library closes its socket when it sees the end of the connection, which is not waited for.
         if (sock := self._client.socket()) is not None:
             sock.close()

@@ -77,8 +77,9 @@ class MqttView:
         #: By a meter's name the energy that was published last, and the least that may be: what was retained.
         self._energies: dict[str, int] = {}
         self._least: dict[str, int] = {}
-        #: By a meter's name its pulses when it was seen first: two later its power is measured.
+        #: By a meter's name its pulses when it was seen first; and the meters whose power has been measured since.
         self._pulses: dict[str, int] = {}
+        self._measured: set[str] = set()
         #: Of this connection: by its topic what was sent; and the id that came last.
         self._sent: dict[str, str] = {}
         self._retained_id = ""
@@ -150,6 +151,8 @@ class MqttView:
             self._claim(link, own_id)
             due_s = time.monotonic()
             while not self._stopping:
+                if self._retained_id not in ("", own_id):
+                    link.close()  # in order, as our will is about the other's topic
                 self._refuse_other(self._retained_id)
                 if time.monotonic() >= due_s:
                     self._update(link)
@@ -172,6 +175,7 @@ class MqttView:
             if link.refused:
                 raise self._refusal(link)
             if (left_s := end_s - time.monotonic()) <= 0 or self._stopping:
+                link.close()  # in order: nothing of ours is online, so there is nothing for the will to say
                 raise BrokerError(
                     f"{self._place} does not give back what is published at {self._monitor}: check the rights of this "
                     "user"
@@ -241,7 +245,7 @@ class MqttView:
         if self._withdraws:
             for topic in _listed(self._about().get(TOPICS, "")):
                 link.publish(topic, "")
-        elif self._sent:
+        else:
             link.publish(f"{self._settings.topic}/{STATUS}", "offline")
         end_s = time.monotonic() + END_S
         while not link.is_confirmed and (left_s := end_s - time.monotonic()) > 0:
@@ -283,13 +287,16 @@ class MqttView:
 
     def _is_measured(self, name: str, meter: MeterStatus) -> bool:
         """
-        Whether the power is known by two flashes.
+        Whether the power has been known by two flashes.
 
         Before, it is only bounded by the time since the start: whoever draws a
         graph of it would see a peak at each start.
         """
         pulses = meter.pulses or 0
-        return not meter.watts_is_bound or pulses >= self._pulses.setdefault(name, pulses) + 2
+        first = self._pulses.setdefault(name, pulses)
+        if (meter.watts is not None and not meter.watts_is_bound) or pulses >= first + 2:
+            self._measured.add(name)
+        return name in self._measured
 
     # --- How it is doing
 
