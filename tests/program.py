@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,21 @@ def wait_until(condition, timeout=PATIENCE_S):
         assert time.monotonic() < end_s, f"still not so after {timeout} s"
         time.sleep(0.02)
     return answer
+
+
+@contextlib.contextmanager
+def first_page():
+    """For who starts the page of a first try, at port 8080: the tests may run twice at the same time."""
+    with socket.socket(socket.AF_UNIX) as held:
+
+        def has_it():
+            with contextlib.suppress(OSError):
+                # In the abstract name space, so that the kernel lets go of it whatever happens.
+                held.bind("\0power tests at port 8080")
+                return True
+
+        wait_until(has_it, 10 * PATIENCE_S)
+        yield
 
 
 class Program:

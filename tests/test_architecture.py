@@ -15,9 +15,10 @@ from program import SOURCE, Program
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
     "power": {"arguments", "commands", "errors", "process.confined"},
-    "arguments": {"commands", "journal.readings"},
+    "arguments": {"commands"},
     "commands": {
         "check",
+        "clock",
         "errors",
         "journal.history",
         "journal.journal",

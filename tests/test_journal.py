@@ -671,6 +671,7 @@ def test_a_journal_of_the_first_version(tmp_path):
     ("change", "said"),
     [
         ("UPDATE writers SET place = CAST(zeroblob(100000) AS TEXT)", "string or blob too big"),
+        ("UPDATE meters SET name = CAST(x'70ff' AS TEXT)", "Could not decode to UTF-8"),
         ("UPDATE pulses SET interval_ns = zeroblob(100000)", "string or blob too big"),
         (
             "WITH r AS (SELECT 2 n UNION ALL SELECT n + 1 FROM r LIMIT 20000) INSERT INTO meters SELECT n, n FROM r",
@@ -679,7 +680,7 @@ def test_a_journal_of_the_first_version(tmp_path):
     ],
 )
 def test_what_is_too_large_is_damage(tmp_path, change, said):
-    """Texts and rows longer than any of ours, and more rows than there can be, are damage and are not read whole."""
+    """Texts and rows longer than any of ours, more rows than there can be, and no text: damage, not read whole."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
         journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))

@@ -13,17 +13,18 @@ import sys
 import time
 
 import pytest
-from counting import Recording, Running, in_a_row
+from counting import NEVER_S, Recording, Running, hung_disk, in_a_row, seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import SOURCE, Program, wait_until
 
-from powermeter import inputs
+from powermeter import inputs, keeper
 from powermeter.errors import PowerError
 from powermeter.journal.cursor import Cursor, Position
 from powermeter.journal.journal import Change, Face, Journal, Row
 from powermeter.journal.readings import Reading, parse, refusal
 from powermeter.journal.salvage import open_journal
+from powermeter.journal.tables import SQLITE_IOERR
 from powermeter.lamps import Condition
 from powermeter.meter import NS_PER_S, Edge
 
@@ -167,6 +168,51 @@ def test_no_reading_is_refused_that_the_meter_can_show(moves):
         before = Reading("house", now_ns, 0, typed, decimals, 0.0, base=False)
 
 
+def test_any_number_of_readings(tmp_path):
+    """A script may type a reading every minute: each start knows them all, and a salvage too."""
+    path = tmp_path / "journal.db"
+    with Journal(str(path)) as journal:
+        journal.enter("house", 1000)
+        for first in range(1, 12_001, 1000):
+            entries = [
+                (*pulses(n, n), face(n, 10.0 + n / 1000, after_ns=n * NS_PER_S)) for n in range(first, first + 1000)
+            ]
+            journal.append([entry for pair in entries for entry in pair])
+    with Journal(str(path)) as journal:
+        assert register(journal) == pytest.approx(22.0)
+        (judged,) = journal.append([face(12_000, 22.1, after_ns=20 * HOUR_NS)])
+        assert judged.drift.moved_kwh == pytest.approx(0.1)
+    content = bytearray(path.read_bytes())
+    content[-8192:-4096] = bytes(4096)
+    path.write_bytes(content)
+    with open_journal(str(path), {"house": 1000}, suspect=True) as journal:
+        assert register(journal) == pytest.approx(22.1)
+        assert len(rows(path, "readings")) > 11_000
+
+
+def test_a_clock_that_was_set_back_hides_no_reading(journal):
+    """The reading before is the one of the last count, whatever its time: a lower one is refused as ever."""
+    journal.append([*pulses(1, 10), face(10, 100.0, after_ns=HOUR_NS)])
+    (judged,) = journal.append([*pulses(11, 12), face(12, 5.0)])
+    assert judged.refused == "it is lower than the last reading, 100.0 kWh"
+
+
+@pytest.mark.parametrize(
+    ("before", "decimals", "typed", "typed_decimals", "refused"),
+    [
+        (5000.25, 2, 5000.2, 1, False),
+        (5000.25, 2, 5000.1, 1, True),
+        (12.0, 0, 12.0, 3, False),
+        (12.9, 1, 12.0, 0, False),
+    ],
+)
+def test_a_reading_with_other_decimals(journal, before, decimals, typed, typed_decimals, refused):
+    """With fewer digits than before the face may show more than was typed."""
+    journal.append([face(0, before, decimals=decimals)])
+    (judged,) = journal.append([face(0, typed, decimals=typed_decimals, after_ns=HOUR_NS)])
+    assert bool(judged.refused) is refused
+
+
 # --- Gaps, in the journal
 
 
@@ -197,6 +243,24 @@ def test_a_crash(journal):
     journal.append(pulses(70, 72))
     journal.begin_cover("house", 72, START_NS + 80 * NS_PER_S)
     assert gaps(journal.path) == [crashed, (START_NS + 72 * NS_PER_S, START_NS + 80 * NS_PER_S, "crashed")]
+
+
+def test_a_crash_without_a_pulse(journal):
+    """The gap begins where the last one ended, or where the record does."""
+    journal.begin_cover("house", 0, START_NS)
+    journal.begin_cover("house", 0, START_NS + 60 * NS_PER_S)
+    assert gaps(journal.path) == [(START_NS, START_NS + 60 * NS_PER_S, "crashed")]
+    journal.begin_cover("house", 0, START_NS + 90 * NS_PER_S)
+    assert gaps(journal.path)[1:] == [(START_NS + 60 * NS_PER_S, START_NS + 90 * NS_PER_S, "crashed")]
+
+
+def test_what_could_not_be_counted_between_two_readings(journal):
+    """Gaps that overlap count once."""
+    journal.append([face(0, 10.0)])
+    for from_s, to_s in ((10, 20), (12, 15), (15, 30), (90, 200)):
+        journal.add_gap("house", START_NS + from_s * NS_PER_S, START_NS + to_s * NS_PER_S, "input at fault")
+    (judged,) = journal.append([face(0, 10.0, after_ns=100 * NS_PER_S)])
+    assert judged.drift.uncovered_s == 30
 
 
 def test_a_clock_that_was_set_back_makes_no_gap(journal):
@@ -285,9 +349,85 @@ def test_a_meter_that_leaves_the_settings(tmp_path):
         running.monitor.change(other)
         wait_until(lambda: rows(path, "covered")[0][2] is not None)
         running.monitor.change(house)
-        wait_until(lambda: rows(path, "gaps"))
-        assert [until_ns is None for _, _, until_ns in rows(path, "covered")] == [True, False]
+        wait_until(lambda: [until_ns is None for _, _, until_ns in rows(path, "covered")] == [True, False])
     assert [(meter, why) for meter, _, _, why in rows(path, "gaps")] == [(1, "not running")]
+
+
+def test_a_meter_that_is_back_before_that_is_noted(tmp_path):
+    """It was away for a moment, and nothing else is a gap."""
+    path = tmp_path / "data" / "journal.db"
+    with Running(tmp_path) as running:
+        wait_until(lambda: rows(path, "covered"))
+    with Running(tmp_path) as running:
+        wait_until(lambda: rows(path, "gaps"))
+        house = running.settings
+        other = dataclasses.replace(house, meters=(dataclasses.replace(house.meters[0], name="pump"),))
+        with hung_disk(str(path)):
+            running.monitor.change(other)
+            running.monitor.change(house)
+            away_ns = time.time_ns()
+        wait_until(lambda: len(rows(path, "gaps")) > 1)
+        assert rows(path, "covered")[0][2] is None
+    by_meter = [row for row in rows(path, "gaps") if row[0] == 1]
+    assert [why for *_, why in by_meter] == ["not running"] * 2
+    assert away_ns - 10 * NS_PER_S < by_meter[1][1] < by_meter[1][2] <= away_ns
+
+
+def test_a_commit_that_was_made_is_repeated_into_a_new_file(tmp_path, monkeypatch):
+    """A change and a face whose commit failed and was made all the same, and a file that is opened anew: once each."""
+    tries = []
+    append = Journal.append
+
+    def made_but_failed(self, entries, *args, **options):
+        if not any(isinstance(entry, Face) for entry in entries) or len(tries) == 2:
+            return append(self, entries, *args, **options)
+        tries.append(entries)
+        if len(tries) == 1:
+            before = self._constants, self._last_times
+            append(self, entries, *args, **options)
+            # As it is where COMMIT fails.
+            self._constants, self._last_times = before
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = SQLITE_IOERR
+        raise error
+
+    monkeypatch.setattr(Journal, "append", made_but_failed)
+    monkeypatch.setattr(keeper, "TRY_S", 0.0)
+    with Running(tmp_path) as running:
+        path = running.data_dir / "journal.db"
+        for edge in in_a_row(20):
+            running.board.put(edge)
+        wait_until(lambda: len(rows(path, "pulses")) == 20)
+        with hung_disk(str(path)):
+            meter = dataclasses.replace(running.settings.meters[0], impulses_per_kwh=500)
+            running.monitor.change(dataclasses.replace(running.settings, meters=(meter,)))
+            now_ns = time.monotonic_ns()
+            for number in range(1, 11):
+                running.board.put(Edge(0, now_ns + number * NS_PER_S))
+            wait_until(lambda: running.monitor._meters["house"].count == 30)
+            asked = running.monitor.read_face("house", 500.0, 1, force=False)
+            again = dataclasses.replace(meter, impulses_per_kwh=800)
+            running.monitor.change(dataclasses.replace(running.settings, meters=(again,)))
+        judged = wait_until(lambda: running.monitor.judged(asked))
+        assert len(tries) == 2
+        assert judged.reading.register_kwh == pytest.approx(20 / 1000 + 10 / 500)
+        for number in range(11, 21):
+            running.board.put(Edge(0, now_ns + number * NS_PER_S))
+        wait_until(lambda: running.monitor.status().meters["house"].pulses == 40)
+        assert running.monitor.status().meters["house"].register_kwh == pytest.approx(500 + 10 / 800)
+        wait_until(lambda: len(rows(path, "pulses")) == 40)
+        found = [(count, impulses, round(kwh, 6)) for _, count, impulses, kwh in rows(path, "constants")]
+    assert found == [(0, 1000, 0.0), (20, 500, 0.02), (30, 800, 500.0)]
+
+
+def test_a_reading_does_not_wait_for_the_next_commit(tmp_path):
+    """Somebody waits for it: it is written at once, however seldom the pulses are."""
+    with Recording(tmp_path, NEVER_S) as recording:
+        for edge in in_a_row(3):
+            recording.board.put(edge)
+        seen(recording.commits)
+        recording.keeper.change(face(3, 500.0))
+        wait_until(lambda: recording.judged)
 
 
 def taken(monitor, kwh, *, force=False, decimals=1):
@@ -398,7 +538,7 @@ def test_the_command_while_it_runs_and_while_it_does_not(program):
     program.start("--simulate", "3000")
     status, said, _ = read(program, "12345.6")
     assert status == 0
-    assert said.startswith("meter house: the register is 12,345.6 kWh from the next pulse on; it was ")
+    assert said.startswith("SIMULATED: no real meter counted this\nmeter house: the register is 12345.6 kWh from ")
     assert said.endswith("the next reading shows how far face and count drift apart\n")
     os.kill(program.pid, signal.SIGKILL)
     wait_until(lambda: program.pid is None)

@@ -48,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--reading",
         metavar="[METER=]KWH",
-        type=_reading,
         help="what the meter's face shows: set the register to it, and show the drift",
     )
     parser.add_argument("--force", action="store_true", help="with --reading: take one that can't follow the last one")
@@ -85,17 +84,6 @@ def _path(text: str) -> str:
         return os.path.abspath(text)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: the current directory is gone: {error.strerror}") from error
-
-
-def _reading(text: str) -> str:
-    """*text*, if a face can show what stands behind a meter's name."""
-    from powermeter.journal.readings import parse
-
-    try:
-        parse(text.rpartition("=")[2])
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
 
 
 def _watts(text: str) -> float:

@@ -14,13 +14,15 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 
-from powermeter.errors import ForbiddenError, JournalError, PowerError, ProcessError, SettingsError
+from powermeter.errors import AlreadyRunningError, ForbiddenError, JournalError, PowerError, ProcessError, SettingsError
 from powermeter.subject import (
     SOURCE,
     TOP,
     become_owner,
+    closed,
     has_another_pidfile,
     journal_to_read,
+    meters_of,
     pidfile_for,
     pidfile_of_running,
 )
@@ -289,10 +291,13 @@ def report(args: argparse.Namespace) -> int:
         gc.disable()
         gc.freeze()
         # From here on nothing may be imported: root's Python, and the program, may be closed to the owner.
+        shown_as, note = (None, "") if subject.told else meters_of(subject)
         become_owner(args, subject.path)
+        if subject.told:
+            shown_as, note = meters_of(subject)
         running = holder(os.path.join(os.path.dirname(subject.path), "lock")) is not None
         with History(subject.path) as history:
-            found = build(history, span, subject.meters, now_ns=now_ns, running=running, simulated=subject.simulated)
+            found = build(history, span, shown_as, now_ns=now_ns, running=running, simulated=subject.simulated)
     except periods.SpanError as error:
         print(f"power: --report: {error}", file=sys.stderr)
         return WRONG_USAGE
@@ -304,8 +309,8 @@ def report(args: argparse.Namespace) -> int:
     else:
         bold = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
         write_out(view.as_text(found, columns=_columns(), encoding=sys.stdout.encoding, bold=bold))
-    if subject.note:
-        print(f"power: labels are left out: {subject.note}", file=sys.stderr)
+    if note:
+        print(f"power: labels are left out: {note}", file=sys.stderr)
     if found.damage:
         print(
             f"power: {subject.path}: the journal is damaged, and what can't be read is left out: {found.damage}",
@@ -319,56 +324,85 @@ def reading(args: argparse.Namespace) -> int:
     """Have the register become what the meter's face shows, and print how far the two have drifted apart."""
     from powermeter.process.holder import holder
 
-    name, _, typed = args.reading.rpartition("=")
     pidfile = pidfile_of_running(args)
     try:
+        name, typed = _meter_and_kwh(args.reading)
         if holder(pidfile) is not None:
-            said = _read_by_running(pidfile, name, typed, force=args.force)
+            said = _read_by_running(args, pidfile, name, typed)
         else:
             said = _read_into_journal(args, name, typed)
-    except LookupError as error:
-        print(f"power: --reading: {error.args[0]}", file=sys.stderr)
+    except _UsageError as error:
+        print(f"power: --reading: {error}", file=sys.stderr)
         return WRONG_USAGE
     write_out(said)
     return 0
 
 
+class _UsageError(Exception):
+    """The command line is wrong, as only the meters of the settings can tell."""
+
+
+def _meter_and_kwh(text: str) -> tuple[str, str]:
+    """The meter's name in *text*, "" without one, and what its face shows."""
+    from powermeter.journal.readings import parse
+
+    name, sign, typed = text.rpartition("=")
+    if sign and not name:
+        raise _UsageError(f"found {text!r}, allowed: KWH, or the name of a meter before =KWH")
+    try:
+        parse(typed)
+    except ValueError as error:
+        raise _UsageError(str(error)) from None
+    return name, typed
+
+
 def _which(name: str, meters: Iterable[str]) -> str:
-    """The meter *name* of *meters*; without a name the only one. Raises :exc:`LookupError`."""
+    """The meter *name* of *meters*; without a name the only one."""
     known = list(meters)
     if name in known or (not name and len(known) == 1):
         return name or known[0]
     said = f"{name}: no such meter" if name else "which meter?"
-    raise LookupError(f"{said}: {', '.join(f'--reading {known_name}=KWH' for known_name in known)}")
+    raise _UsageError(f"{said}: {', '.join(f'--reading {known_name}=KWH' for known_name in known)}")
 
 
-def _read_by_running(pidfile: str, name: str, typed: str, *, force: bool) -> str:
+def _read_by_running(args: argparse.Namespace, pidfile: str, name: str, typed: str) -> str:
     """What the running one says of the face, once that is on its disk."""
     import json
     import time
 
     from powermeter.process.control import ask
 
-    meter = _which(name, json.loads(ask(pidfile, "json"))["meters"])
-    answer = json.loads(ask(pidfile, json.dumps({"meter": meter, "kwh": typed, "force": force})))
-    end_s = time.monotonic() + READING_S
-    while "asked" in answer:
-        if time.monotonic() > end_s:
+    try:
+        meter = _which(name, json.loads(ask(pidfile, "json"))["meters"])
+        answer = json.loads(ask(pidfile, json.dumps({"meter": meter, "kwh": typed, "force": args.force})))
+        end_s = time.monotonic() + READING_S
+        while "asked" in answer and time.monotonic() < end_s:
+            time.sleep(0.05)
+            question = json.dumps({"asked": answer["asked"]})
+            with contextlib.suppress(ProcessError):  # it is busy: the face is taken, and is asked for again
+                answer = json.loads(ask(pidfile, question))
+        if "asked" in answer:
             raise ProcessError(
                 f"meter {meter}: the reading is not on the disk after {READING_S:g} s, as --status may tell: "
                 "it is taken once it can be written, and --report shows it then"
             )
-        time.sleep(0.05)
-        answer = json.loads(ask(pidfile, json.dumps({"asked": answer["asked"]})))
-    if "refused" in answer:
-        raise _refused(meter, typed, answer["refused"])
-    return str(answer["said"])
+        if "impossible" in answer:
+            raise ProcessError(f"meter {meter}: {typed} kWh is not taken: {answer['impossible']}")
+        if "refused" in answer:
+            raise _refused(meter, typed, answer["refused"])
+        return str(answer["said"])
+    except ForbiddenError as error:
+        raise closed(args, "the journal of the running power") from error
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ProcessError("the running program is of another version, and takes no reading: restart it") from error
 
 
 def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
     """What is said of the face that is written to the journal, which no program has."""
+    import sqlite3
     import time
 
+    from powermeter.clock import REAL_CLOCK
     from powermeter.journal.journal import Face, Journal
     from powermeter.journal.readings import parse
     from powermeter.process.daemon import UMASK
@@ -378,21 +412,33 @@ def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
     from powermeter.writers import WRITERS, writer_type
 
     found = journal_to_read(args)
-    if found.settings is None:
+    path = found.settings or (os.path.join(TOP, "settings.py.example") if found.simulated else None)
+    if path is None:
         raise ProcessError("no settings.py, which says what the meter's pulses are worth: name it with --settings")
     for name_of_type in WRITERS:
         writer_type(name_of_type)  # which the settings are checked by: root's Python may be closed to the owner
     become_owner(args, found.path)
     os.umask(UMASK)
-    meters = {meter.name: meter for meter in read(found.settings).meters}
+    settings = read(path)
+    meters = {meter.name: meter for meter in settings.meters}
     meter = meters[_which(name, meters)]
-    with PidFile(os.path.join(os.path.dirname(found.path), "lock"), 0o600), Journal(found.path) as journal:
-        count = journal.enter(meter.name, meter.impulses_per_kwh).count
-        face = Face(meter.name, 0, time.time_ns(), *parse(typed), meter.max_watts, args.force)
-        (judged,) = journal.append([face], begins={meter.name: count})
+    if REAL_CLOCK.wait_left_s(settings.clock_wait_s):
+        raise ProcessError(f"meter {meter.name}: {typed} kWh is not taken: the clock is not known to be right yet")
+    try:
+        with PidFile(os.path.join(os.path.dirname(found.path), "lock"), 0o600), Journal(found.path) as journal:
+            count, now_ns = journal.enter(meter.name, meter.impulses_per_kwh).count, time.time_ns()
+            # What was not counted until now belongs to the time before the reading.
+            journal.begin_cover(meter.name, count, now_ns)
+            journal.end_cover(meter.name, now_ns)
+            face = Face(meter.name, 0, now_ns, *parse(typed), meter.max_watts, args.force)
+            (judged,) = journal.append([face], begins={meter.name: count})
+    except AlreadyRunningError as error:
+        raise ProcessError(f"running, pid {error.pid}; it has another pidfile: name it with --pidfile") from error
+    except sqlite3.Error as error:
+        raise JournalError(f"{found.path}: the journal can't be written: {error}") from error
     if judged.refused:
         raise _refused(meter.name, typed, judged.refused)
-    return text.reading(judged.reading, judged.drift)
+    return text.reading(judged.reading, judged.drift, simulated=found.simulated)
 
 
 def _refused(meter: str, typed: str, reason: str) -> ProcessError:

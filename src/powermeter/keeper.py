@@ -80,12 +80,23 @@ class Tally:
         if since_ns != self.noted_since_ns:
             journal.begin_cover(name, self.begin[0] if self.begin else None, since_ns + ahead_ns)
             self.noted_since_ns, self.noted_until_ns = since_ns, None
+        elif until_ns is None and self.noted_until_ns is not None:  # it came back while its leaving was noted
+            journal.begin_cover(name, None, since_ns + ahead_ns)
+            self.noted_until_ns = None
         if until_ns is not None:
             journal.end_cover(name, until_ns + ahead_ns)
             self.noted_until_ns = until_ns
 
-    def tie(self, journal: Journal, name: str, waiting: Sequence[Row]) -> None:
-        """Find out where the meter stands in *journal*; *waiting* are its pulses that no file has yet."""
+    def tie(self, journal: Journal, name: str, waiting: Sequence[Entry]) -> None:
+        """Find out where the meter stands in *journal*; *waiting* is what no file has of it yet, so far as is known."""
+        if self.begin is not None and self._was_made(journal, name, waiting):
+            # All of it is written again: to the file as it was then, so that it becomes the same.
+            count, kwh = self.begin
+            last = self.in_force
+            in_force = Constant(last.impulses_per_kwh, count + last.from_count, kwh + last.register_kwh)
+            journal.enter(name, None, in_force)
+            journal.go_back(name, in_force)
+            return
         register_kwh = self.in_force.register_at(self.written)
         known_as = None
         if self.begin is not None:
@@ -95,11 +106,17 @@ class Tally:
         count = known.count - self.written
         if self.begin is not None:
             count = max(count, self.begin[0])
-            # A commit that failed may have been made after all: the file is further then by pulses that wait here.
-            ahead = next((row for row in waiting if row.number == known.count - self.begin[0]), None)
-            if ahead is not None and journal.has(ahead, known.count):
-                count = self.begin[0]
         self.begin = count, known.constant.register_at(count + self.written) - register_kwh
+
+    def _was_made(self, journal: Journal, name: str, waiting: Sequence[Entry]) -> bool:
+        """Whether *journal* has some of what is *waiting*: a commit that failed may have been made."""
+        last = journal.last(name)
+        first = self.begin[0] if self.begin else 0
+        return any(
+            (isinstance(entry, Row) and entry.number == last - first and journal.has(entry, last))
+            or (isinstance(entry, Face) and journal.has_reading(entry))
+            for entry in waiting
+        )
 
 
 class Keeper:
@@ -165,6 +182,8 @@ class Keeper:
         self._open_file = open_file
         self._news = threading.Event()
         self._stopping = threading.Event()
+        #: What waits is to be written now: somebody waits for it, or it is the end.
+        self._hurry = threading.Event()
         self._stopped_s = 0.0
 
     # --- For the thread that starts it, and later for any
@@ -200,8 +219,13 @@ class Keeper:
         now_ns = self._clock.monotonic_ns()
         if name not in self.tallies:
             self.tallies = {**self.tallies, name: Tally(Constant(impulses_per_kwh), now_ns)}
-        elif (tally := self.tallies[name]).until_ns is not None:
-            tally.since_ns, tally.until_ns = now_ns, None
+        elif (left_ns := self.tallies[name].until_ns) is not None:
+            tally = self.tallies[name]
+            if left_ns == tally.noted_until_ns:
+                tally.since_ns = now_ns
+            else:  # the file does not know that it was left
+                self._gaps.append((name, left_ns, now_ns, "not running"))
+            tally.until_ns = None
         self.wake()
 
     def leave(self, name: str) -> None:
@@ -223,7 +247,10 @@ class Keeper:
 
     def waiting(self) -> list[Row]:
         """All pulses that are not in the journal yet, each meter's in the order of its count; from any thread."""
-        return [entry for entry in _in_order(self.uncommitted.copy(), self._newest.copy()) if isinstance(entry, Row)]
+        return [entry for entry in self._entries() if isinstance(entry, Row)]
+
+    def _entries(self) -> list[Entry]:
+        return _in_order(self.uncommitted.copy(), self._newest.copy())
 
     @property
     def waits_s(self) -> float:
@@ -251,6 +278,7 @@ class Keeper:
         """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
         self._stopped_s = self._clock.monotonic_s()
         self._stopping.set()
+        self._hurry.set()
         self._news.set()
 
     # --- For the recorder's thread
@@ -267,6 +295,7 @@ class Keeper:
     def change(self, change: Change | Face) -> None:
         """Take a change of what a pulse is worth: in force behind the pulses that :meth:`keep` was given before."""
         self.uncommitted.append(change)
+        self._hurry.set()
         self.wake()
 
     def miss(self, meter: str, from_ns: int, to_ns: int) -> None:
@@ -294,7 +323,9 @@ class Keeper:
                 # Not woken by what comes meanwhile: in a steady flow that is one wake-up per commit. A try that fails
                 # may take longer than the interval: then there is one interval between two tries.
                 took_s = 0.0 if self.failing else self._clock.monotonic_s() - began_s
-                self._clock.wait(self._stopping, max(0.0, self.commit_interval_s - took_s))
+                self._clock.wait(self._hurry, max(0.0, self.commit_interval_s - took_s))
+                if not self._stopping.is_set():
+                    self._hurry.clear()
                 self._settle()
                 self._note_cover()
         # What came while the last commit was under way.
@@ -376,10 +407,11 @@ class Keeper:
         try:
             for name, tally in tallies.items():
                 tally.note_cover(self._journal, name, ahead)
-            while self._gaps:
-                name, from_ns, to_ns, why = self._gaps[0]
-                self._journal.add_gap(name, from_ns + ahead, to_ns + ahead, why)
-                del self._gaps[0]
+            for gap in self._gaps.copy():
+                name, from_ns, to_ns, why = gap
+                if self.tallies[name].begin is not None:  # the file knows the meter
+                    self._journal.add_gap(name, from_ns + ahead, to_ns + ahead, why)
+                    self._gaps.remove(gap)
         except sqlite3.Error as error:
             self._cover_at_s = self._clock.monotonic_s() + TRY_S
             self._put_off("when the meters were counted can't be noted", error)
@@ -393,7 +425,8 @@ class Keeper:
                 self._newest.setdefault(meter, last)
                 written += 1
         if self.failing:
-            log.info("journal: written again, %d pulses were kept in memory", len(kept))
+            pulses = sum(isinstance(entry, Row) for entry in kept)
+            log.info("journal: written again, %d pulses were kept in memory", pulses)
         if self.dropped > written:
             log.warning(
                 "journal: %d pulses were too many for the memory: counted, with neither time nor power",
@@ -426,10 +459,10 @@ class Keeper:
         if (about := self.about) is not self._noted_about:
             journal.note(about)
             self._noted_about = about
-        waiting = self.waiting()
+        waiting = self._entries()
         for name, tally in self.tallies.items():
             if tally.begin is None:
-                tally.tie(journal, name, [row for row in waiting if row.meter == name])
+                tally.tie(journal, name, [entry for entry in waiting if entry.meter == name])
         cursors = set(self._cursors)
         for cursor in self._followed - cursors:
             journal.forget(cursor)
@@ -440,10 +473,10 @@ class Keeper:
     def _adopt(self, journal: Journal) -> None:
         """Write to *journal* from now on, and have the cursors read it. Raises :exc:`sqlite3.Error`."""
         try:
-            waiting = self.waiting()
+            waiting = self._entries()
             ahead = self._clock.ahead_ns()
             for name, tally in self.tallies.items():
-                tally.tie(journal, name, [row for row in waiting if row.meter == name])
+                tally.tie(journal, name, [entry for entry in waiting if entry.meter == name])
                 if tally.noted_since_ns is not None and tally.until_ns is None:
                     # The file before knew of it. This one has been in use meanwhile, or was put here.
                     journal.begin_cover(name, None, tally.since_ns + ahead)

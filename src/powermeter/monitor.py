@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ from powermeter.writers import open_writer
 log = logging.getLogger(__name__)
 
 #: Of so many faces that were read it is known what became of them.
-MOST_JUDGEMENTS = 10
+MAX_JUDGEMENTS = 10
 
 #: What the threads are given to end, in s; together less than the 10 that a stop may take.
 RECORDER_STOP_S = 1.0
@@ -93,7 +94,7 @@ class Monitor:
         self._watchdog = watchdog
         self._stopping = stopping
         self._new_journal = new_journal
-        self._simulate = simulate
+        self.simulate = simulate
         self._on_crash = on_crash
         self._clock = clock
         self._since_s = clock.monotonic_s()
@@ -159,12 +160,12 @@ class Monitor:
         self._recording = self._started("recorder", self._recorder.run)
         for _, thread in self._deliveries.values():
             thread.start()
-        stack.callback(self._stop_views)
-        self._start_page(settings)
-        self._start_mqtt(settings)
         if self._log is not None:
             self._log.on_state = self.show_condition
         log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
+        stack.callback(self._stop_views)
+        self._start_page(settings)
+        self._start_mqtt(settings)
 
     def _said(self, name: str) -> str:
         begin = self._keeper.tallies[name].begin
@@ -187,7 +188,7 @@ class Monitor:
 
     def _clock_wait_s(self, settings: Settings) -> float:
         # An invented pulse is as old as it says.
-        return settings.clock_wait_s if self._simulate is None else 0
+        return settings.clock_wait_s if self.simulate is None else 0
 
     def _start_recorder(self, watched: list[WatchedMeter]) -> None:
         self._lamps = Lamps(self._board.light)
@@ -405,12 +406,12 @@ class Monitor:
             if before != now:
                 raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
         judged = [meter.name for meter in settings.meters if meter.min_flash_ms is not None]
-        if judged and self._simulate is None and not self._board.sees_ends:
+        if judged and self.simulate is None and not self._board.sees_ends:
             raise PowerError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
 
     def _pins(self, settings: Settings) -> tuple[object, ...]:
         """What a board is made of."""
-        if self._simulate is not None:  # its flashes are made of all that the meters are
+        if self.simulate is not None:  # its flashes are made of all that the meters are
             return (settings.meters,)
         return (
             settings.gpio_library,
@@ -422,7 +423,7 @@ class Monitor:
 
     def _change_board(self, settings: Settings) -> None:
         """Go on with the board of *settings*, and a recorder of its own; where that can't be opened, with the old."""
-        if self._simulate is None:
+        if self.simulate is None:
             self._try_pins(settings)
         self._stop_recorder()
         self._recorder.close()
@@ -476,6 +477,8 @@ class Monitor:
         """What is watched by *settings* on the input of *watched*; on the recorder's thread."""
         self._enter(settings)
         if watched.meter.name != settings.name:
+            if (since_ns := watched.missed(ends=True)) is not None:
+                self._keeper.miss(watched.meter.name, since_ns, self._clock.monotonic_ns())
             return self._watched(settings, board)
         of_input = _flash(settings, board)
         watched.meter.flash.hold_off_ns = of_input.hold_off_ns
@@ -531,7 +534,7 @@ class Monitor:
         if settings is None:
             raise PowerError(f"{name}: no such meter: {', '.join(meter.name for meter in self.settings.meters)}")
         if waits_s := self._keeper.waits_s:
-            raise PowerError(f"the clock is not known to be right yet: try again in {waits_s / 60:.0f} minutes")
+            raise PowerError(f"the clock is not known to be right yet: try again in {math.ceil(waits_s / 60)} minutes")
         if self._keeper.failing:
             raise PowerError(f"journal: {self._keeper.failing}: a reading can't be kept now")
         time_ns = self._clock.wall_ns()
@@ -551,17 +554,18 @@ class Monitor:
     def _take_judgement(self, judged: Judged) -> None:
         """Note what became of a face, and have the register follow; on the keeper's thread."""
         if not judged.refused:
-            meter = self._meters[judged.face.meter]
+            name = judged.face.meter
             by_kwh = judged.reading.face_kwh - judged.reading.register_kwh
 
             def work() -> None:
+                meter = self._meters[name]
                 constant = meter.constant
                 meter.constant = dataclasses.replace(constant, register_kwh=constant.register_kwh + by_kwh)
 
             self._recorder.change(work)
         self._judgements[judged.face.time_ns] = judged
-        if len(self._judgements) > MOST_JUDGEMENTS:
-            del self._judgements[min(self._judgements)]
+        if len(self._judgements) > MAX_JUDGEMENTS:
+            del self._judgements[next(iter(self._judgements))]
 
     # --- How it is doing
 
@@ -616,7 +620,7 @@ class Monitor:
             pid=os.getpid(),
             uptime_s=round(self._clock.monotonic_s() - self._since_s, 1),
             running=True,
-            simulate=self._simulate,
+            simulate=self.simulate,
             left_out=self.settings.left_out,
             settings=self.settings.path,
             data_dir=self.settings.data_dir,

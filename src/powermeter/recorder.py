@@ -113,9 +113,25 @@ class Recorder:
                 os.eventfd_write(wake, 1)
 
     def change(self, work: Callable[[], None]) -> None:
-        """Have *work* done between two edges, on the thread that counts, before any that come from now on."""
+        """
+        Have *work* done between two edges, on the thread that counts, before any that come from now on.
+
+        Once that has ended it is done at once.
+        """
         self._changes.append(work)
-        self.look()
+        if self._ended:
+            self._work_off()
+        else:
+            self.look()
+
+    def _work_off(self) -> None:
+        while self._changes:
+            try:
+                work = self._changes.popleft()
+            except IndexError:  # another thread has it: this one ends
+                return
+            work()
+            self._judge_at_ns = 0
 
     def stop(self) -> None:
         """Let :meth:`run` end once it has taken the edges there are."""
@@ -139,9 +155,7 @@ class Recorder:
                     time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
                     due_s = 0.0
                 burst = self._edges_by(due_s) and self._take() > BURST
-                while self._changes:
-                    self._changes.popleft()()
-                    self._judge_at_ns = 0
+                self._work_off()
                 now_ns = time.monotonic_ns()
                 if now_ns >= self._judge_at_ns:
                     self._judge(now_ns)
@@ -152,6 +166,7 @@ class Recorder:
             self._take()
             self._note_missed(time.monotonic_ns(), ends=True)
             self._ended = True
+            self._work_off()
         finally:
             self._lamps.dark()
 

@@ -55,6 +55,11 @@ class Row(NamedTuple):
     uncovered_s: float | None
     approximate: bool
 
+    @property
+    def is_to_come(self) -> bool:
+        """Whether all of the period is still to come."""
+        return self.covered_s == 0 and self.uncovered_s == 0 and not self.kwh
+
 
 class MeterReport(NamedTuple):
     """

@@ -156,7 +156,7 @@ def _answer(monitor: Monitor, question: str) -> str:
         try:
             return json.dumps(_done(monitor, json.loads(question))) + "\n"
         except (ValueError, LookupError, TypeError, RecursionError):
-            return json.dumps({"refused": "not understood: is this program of the same version?"}) + "\n"
+            return json.dumps({"impossible": "not understood: is this program of the same version?"}) + "\n"
     now = monitor.status()
     return text.text(now) if question == "text" else json.dumps(now.as_dict()) + "\n"
 
@@ -166,17 +166,22 @@ def _done(monitor: Monitor, wanted: dict[str, Any]) -> dict[str, Any]:
     What came of {"meter", "kwh", "force"}, the face of a meter as it was typed, or of asking for it again.
 
     A card takes its time, and nobody else waits for it here: the answer is {"asked": number} until what became of it is
-    on the disk, and {"asked": number} asks again. Then it is {"said": text}, or {"refused": reason}.
+    on the disk, and {"asked": number} asks again. Then it is {"said": text}, or {"refused": reason}; at once it may be
+    {"impossible": reason}.
     """
     if "asked" not in wanted:
         try:
             asked = monitor.read_face(wanted["meter"], *parse(wanted["kwh"]), force=bool(wanted["force"]))
         except PowerError as error:
-            return {"refused": str(error)}
+            return {"impossible": str(error)}
         return {"asked": asked}
     if (judged := monitor.judged(wanted["asked"])) is None:
         return {"asked": wanted["asked"]}
-    return {"refused": judged.refused} if judged.refused else {"said": text.reading(judged.reading, judged.drift)}
+    return (
+        {"refused": judged.refused}
+        if judged.refused
+        else {"said": text.reading(judged.reading, judged.drift, simulated=monitor.simulate is not None)}
+    )
 
 
 def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:

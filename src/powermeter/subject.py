@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # typing itself is half the time of --help
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from powermeter.settings.values import Outline, ShownAs
+    from powermeter.settings.values import ShownAs
 
 #: Resolved, as src may be reached by a link.
 SOURCE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -25,7 +25,8 @@ TOP = os.path.dirname(SOURCE)
 #: The pidfile of the service that install_init_script.py installs.
 SERVICE_PIDFILE = "/run/power/power.pid"
 
-#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it.
+#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it, which
+#: is there as long as it is installed.
 SERVICE_STATE, SERVICE_DEFAULT, SERVICE_COMMAND = "/var/lib/power", "/etc/default/power", "/usr/local/bin/power"
 
 
@@ -101,18 +102,16 @@ def has_another_pidfile(args: argparse.Namespace) -> int | None:
 
 class Subject:
     """
-    The *path* of a journal, and whether it is a *simulated* one; the path of the *settings*, None without any.
+    The *path* of a journal, whether it is a *simulated* one, and the path of its *settings*, None without any.
 
-    *meters* is how its meters are shown, None where the settings can't be read: *note* says why.
+    Where the running program *told* that, it is its user who says which file is executed.
     """
 
     # Not by typing or dataclasses: each takes as long to load as all that --status needs.
-    __slots__ = ("meters", "note", "path", "settings", "simulated")
+    __slots__ = ("path", "settings", "simulated", "told")
 
-    def __init__(
-        self, path: str, settings: str | None, meters: "Mapping[str, ShownAs] | None", note: str, *, simulated: bool
-    ) -> None:
-        self.path, self.settings, self.meters, self.note, self.simulated = path, settings, meters, note, simulated
+    def __init__(self, path: str, settings: str | None, *, simulated: bool, told: bool) -> None:
+        self.path, self.settings, self.simulated, self.told = path, settings, simulated, told
 
 
 def journal_to_read(args: argparse.Namespace) -> Subject:
@@ -124,18 +123,16 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
     if args.pidfile or not args.settings:
         data_dir, path, simulated = _asked_where(args)
     of_service = None if os.environ.get("POWER_SETTINGS") else _settings_of_service()
+    told = path is not None and not args.settings
     path = args.settings or path or of_service or reading.find(TOP, SOURCE)
-    outline: Outline | None = None
-    note = ""
-    try:
-        outline = reading.outline_of(path) if path else None
-    except SettingsError as error:
-        # Root runs no settings that others may write, and the service's may be closed to this user.
-        if data_dir is None and (args.settings or not os.path.isdir(SERVICE_STATE)):
-            raise
-        note = str(error).splitlines()[0]
     if data_dir is None:
-        data_dir = (outline and outline.data_dir) or _default_data_dir(args)
+        try:
+            data_dir = reading.outline_of(path).data_dir if path else None
+        except SettingsError:
+            # Root runs no settings that others may write, and the service's may be closed to this user.
+            if args.settings or not os.path.exists(SERVICE_COMMAND):
+                raise
+        data_dir = data_dir or _default_data_dir(args)
     for directory, invented in ((data_dir, simulated), (os.path.join(data_dir, "simulated"), True)):
         journal = os.path.join(directory, JOURNAL)
         try:
@@ -143,11 +140,25 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
         except FileNotFoundError:
             continue
         except PermissionError as error:
-            raise _closed(args, journal) from error
+            raise closed(args, journal) from error
         except OSError as error:
             raise ProcessError(f"{journal}: {why(error)}") from error
-        return Subject(journal, path, outline and outline.meters, note, simulated=invented)
-    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet")
+        return Subject(journal, path, simulated=invented, told=told)
+    raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet: start power first")
+
+
+def meters_of(subject: Subject) -> "tuple[Mapping[str, ShownAs] | None, str]":
+    """
+    How the meters are shown, by its settings; None where these can't be read, and why.
+
+    Where the running program told which they are, it is to be called as the journal's owner.
+    """
+    from powermeter.settings import reading
+
+    try:
+        return reading.outline_of(subject.settings).meters if subject.settings else None, ""
+    except SettingsError as error:
+        return None, str(error).splitlines()[0]
 
 
 def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
@@ -169,7 +180,7 @@ def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool
         answer = json.loads(ask(pidfile, "json"))
         return str(answer["data_dir"]), str(answer["settings"]), answer["simulate"] is not None
     except ForbiddenError as error:
-        raise _closed(args, "the journal of the running power") from error
+        raise closed(args, "the journal of the running power") from error
     except (ProcessError, LookupError, RecursionError, TypeError, ValueError):
         return None, None, False  # one that hangs keeps nobody from its journal
 
@@ -188,7 +199,7 @@ def _default_data_dir(args: argparse.Namespace) -> str:
     """DATA_DIR where the settings name none: the service's, if there is one and nothing names another."""
     from powermeter.settings import reading
 
-    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.isdir(SERVICE_STATE):
+    if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.exists(SERVICE_COMMAND):
         return SERVICE_STATE
     return reading.default_data_dir(as_root=os.geteuid() == 0)
 
@@ -213,7 +224,7 @@ def become_owner(args: argparse.Namespace, journal: str) -> None:
     except UnsafePathError as error:
         raise ProcessError(str(error)) from error
     except PermissionError as error:
-        raise _closed(args, journal) from error
+        raise closed(args, journal) from error
     except OSError as error:
         raise ProcessError(f"{journal}: {why(error)}") from error
     if owner == 0:
@@ -225,9 +236,11 @@ def become_owner(args: argparse.Namespace, journal: str) -> None:
     os.setresuid(owner, owner, owner)
 
 
-def _closed(args: argparse.Namespace, what: str) -> ForbiddenError:
+def closed(args: argparse.Namespace, what: str) -> ForbiddenError:
+    """The error for *what* may be read only by another user: the command line that can."""
     command = "power" if os.path.exists(SERVICE_COMMAND) else shlex.join([sys.executable, f"{SOURCE}/power.py"])
-    named = ["--settings", args.settings] if args.settings else []
+    named = [word for name in ("pidfile", "settings") if (path := getattr(args, name)) for word in (f"--{name}", path)]
     wanted = ["--reading", args.reading] if args.reading else ["--report", *([args.report] if args.report else [])]
+    wanted += [f"--{name}" for name in ("force", "csv", "json") if getattr(args, name)]
     words = shlex.join([*named, *wanted])
     return ForbiddenError(f"{what} can be read only by its owner and by root: sudo {command} {words}")

@@ -55,7 +55,7 @@ RAISED = ("RuntimeError", "SystemExit", "MemoryError", "KeyError", "RecursionErr
 
 #: Every thread of the program but the writers': what raises on it, and with which board it runs.
 THREADS = {
-    "MainThread": ("powermeter.process:Control._answer_one", "simulated"),
+    "MainThread": ("powermeter.process.control:Control._answer_one", "simulated"),
     "recorder": ("powermeter.recorder:Recorder._take", "simulated"),
     "journal": ("powermeter.keeper:Keeper._commit", "simulated"),
     "lookup": ("powermeter.lookup:Lookup._look", "simulated"),

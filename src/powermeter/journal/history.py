@@ -42,8 +42,8 @@ TRIES = 5
 #: So many rows may be looked at one after another, in place of one more seek.
 ROWS_AT_ONCE = 200
 
-#: So many spans are looked for in one read: of ten years' days on the slowest Pi, a fifth of a second.
-SPANS_AT_ONCE = 400
+#: So many spans are looked for in one read: on the slowest Pi, of days for half a second.
+SPANS_AT_ONCE = 2000
 
 Answer = TypeVar("Answer")
 

@@ -50,8 +50,8 @@ LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
     "about": (str, str),
 }
 
-#: The small tables that may have any number of rows: they are never read into memory as a whole.
-UNBOUNDED = ("steps", "gaps")
+#: The tables of these that may have any number of rows: somebody may type a reading each minute.
+UNBOUNDED = ("steps", "constants", "gaps", "readings")
 
 #: So many rows are looked at in one transaction of thinning.
 THINNED_AT_ONCE = 5000
@@ -59,7 +59,7 @@ THINNED_AT_ONCE = 5000
 #: Numbers that are counts already.
 NO_BEGINS: Mapping[str, int] = {}
 
-#: No small table has more rows, except steps, which is never read into memory as a whole. A schema has fewer entries.
+#: No other table has more rows. A schema has fewer entries.
 MAX_ROWS = 10_000
 
 
@@ -103,7 +103,7 @@ Entry = Row | Change | Face
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a *face*: the *reading*, or why there is none; and the drift, where there was one before."""
+    """What became of a *face*: the *reading* it is, unless it was *refused*, and the drift since the one before."""
 
     face: Face
     reading: Reading
@@ -245,14 +245,16 @@ class Journal:
 
     # --- The keeper's side
 
-    def enter(self, name: str, impulses_per_kwh: float, begin: Constant | None = None) -> MeterRecord:
+    def enter(self, name: str, impulses_per_kwh: float | None, begin: Constant | None = None) -> MeterRecord:
         """
         Take pulses of the meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
 
         A change of the constant begins a new row, so that past pulses keep
         their energy and the register goes on from where it is. A meter that
         is new here goes on from *begin*, if given: it was in a journal that is lost.
-        Returns what is known of it. Raises :exc:`sqlite3.Error` where the disk fails.
+        Returns what is known of it. With *impulses_per_kwh* None what its
+        pulses are worth stays as it is. Raises :exc:`sqlite3.Error` where the
+        disk fails.
         """
         with transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
@@ -270,7 +272,7 @@ class Journal:
                 )
             # After thinning and losses the last row tells the count still; without a row a constant does.
             count = max(count, constants[-1].from_count if constants else 0)
-            if not constants or constants[-1].impulses_per_kwh != impulses_per_kwh:
+            if impulses_per_kwh is not None and (not constants or constants[-1].impulses_per_kwh != impulses_per_kwh):
                 register_kwh = constants[-1].register_at(count) if constants else 0.0
                 constants.append(Constant(impulses_per_kwh, count, register_kwh))
                 self._connection.execute(
@@ -282,6 +284,10 @@ class Journal:
         if time_ns is not None:
             self._last_times[meter] = time_ns
         return MeterRecord(name, count, constants[-1])
+
+    def go_back(self, name: str, constant: Constant) -> None:
+        """Have the next :meth:`append` begin with *constant* in force: it repeats one that was made."""
+        self._constants[self._keys[name]] = constant
 
     def append(
         self,
@@ -299,7 +305,8 @@ class Journal:
         far the wall clock is ahead of theirs; unless *settled* it is not believed
         yet: their times may still be shifted by :meth:`settle`, and no writer
         sees them before. Returns what became of each face among *entries*.
-        Raises :exc:`sqlite3.Error` where the disk fails; nothing is kept then.
+        Raises :exc:`sqlite3.Error` where the disk fails; then all of it is to be
+        appended again, as nobody knows whether it was kept.
         """
         last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
         worth = _Worth(self._connection, dict(self._constants))
@@ -342,19 +349,24 @@ class Journal:
         """
         Note that the meter *name* is counted from *since_ns* (UTC, ns) on.
 
-        The time since it was counted last is a gap: since the stop, or, where
-        there was none, since its pulse *count*. With None it has been counted
-        since, in another file.
+        The time since it was counted last is a gap: since the stop, or, after
+        a crash, since it was last known to be counted, by its pulse *count* or
+        by the gap before. With None it has been counted since, in another file.
         """
         meter = self._keys[name]
         with transaction(self._connection):
-            known = self._connection.execute("SELECT until_ns FROM covered WHERE meter = ?", (meter,)).fetchone()
+            known = self._connection.execute(
+                "SELECT since_ns, until_ns, (SELECT max(to_ns) FROM gaps WHERE gaps.meter = covered.meter)"
+                " FROM covered WHERE meter = ?",
+                (meter,),
+            ).fetchone()
             if known is not None:
-                (stopped_ns,), pulse_ns = known, None if count is None else self._time_of(meter, count)
-                if pulse_ns is not None and (stopped_ns is None or pulse_ns > stopped_ns):
-                    self._add_gap(meter, pulse_ns, since_ns, "crashed")
-                elif stopped_ns is not None:
+                begun_ns, stopped_ns, gap_ns = known
+                pulse_ns = None if count is None else self._time_of(meter, count)
+                if stopped_ns is not None and (pulse_ns is None or pulse_ns <= stopped_ns):
                     self._add_gap(meter, stopped_ns, since_ns, "not running")
+                elif count is not None:
+                    self._add_gap(meter, max(begun_ns, pulse_ns or 0, gap_ns or 0), since_ns, "crashed")
             self._connection.execute(
                 "INSERT INTO covered VALUES (?1, ?2, NULL) ON CONFLICT (meter) DO UPDATE SET until_ns = NULL",
                 (meter, since_ns),
@@ -404,7 +416,7 @@ class Journal:
                 ).rowcount
                 self._mark_step(meter, after)
             self._connection.execute("DELETE FROM unsettled")
-            last_times = {meter: self._last_time(meter) for meter in self._last_times}
+            last_times = {meter: self._time_of(meter, MOST_COUNT) for meter in self._last_times}
         self._last_times = {meter: time_ns for meter, time_ns in last_times.items() if time_ns is not None}
         return settled
 
@@ -417,9 +429,6 @@ class Journal:
             self._connection.execute("DELETE FROM steps WHERE meter = ? AND count = ?", (meter, behind[0]))
             if behind[1] < before[1]:
                 self._connection.execute("INSERT INTO steps VALUES (?, ?)", (meter, behind[0]))
-
-    def _last_time(self, meter: int) -> int | None:
-        return self._time_of(meter, MOST_COUNT)
 
     def _time_of(self, meter: int, count: int) -> int | None:
         """The time of the pulse *count* of *meter*, or of the last one there is before it."""
@@ -480,6 +489,20 @@ class Journal:
 
     def _mark_thinned(self, meter: int, to_count: int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO thinned VALUES (?, ?)", (meter, to_count))
+
+    def last(self, name: str) -> int:
+        """The count of the last pulse of the meter *name*; 0 without one."""
+        (count,) = self._connection.execute(
+            "SELECT max(count) FROM pulses WHERE meter = ?", (self._keys.get(name),)
+        ).fetchone()
+        return int(count or 0)
+
+    def has_reading(self, face: Face) -> bool:
+        """Whether *face* is there as a reading: a commit that failed may have been made."""
+        found = self._connection.execute(
+            "SELECT 1 FROM readings WHERE meter = ? AND time_ns = ?", (self._keys.get(face.meter), face.time_ns)
+        ).fetchone()
+        return found is not None
 
     def has(self, row: Row, count: int) -> bool:
         """Whether *row* is there as the pulse *count* of its meter: a commit that failed may have been made."""
@@ -655,7 +678,8 @@ class _Worth:
         if (before := self._reading_before(face, meter)) is not None:
             refused = refusal(face.kwh, face.decimals, before, face.time_ns, face.max_watts)
             if not refused:
-                constants = [*constants_of(self._connection, meter), *(of for key, of in self._changed if key == meter)]
+                constants = constants_of(self._connection, meter, since=before.count)
+                constants += [of for key, of in self._changed if key == meter]
                 drift = Drift(
                     since=before,
                     moved_kwh=face.kwh - before.face_kwh,
@@ -669,18 +693,24 @@ class _Worth:
         return Judged(face, reading, "" if face.force else refused, drift)
 
     def _uncovered_s(self, meter: int, from_ns: int, to_ns: int) -> float:
-        (uncovered_ns,) = self._connection.execute(
-            "SELECT coalesce(sum(min(to_ns, ?3) - max(from_ns, ?2)), 0) FROM gaps"
-            " WHERE meter = ?1 AND to_ns > ?2 AND from_ns < ?3",
+        """For how long the meter could not be counted between the two times, as far as it is noted."""
+        uncovered_ns, end_ns = 0, from_ns
+        for gap in self._connection.execute(
+            "SELECT from_ns, to_ns FROM gaps WHERE meter = ?1 AND to_ns > ?2 AND from_ns < ?3 ORDER BY from_ns",
             (meter, from_ns, to_ns),
-        ).fetchone()
-        return float(uncovered_ns / NS_PER_S)
+        ):
+            # One may begin in another.
+            begin_ns, gap_end_ns = max(gap[0], end_ns), min(gap[1], to_ns)
+            if gap_end_ns > begin_ns:
+                uncovered_ns, end_ns = uncovered_ns + gap_end_ns - begin_ns, gap_end_ns
+        return uncovered_ns / NS_PER_S
 
     def _reading_before(self, face: Face, meter: int) -> Reading | None:
         row = self._connection.execute(
-            # One of the same time is itself: a commit that failed may have been made.
+            # By the count: the clock may have been set back. One of the same time is itself: a commit that failed may
+            # have been made.
             "SELECT time_ns, count, face_kwh, decimals, register_kwh, base <> 0 FROM readings"
-            " WHERE meter = ? AND time_ns < ? ORDER BY time_ns DESC LIMIT 1",
+            " WHERE meter = ? AND time_ns <> ? ORDER BY count DESC, time_ns DESC LIMIT 1",
             (meter, face.time_ns),
         ).fetchone()
         before = [Reading(face.meter, *row)] if row else []

@@ -108,21 +108,23 @@ def refusal(face_kwh: float, decimals: int, before: Reading, now_ns: int, max_wa
 
     *max_watts* is the most that the meter can measure, in W; *now_ns* is when the face was read (UTC, ns).
     """
-    if face_kwh < before.face_kwh:
+    # In units of the last digit: with fewer digits than before, the face may show more than was typed.
+    units = 10 ** max(decimals, before.decimals)
+    if round(face_kwh * units) + units // 10**decimals <= round(before.face_kwh * units):
         return f"it is lower than the last reading, {shown(before.face_kwh, before.decimals)} kWh"
     seconds = max(0.0, (now_ns - before.time_ns) / 1e9)
     most_kwh = max_watts * seconds / JOULES_PER_KWH + before.last_digit_kwh
     if face_kwh - before.face_kwh > most_kwh:
         moved = shown(face_kwh - before.face_kwh, max(decimals, before.decimals))
-        return f"it is {moved} kWh more than the last reading, and max_watts allows {most_kwh:,.1f} kWh since"
+        return f"it is {moved} kWh more than the last reading, and max_watts allows {most_kwh:.1f} kWh since"
     return ""
 
 
 def shown(kwh: float, decimals: int) -> str:
     """
-    Kilowatt-hours with so many decimals.
+    Kilowatt-hours with so many decimals, as they may be typed.
 
     >>> shown(12345.6, 1)
-    '12,345.6'
+    '12345.6'
     """
-    return f"{kwh:,.{decimals}f}"
+    return f"{kwh:.{decimals}f}"

@@ -24,7 +24,7 @@ from types import UnionType
 from typing import Any
 
 from powermeter.errors import DamagedError, JournalError, StoppedError
-from powermeter.journal.journal import LOOKED_OVER, MAX_ROWS, Journal, stopped_error
+from powermeter.journal.journal import LOOKED_OVER, Journal, stopped_error
 from powermeter.journal.tables import (
     MAX_LENGTH,
     SCHEMA_VERSION,
@@ -46,6 +46,9 @@ NEW = ".new"
 
 #: And with what the name of a copy ends that is made to be read.
 COPY = ".copy"
+
+#: No table that is read whole may have more rows: 30 years of a reading each quarter of an hour.
+MAX_SAVED = 1_000_000
 
 #: The tables that are taken over as they are.
 WHOLE = ("unsettled", "covered", "gaps", "readings", "hourly", "about")
@@ -467,7 +470,7 @@ def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: typ
     """The rows of *query*, whose columns have *types*, up to the first that can't be read, or to more than can be."""
     rows: list[tuple[Any, ...]] = []
     try:
-        for row in connection.execute(f"{query} LIMIT {MAX_ROWS}"):
+        for row in connection.execute(f"{query} LIMIT {MAX_SAVED}"):
             if all(map(isinstance, row, types)):
                 rows.append(row)  # noqa: PERF401 - those before the damage are kept
     except (sqlite3.Error, UnicodeDecodeError) as error:

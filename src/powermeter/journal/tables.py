@@ -154,7 +154,8 @@ Stopped = Callable[[], bool]
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether *error* says that the file itself is damaged."""
-    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG)
+    # A text that is none has no code of SQLite's: it is Python that can't read it.
+    return _code(error) in (SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_TOOBIG) or "decode to UTF-8" in str(error)
 
 
 def is_interrupt(error: sqlite3.Error) -> bool:
@@ -283,13 +284,15 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def constants_of(connection: sqlite3.Connection, meter: int) -> list[Constant]:
-    """What the pulses of the meter with the key *meter* are worth, in the order of their counts."""
+def constants_of(connection: sqlite3.Connection, meter: int, since: int = 0) -> list[Constant]:
+    """What the pulses of the meter with the key *meter* are worth behind the count *since*, in their order."""
     return [
         Constant(impulses, count, register)
         for impulses, count, register in connection.execute(
-            "SELECT impulses_per_kwh, from_count, register_kwh FROM constants WHERE meter = ? ORDER BY from_count",
-            (meter,),
+            "SELECT impulses_per_kwh, from_count, register_kwh FROM constants WHERE meter = ?1"
+            " AND from_count >= coalesce("
+            "(SELECT max(from_count) FROM constants WHERE meter = ?1 AND from_count <= ?2), 0) ORDER BY from_count",
+            (meter, since),
         )
     ]
 

@@ -39,7 +39,7 @@ ASKED_S = 0.3
 MOST_ANSWER = 1_000_000
 
 #: The longest question, in bytes.
-MOST_QUESTION = 1024
+MAX_QUESTION = 1024
 
 #: How many may wait to ask it.
 MOST_WAITING = 128
@@ -361,7 +361,7 @@ class Control:
                 return
             asked.settimeout(ASKED_S)
             try:
-                question = asked.recv(MOST_QUESTION).decode(errors="replace").strip()
+                question = asked.recv(MAX_QUESTION).decode(errors="replace").strip()
                 asked.sendall(answer(question).encode())
             except OSError:
                 return  # who asked has gone, or does not read

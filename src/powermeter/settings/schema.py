@@ -37,7 +37,7 @@ class Key:
 
 
 #: No label is longer, in letters.
-MOST_LABEL = 64
+MAX_LABEL = 64
 
 #: Stands for "no default": the key must be given.
 REQUIRED = object()
@@ -102,8 +102,8 @@ def text(pattern: str, allowed: str) -> Check:
 
 def label(found: Any) -> str:
     """A name for people: any letters, on one line."""
-    if not isinstance(found, str) or not found.strip() or len(found) > MOST_LABEL or not found.isprintable():
-        raise ValueError(f"a name of 1 to {MOST_LABEL} letters that can be printed")
+    if not isinstance(found, str) or not found.strip() or len(found) > MAX_LABEL or not found.isprintable():
+        raise ValueError(f"a name of 1 to {MAX_LABEL} letters that can be printed")
     return found.strip()
 
 

@@ -107,13 +107,13 @@ def _values(row: Row) -> dict[str, Any]:
     return {
         "from": shown(row.period.from_ns),
         "to": shown(row.period.to_ns),
-        "kwh": _rounded(row.kwh, 6),
+        "kwh": None if row.is_to_come else _rounded(row.kwh, 6),
         "cost": None,
         "currency": None,
         "mean_w": _rounded(row.mean_w, 1),
         "peak_w": _rounded(row.peak_w, 1),
         "peak_from": None if row.peak_from_ns is None else local_time(row.peak_from_ns),
-        "uncovered_s": None if row.uncovered_s is None else round(row.uncovered_s),
+        "uncovered_s": None if row.uncovered_s is None or row.is_to_come else round(row.uncovered_s),
     }
 
 
@@ -194,7 +194,7 @@ class _Typesetter:
         while len(shown) > 2 and sum(widths[i] + 2 for i in shown) - 2 > self.columns:
             shown.pop()
         if missing := [heads[i] for i in filled if i not in shown]:
-            self.notes[f"No room for: {', '.join(missing)}; a wider terminal, --csv and --json have all."] = None
+            self.notes[f"No room for: {', '.join(missing)}; a wider terminal has all."] = None
         for line in (heads, *rows):
             cells = (line[i].ljust(widths[i]) if i in left else line[i].rjust(widths[i]) for i in shown)
             self._lines.append("  ".join(cells).rstrip())
@@ -243,11 +243,11 @@ def _add_meter(set_text: _Typesetter, meter: MeterReport) -> None:
 
 
 def title(meter: MeterReport) -> str:
-    """The name of *meter*, its label, and what else tells it from others."""
-    title = printable(meter.name) + (f": {printable(meter.label)}" if meter.label else "")
+    """The label and the name of *meter*, and what else tells it from others."""
+    title = f"{printable(meter.label)} ({printable(meter.name)})" if meter.label else printable(meter.name)
     said = ["export"] if meter.direction == "export" else []
     said += ["no longer in the settings"] if meter.in_settings is False else []
-    return f"{title} ({', '.join(said)})" if said else title
+    return ", ".join([title, *said])
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -277,7 +277,7 @@ def cells(row: Row) -> list[str]:
 
 def kwh(row: Row) -> str:
     """The energy of *row*; "" where all of it is still to come."""
-    if row.covered_s == 0 and row.uncovered_s == 0 and not row.kwh:
+    if row.is_to_come:
         return ""
     if row.kwh is None:
         return "unreadable"
@@ -320,14 +320,14 @@ def _add_readings(set_text: _Typesetter, readings: Sequence[Reading]) -> None:
     several = len({reading.meter for reading in readings}) > 1
     table = []
     for reading in readings:
-        difference = reading.face_kwh - reading.register_kwh
+        drift = reading.register_kwh - reading.face_kwh
         table.append(
             [
                 local_time(reading.time_ns)[:16].replace("T", " "),
-                f"{reading.face_kwh:,.{reading.decimals}f}",
-                f"{reading.register_kwh:,.3f}",
-                "new base" if reading.base else f"{difference:+,.3f}",
                 printable(reading.meter) if several else "",
+                f"{reading.face_kwh:.{reading.decimals}f}",
+                "new base" if reading.base else f"{drift:+.3f}",
+                f"{reading.register_kwh:.3f}",
             ]
         )
-    set_text.add_table(["", "face kWh", "register before", "difference", "meter"], table)
+    set_text.add_table(["", "meter", "face kWh", "drift kWh", "register before"], table, left=(0, 1))

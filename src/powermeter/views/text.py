@@ -66,7 +66,7 @@ def parts(status: Status) -> list[Part]:
 def _meter(meter: MeterStatus) -> str:
     today = "not known"
     if meter.pulses_today is not None:
-        today = f"{meter.pulses_today:,} pulses, {meter.kwh_today or 0.0:.3f} kWh"
+        today = f"{_pulses(meter.pulses_today)}, {meter.kwh_today or 0.0:.3f} kWh"
     return (
         f"{watts(meter)}; today {today}; register {_register(meter)}; {meter.rejected:,} edges rejected{_input(meter)}"
     )
@@ -82,24 +82,26 @@ def _writer(name: str, writer: WriterStatus) -> Part:
     return Part(f"writer {name}", words, is_wrong=True, advice=advice)
 
 
-def reading(read: Reading, drift: Drift | None) -> str:
+def reading(read: Reading, drift: Drift | None, *, simulated: bool) -> str:
     """What is said of a reading that was taken, and of its *drift*, if there was one before."""
     face = shown(read.face_kwh, read.decimals)
     lines = [
-        f"meter {read.meter}: the register is {face} kWh from the next pulse on; it was {read.register_kwh:,.3f} kWh"
+        f"meter {read.meter}: the register is {face} kWh from the next pulse on; it was {read.register_kwh:.3f} kWh"
     ]
+    if simulated:
+        lines.insert(0, "SIMULATED: no real meter counted this")
     if drift is None:
         lines.append("the next reading shows how far face and count drift apart")
         return "\n".join(lines) + "\n"
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(drift.since.time_ns // NS_PER_S))
     moved = shown(drift.moved_kwh, max(read.decimals, drift.since.decimals))
-    lines.append(f"since {since} the face moved by {moved} kWh, and {drift.counted_kwh:,.3f} kWh were counted")
+    lines.append(f"since {since} the face moved by {moved} kWh, and {drift.counted_kwh:.3f} kWh were counted")
     per_cent = "" if drift.per_cent is None else f", {drift.per_cent:+.2f} %"
     lines.append(
-        f"drift: {drift.difference_kwh:+,.3f} kWh{per_cent}, {drift.flashes:+,.0f} flashes; "
+        f"drift: {drift.difference_kwh:+.3f} kWh{per_cent}, {drift.flashes:+.0f} flashes; "
         f"the last digit can explain {drift.explained_kwh:g} kWh{'' if drift.is_explained else ', not this'}"
     )
-    if drift.uncovered_s:
+    if round(drift.uncovered_s):
         lines.append(f"nothing could be counted for {duration(drift.uncovered_s)} of that time")
     return "\n".join(lines) + "\n"
 
@@ -152,6 +154,10 @@ def fitted(text: str, columns: int | None) -> str:
     if columns is None or len(text) <= columns:
         return text
     return text[: columns - 3] + "..." if columns > 3 else text[: max(0, columns)]
+
+
+def _pulses(pulses: int) -> str:
+    return "1 pulse" if pulses == 1 else f"{pulses:,} pulses"
 
 
 def _name(name: str, meter: MeterStatus) -> str:

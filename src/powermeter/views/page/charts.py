@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+#: What is less is nothing: a flash of any meter is a thousand times more, in kWh.
+LEAST = 1e-9
+
 #: The height of a chart, and what is left free above and below for text, in pixels.
 HEIGHT, TOP, BOTTOM = 220, 14, 26
 FLOOR = HEIGHT - BOTTOM
@@ -42,7 +45,7 @@ class Axis(NamedTuple):
         >>> Axis.up_to(17.2), Axis.up_to(2300)
         (Axis(end=20.0, step=5.0), Axis(end=3000.0, step=1000.0))
         """
-        if most <= 0:
+        if most < LEAST:
             return cls(1.0, 0.5)
         size = 10.0 ** math.floor(math.log10(most))
         step = next(size * part for part in (0.25, 0.5, 1, 2, 2.5) if most <= 4 * size * part)
