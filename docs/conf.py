@@ -25,7 +25,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(argparse|bottle|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|threading|types)\..*",
+        r"(argparse|bottle|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|ssl|threading|types)\..*",
     ),
 ]
 # Quotation marks and dashes stand in commands and messages: they are left as they are.

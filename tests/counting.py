@@ -169,11 +169,11 @@ class Running:
     """
     A monitor over a :class:`HandBoard` or *board*, with its data in *directory*; a context manager.
 
-    *writers* in place of the file's; *page*: its settings; *meter_settings*: what the meter has besides its pin and its
-    constant.
+    *writers* in place of the file's; *page* and *mqtt*: their settings; *meter_settings*: what the meter has besides
+    its pin and its constant.
     """
 
-    def __init__(self, directory, *, board=None, writers=None, page=None, **meter_settings):
+    def __init__(self, directory, *, board=None, writers=None, page=None, mqtt=None, **meter_settings):
         path = directory / "settings.py"
         self.data_dir = directory / "data"
         path.write_text(SETTINGS.format(data_dir=str(self.data_dir)))
@@ -184,7 +184,7 @@ class Running:
         self.csv = self.data_dir / "power.csv"
         self.board = board or HandBoard()
         self.crashes = threading.Semaphore(0)
-        self.settings = dataclasses.replace(read, meters=meters, writers=writers or read.writers, page=page)
+        self.settings = dataclasses.replace(read, meters=meters, writers=writers or read.writers, page=page, mqtt=mqtt)
         self.monitor = Monitor(self.settings, lambda _: self.board, simulate=None, on_crash=self.crashes.release)
         self._before = set(threading.enumerate())
 

@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "settings.reading",
         "settings.values",
         "subject",
+        "views.mqtt",
         "views.page",
         "views.report",
         "views.text",
@@ -58,6 +59,8 @@ MAY_IMPORT = {
         "mounts",
         "safe_path",
         "settings.values",
+        "views.mqtt",
+        "views.mqtt.broker",
         "views.page",
         "views.page.server",
         "writers",
@@ -111,8 +114,6 @@ MAY_IMPORT = {
     "views.page.charts": set(),
     "views.live": set(),
     "views.report": {"errors", "journal.readings", "meter", "periods", "report", "views"},
-    "views.text": {"journal.readings", "meter", "status", "views"},
-    "views": set(),
     "report": {"journal.history", "journal.readings", "journal.tables", "meter", "periods", "settings.values"},
     "periods": {"errors", "meter"},
     "monitor": {
@@ -132,13 +133,36 @@ MAY_IMPORT = {
         "recorder",
         "settings.values",
         "status",
+        "views.mqtt.view",
         "views.page.server",
         "writers",
     },
+    "views.mqtt.view": {
+        "errors",
+        "settings.values",
+        "status",
+        "views.mqtt",
+        "views.mqtt.broker",
+        "views.mqtt.discovery",
+        "views.text",
+    },
+    "views.mqtt.discovery": {"status", "views.mqtt"},
+    "views.mqtt.broker": {"certificates", "errors", "settings.values", "views.mqtt"},
+    "views.text": {"journal.readings", "meter", "status", "views"},
+    "views": set(),
     "views.page.server": {"errors", "settings.schema", "settings.values", "status", "views.page"},
     "past": {"boards.simulated", "errors", "journal.journal", "journal.salvage", "journal.tables", "meter"},
     "lookup": {"journal.cursor", "journal.history", "journal.tables", "meter"},
-    "settings.reading": {"errors", "safe_path", "settings.schema", "settings.values", "views.page", "writers"},
+    "settings.reading": {
+        "errors",
+        "safe_path",
+        "settings.schema",
+        "settings.values",
+        "views.mqtt",
+        "views.page",
+        "writers",
+    },
+    "views.mqtt": {"certificates", "settings.schema", "settings.values"},
     "views.page": {"settings.schema", "settings.values"},
     "log": {"errors", "mounts", "safe_path"},
     "process.daemon": {"errors", "process.pidfile"},
@@ -184,9 +208,9 @@ MAY_IMPORT = {
     "boards": {"errors", "lamps", "meter", "settings.values"},
     "writers.file": {"errors", "meter", "mounts", "safe_path", "settings.schema", "settings.values", "writers"},
     "writers.influxdb": {
+        "certificates",
         "errors",
         "meter",
-        "safe_path",
         "settings.schema",
         "settings.values",
         "writers",
@@ -213,6 +237,7 @@ MAY_IMPORT = {
     "settings.schema": {"settings.values"},
     "settings.values": set(),
     "settings": set(),
+    "certificates": {"errors", "safe_path"},
     "safe_path": {"errors", "mounts"},
     "mounts": set(),
     "errors": {"writers.answers"},  # for a type alone
@@ -225,6 +250,7 @@ LIBRARIES = {
     "process.daemon": {"daemon"},
     "process.pidfile": {"lockfile"},
     "views.live": {"rich"},
+    "views.mqtt.broker": {"paho"},
     "views.page.app": {"bottle"},
     "views.page.child": {"waitress"},
     "writers.influxdb": {"influxdb"},
@@ -234,7 +260,7 @@ LIBRARIES = {
 #: What a service is reached by; and what the light commands must not load: that, the libraries of pins, and the
 #: database.
 SERVICES = {"influxdb", "librato", "requests", "http", "ssl", "msgpack"}
-HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3", "bottle", "waitress"}
+HEAVY = SERVICES | {"RPi", "lgpio", "gpiod", "rich", "sqlite3", "bottle", "waitress", "paho"}
 
 PACKAGE = "powermeter"
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,7 +23,7 @@ from powermeter.errors import DamagedError, JournalError, StoppedError
 from powermeter.journal import journal as journal_module
 from powermeter.journal import tables
 from powermeter.journal.cursor import Position
-from powermeter.journal.history import Energy, History
+from powermeter.journal.history import Energy, History, about
 from powermeter.journal.journal import Change, Face, Journal, MeterRecord, Row, prepare_dir
 from powermeter.journal.tables import SCHEMA, SCHEMAS, make_private
 from powermeter.meter import NS_PER_S, Constant, Pulse
@@ -802,6 +803,33 @@ def test_a_journal_that_the_version_before_made(tmp_path):
             ]  # fmt: skip
         with contextlib.closing(journal.add_cursor("influxdb")) as cursor:
             assert cursor.position == Position({"house": 2, "flat": 1}, "")
+
+
+def test_what_a_journal_knows_of_itself(tmp_path):
+    """Each journal has an id of its own for good; what is noted replaces what was, and is read by others."""
+    ids = []
+    for name in ("one.db", "two.db"):
+        path = str(tmp_path / name)
+        with Journal(path) as journal:
+            ids.append(journal.about()["id"])
+            journal.note({"mqtt topics": "[]"})
+            journal.note({"mqtt topics": '["power/house"]'})
+        with Journal(path) as journal:
+            assert journal.about() == {"id": ids[-1], "mqtt topics": '["power/house"]'}
+        assert about(path) == {"id": ids[-1], "mqtt topics": '["power/house"]'}
+    assert len(set(ids)) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}", one) for one in ids)
+    assert about(str(tmp_path / "missing.db")) == {}
+
+
+def test_a_journal_from_before_gets_an_id(tmp_path):
+    """What an older version made has an id from the first start on."""
+    path = tmp_path / "journal.db"
+    shutil.copy(Path(__file__).with_name("made_before.db"), path)
+    with Journal(str(path)) as journal:
+        own_id = journal.about()["id"]
+    with Journal(str(path)) as journal:
+        assert journal.about() == {"id": own_id}
 
 
 def test_the_log_of_a_file_that_was_replaced_is_taken_away(tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from program import PATIENCE_S, wait_until
 
 from powermeter import keeper
-from powermeter.journal.history import Energy, History
-from powermeter.journal.journal import MeterRecord, Row
+from powermeter.clock import REAL_CLOCK
+from powermeter.journal.history import Energy, History, about
+from powermeter.journal.journal import Journal, MeterRecord, Row
 from powermeter.keeper import Keeper
 from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Constant, Edge
@@ -77,6 +78,12 @@ class Scene:
 
     def settle(self, ahead_ns):
         return 0
+
+    def about(self):
+        return {}
+
+    def note(self, about):
+        pass
 
     def begin_cover(self, name, count, since_ns):
         self.covers.append((self.now_s, name, "begin"))
@@ -444,3 +451,37 @@ def test_a_clock_is_waited_for(right_s, settled_s):
     scene.play([0, 60], 70, (right_s, lambda: setattr(scene.clock, "is_synchronised", True)))
     assert written == [(0, False), (60, True)]
     assert settled_at_s == [settled_s]
+
+
+# --- What the journal knows of itself
+
+
+def test_what_is_noted_outlives_the_file(tmp_path):
+    """The id is the first file's, and what is noted is soon in it; another file that takes its place has both."""
+    path, other = tmp_path / "journal.db", tmp_path / "other.db"
+    with Journal(str(other)) as another:
+        another.note({"mqtt offset house": "5"})
+    kept = Keeper(
+        str(path),
+        0.01,
+        clock=REAL_CLOCK,
+        clock_wait_s=0,
+        keep_days=400,
+        on_commit=lambda: None,
+        on_state=lambda: None,
+        on_judged=lambda _judged: None,
+    )
+    kept.enter("house", 1000)
+    kept.open()
+    own_id = kept.about["id"]
+    keeping = threading.Thread(target=kept.run)
+    keeping.start()
+    kept.note("mqtt topics", "[]")
+    wait_until(lambda: about(str(path)) == {"id": own_id, "mqtt topics": "[]"})
+    other.rename(path)
+    kept.note("mqtt topics", "[1]")
+    wait_until(lambda: about(str(path)) == {"id": own_id, "mqtt topics": "[1]", "mqtt offset house": "5"})
+    assert kept.about["id"] == own_id
+    kept.stop()
+    keeping.join()
+    kept.close()

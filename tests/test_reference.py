@@ -98,8 +98,8 @@ def power_errors():
     return names
 
 
-def said_by(node, function, errors):
-    """The messages that *node* in *function* says: pairs of a text and its levels."""
+def said_by(node, function, errors, entry):
+    """The messages that *node* in *function* says, of the setting *entry*: pairs of a text and its levels."""
     levels = frozenset()
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=method), args=args):
@@ -115,7 +115,7 @@ def said_by(node, function, errors):
         case ast.Call(func=ast.Name(id="Mistake"), args=[_, _, allowed]):
             found = [f"{HOLE}: found {HOLE}, allowed: {text}" for text in texts(allowed)]
         case ast.Call(func=ast.Name(id="Remark"), args=[remark, *names]):
-            place = f'{HOLE}: WRITERS["{HOLE}"]' + "".join(f'["{name}"]' for key in names for name in texts(key))
+            place = f"{HOLE}: {entry}" + "".join(f'["{name}"]' for key in names for name in texts(key))
             found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
             ast.unparse(value) in ("said", "self.mistakes") and function.name != "_input"
@@ -143,6 +143,7 @@ def messages():
     found = set()
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
+        entry = "MQTT" if "mqtt" in path.parts else f'WRITERS["{HOLE}"]'
         for node in tree.body:
             match node:
                 case ast.Assign(targets=[ast.Name(id="ADVICE")], value=ast.Dict(values=values)):
@@ -152,7 +153,7 @@ def messages():
             if not isinstance(function, ast.FunctionDef):
                 continue
             for node in ast.walk(function):
-                said = said_by(node, function, errors)
+                said = said_by(node, function, errors, entry)
                 # An error's text may be made in its own class.
                 if (
                     isinstance(node, ast.Call)

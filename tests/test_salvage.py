@@ -103,6 +103,9 @@ def test_a_damaged_page_in_the_middle_costs_what_stood_in_it(damaged, caplog):
     """A page of pulses that is no more is met when it is read: the others are saved, before it and behind it."""
     with contextlib.closing(sqlite3.connect(damaged)) as connection:
         connection.execute("PRAGMA page_size").fetchone()
+    with Journal(str(damaged)) as journal:
+        journal.note({"mqtt offset house": "7"})
+        known = journal.about()
     size = damaged.stat().st_size
     content = bytearray(damaged.read_bytes())
     at = size // 4096 // 2 * 4096
@@ -111,6 +114,7 @@ def test_a_damaged_page_in_the_middle_costs_what_stood_in_it(damaged, caplog):
     Journal(str(damaged)).close()  # it does not show at once
     with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
         assert registers(journal) == WHOLE
+        assert journal.about() == known
         kept = journal._connection.execute("SELECT count(*) FROM pulses").fetchone()[0]
         assert 2 * PULSES - 300 < kept < 2 * PULSES
         assert journal._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

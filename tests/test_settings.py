@@ -47,6 +47,7 @@ PROMISED = {
     "KEEP_DAYS": 400,
     "LOG_FILE": None,
     "PAGE": None,
+    "MQTT": None,
     "WRITERS": {
         "file": {"type": "file", "path": "power.csv"},
         "librato": {
@@ -245,7 +246,7 @@ CA_FILE = "True, False or the absolute path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
 KNOWN = (
     "CLOCK_WAIT, COMMIT_INTERVAL, DATA_DIR, GPIO_CHIP, GPIO_LIBRARY, KEEP_DAYS, L1_PIN, L2_PIN, LOG_FILE, METERS, "
-    "PAGE, PIN_NUMBERING, WRITERS"
+    "MQTT, PAGE, PIN_NUMBERING, WRITERS"
 )
 
 #: The text of a settings.py, and each mistake that must be named.
@@ -1187,3 +1188,92 @@ def test_paths_that_are_none(read, found):
     """What is no path of a URL."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "path": {found!r}'))
     assert mistake.endswith('allowed: text that begins with /, such as "/influx", or ""')
+
+
+# --- MQTT
+
+
+TOPIC = 'a topic of up to 64 characters without + # and spaces, such as "power" or "home/power"'
+
+
+def test_mqtt_by_its_defaults(read):
+    """An empty MQTT is a broker on this machine, as SPEC has it; its password is a secret."""
+    assert read("").mqtt is None
+    assert read("MQTT = {}").mqtt == values.MqttSettings(
+        "localhost", 1883, None, None, False, True, "power", "homeassistant", 10
+    )
+    assert str(read('MQTT = {"username": "u", "password": "hunter2"}').mqtt).count("***") == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "mistake"),
+    [
+        ('"topic": "power/#"', f"MQTT[\"topic\"]: found 'power/#', allowed: {TOPIC}"),
+        ('"topic": "/power"', f"MQTT[\"topic\"]: found '/power', allowed: {TOPIC}"),
+        ('"topic": "$SYS"', f"MQTT[\"topic\"]: found '$SYS', allowed: {TOPIC}"),
+        (
+            '"topic": "homeassistant"',
+            'MQTT["topic"]: found "homeassistant", allowed: a topic of its own, this one is Home Assistant\'s',
+        ),
+        ('"discovery": "a b"', f"MQTT[\"discovery\"]: found 'a b', allowed: {TOPIC}, or None"),
+        ('"password": "hunter2"', 'MQTT["username"]: found None, allowed: text, as there is a password'),
+        ('"password": 7', 'MQTT["password"]: found a int, allowed: text on one line, not empty, or None'),
+        ('"update_period": 0.5', 'MQTT["update_period"]: found 0.5, allowed: a number from 1 to 3,600'),
+        ('"topci": "x"', 'MQTT["topci"]: unknown, did you mean topic?'),
+    ],
+)
+def test_mistakes_of_mqtt(read, entry, mistake):
+    """Each mistake is named, with what is allowed; a password never."""
+    assert mistakes_in(read, f"MQTT = {{{entry}}}") == [mistake]
+
+
+def test_mqtt_that_is_no_dict(read):
+    """Text in its place may be the password, and is not shown."""
+    assert mistakes_in(read, 'MQTT = "hunter2"') == [
+        "MQTT: found a str of 7, allowed: a dict, as in settings.py.example, or None"
+    ]
+
+
+def test_names_of_meters_that_mqtt_takes(read):
+    """A meter may not have a name that MQTT or Home Assistant can't tell from another; without them it may."""
+    meters = (
+        "METERS = {n: {'pin': p, 'impulses_per_kwh': 1} for n, p in (('status', 18), ('Heat-1', 22), ('heat_1', 11))}"
+    )
+    same = 'a name that is not the same as "Heat-1" in small letters, with _ for -'
+    assert mistakes_in(read, f"{meters}\nMQTT = {{}}") == [
+        'METERS["status"]: found "status", allowed: another name, MQTT has a topic of that name',
+        f'METERS["heat_1"]: found "heat_1", allowed: {same}',
+    ]
+    assert mistakes_in(read, f"{meters}\nMQTT = {{'discovery': None}}") == [
+        'METERS["status"]: found "status", allowed: another name, MQTT has a topic of that name'
+    ]
+    assert len(read(meters).meters) == 3
+
+
+def test_mqtt_of_invented_watts(read):
+    """Invented watts for all have a topic of their own; those for the file alone go to no broker, which is told."""
+    for_all = read('MQTT = {"topic": "home/power"}', simulated="all")
+    assert (for_all.mqtt.topic, for_all.left_out) == ("home/power_simulated", ())
+    for_file = read("MQTT = {}", simulated="file")
+    assert (for_file.mqtt, for_file.left_out) == (None, ("view mqtt",))
+
+
+@pytest.mark.parametrize(
+    ("entry", "warning"),
+    [
+        ('"host": "nas.home"', "the password is sent to nas.home unencrypted"),
+        ('"host": "nas.home", "ssl": True, "verify_ssl": False', "the password is sent to whoever answers as nas.home"),
+        ('"host": "localhost"', None),
+        ('"host": "nas.home", "ssl": True', None),
+    ],
+)
+def test_a_password_that_others_can_read(read, entry, warning):
+    """Each start warns where others can get at the broker's password."""
+    said = read(f'MQTT = {{"username": "u", "password": "hunter2", {entry}}}').warnings
+    assert (len(said) == 1 and f": MQTT: {warning}" in said[0]) if warning else said == ()
+
+
+def test_a_file_with_the_brokers_password(read):
+    """Settings that others may read are warned of where the broker's password stands in them."""
+    said = read('MQTT = {"username": "u", "password": "hunter2"}', mode=0o644).warnings
+    assert any("others may read it, and a password or token stands in it" in line for line in said)

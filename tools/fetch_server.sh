@@ -1,8 +1,10 @@
 #!/bin/sh
-# fetch_server.sh PACKAGE PROGRAM CACHE: unpacks Debian's PACKAGE into CACHE once and prints the path of its PROGRAM.
+# fetch_server.sh PACKAGE PROGRAM CACHE [LIBRARY...]: unpacks Debian's PACKAGE, and the packages of its libraries, into
+# CACHE once and prints the path of its PROGRAM.
 # Nothing is installed, and apt's own lists are left alone: any user can do this.
 set -eu
 package=$1 program=$2 cache=$3
+shift 3
 dir=$cache/$package
 
 fail() { echo "power: the tests need $package: $1" >&2; exit 1; }
@@ -24,7 +26,7 @@ if [ -z "$(found "$dir")" ]; then
          -o APT::Sandbox::User=$(id -un)"
     echo "power: unpacking $package into $dir, this takes a minute" >&2
     $apt update >&2 || fail "apt-get update failed (see above): is there a network?"
-    (cd "$work/debs" && $apt download "$package" >&2) || fail "no package $package in the sources of apt"
+    (cd "$work/debs" && $apt download "$package" "$@" >&2) || fail "no package $package${*:+, $*} in the sources of apt"
     for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
     [ -n "$(found "$work/root")" ] || fail "no $program in the package"
     rm -rf "$dir"

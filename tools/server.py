@@ -47,6 +47,8 @@ class Server:
         self._log = log
         self._path = path
         self._process: subprocess.Popen[bytes] | None = None
+        #: None: this process's.
+        self._environment: dict[str, str] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -60,19 +62,26 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it answers."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{self._path}"
-        anyone = ssl._create_unverified_context() if self._tls else None  # noqa: SLF001 - only whether it answers
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment
+            )
         end_s = time.monotonic() + START_S
         while time.monotonic() < end_s:
             try:
-                with urllib.request.urlopen(url, timeout=5, context=anyone):
-                    return
+                self._reach()
             except OSError:
                 if self._process.poll() is not None:
                     break
                 time.sleep(0.05)
+            else:
+                return
         raise RuntimeError(f"{self._command[0]} did not start: see {self._log}")
+
+    def _reach(self) -> None:
+        """Have it answer. Raises :exc:`OSError` while it does not."""
+        url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{self._path}"
+        anyone = ssl._create_unverified_context() if self._tls else None  # noqa: SLF001 - only whether it answers
+        urllib.request.urlopen(url, timeout=5, context=anyone).close()
 
     def stop(self) -> None:
         """End it and wait; may be called twice."""

@@ -19,7 +19,7 @@ from sphinx.util.nodes import make_id
 
 from powermeter.settings.reading import METER, TOP, WRITER_COMMON
 from powermeter.settings.schema import REQUIRED, Key
-from powermeter.views import page
+from powermeter.views import mqtt, page
 from powermeter.writers import WRITERS, writer_type
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ KEYS: dict[str, Key] = {
     **{f"METERS.{name}": key for name, key in METER.items()},
     **{f"WRITERS.{name}": key for name, key in WRITER_COMMON.items()},
     **{f"PAGE.{name}": key for name, key in page.KEYS.items()},
+    **{f"MQTT.{name}": key for name, key in mqtt.KEYS.items()},
     **{f"{kind}.{name}": key for kind in WRITERS for name, key in writer_type(kind).keys.items()},
 }
 

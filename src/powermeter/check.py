@@ -1,19 +1,21 @@
-"""What a start needs, tried: DATA_DIR and the log before one; for ``--check`` pins, writers and the page too."""
+"""What a start needs, tried: DATA_DIR and the log before one; for ``--check`` pins, writers and views too."""
 
 import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from powermeter.boards import open_board
-from powermeter.errors import PowerError, ProcessError, TakenError, UnsafePathError, why
-from powermeter.journal.history import delivered_pulses
+from powermeter.errors import BrokerError, PowerError, ProcessError, TakenError, UnsafePathError, why
+from powermeter.journal.history import about, delivered_pulses
 from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
 from powermeter.safe_path import resolved
-from powermeter.settings.values import JOURNAL, OWN_FILES, PageSettings, Settings, WriterSettings
+from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, PageSettings, Settings, WriterSettings
+from powermeter.views.mqtt import place
+from powermeter.views.mqtt.broker import look
 from powermeter.views.page import url
 from powermeter.views.page.server import listening
 from powermeter.writers import open_writer
@@ -36,6 +38,9 @@ def check(settings: Settings, running: int | None) -> int:
     found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
     if page := settings.page:
         found.append(_said("view page", lambda: _page(page, running)))
+    if (mqtt := settings.mqtt) is not None:
+        meters = [meter.name for meter in settings.meters]
+        found.append(_said("view mqtt", functools.partial(_mqtt, mqtt, meters, path)))
     return max(found)
 
 
@@ -120,3 +125,18 @@ def _page(settings: PageSettings, running: int | None) -> str:
             return f"{url(settings)} is in use, by the running one, pid {running}, most likely, and so not tried"
         raise ProcessError(f"{settings.address} port {settings.port}: {why(error)}") from error
     return url(settings)
+
+
+def _mqtt(settings: MqttSettings, meters: Sequence[str], path: str | None) -> str:
+    """Try the broker of *settings*, and say what it has retained; the journal at *path* knows whose that is."""
+    retained = look(settings, meters)
+    own_id = about(path).get("id") if path else None
+    if retained.monitor and own_id and retained.monitor != own_id:
+        raise BrokerError(
+            f"another monitor publishes below {settings.topic} at {place(settings)}: its id is {retained.monitor}, "
+            f"ours {own_id}"
+        )
+    energies = [f"{name} with {kwh:,.3f} kWh" for name, kwh in retained.energies.items()]
+    said = f"{retained.version or 'a broker'} at {place(settings)}, by MQTT {'5' if retained.mqtt5 else '3.1.1'}"
+    has = f"the monitor {retained.monitor}{', ours' if own_id else ''}" if retained.monitor else "nothing"
+    return f"{said}; it lets us read {settings.topic}, and has retained there {', '.join([has, *energies])}"

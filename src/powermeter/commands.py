@@ -88,6 +88,7 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
     import dataclasses
 
     from powermeter.settings import reading
+    from powermeter.views import mqtt as mqtt_view
     from powermeter.views import page as page_view
     from powermeter.writers import writer_type
 
@@ -103,7 +104,9 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
     libraries = dict(library for w in read.writers if (library := writer_type(w.type).library))
-    require(libraries | (page_view.LIBRARIES if read.page else {}))
+    libraries |= page_view.LIBRARIES if read.page else {}
+    libraries |= mqtt_view.LIBRARIES if read.mqtt else {}
+    require(libraries)
     for warning in read.warnings:
         print(f"power: {warning}", file=sys.stderr)
     if read.left_out:

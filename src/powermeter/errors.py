@@ -135,6 +135,10 @@ class MisdirectedError(DeliveryError):
     """What answered is not the service that the settings name."""
 
 
+class BrokerError(PowerError, ConnectionError):
+    """The MQTT broker can't be used: away, refusing, or used by another monitor under the same topic."""
+
+
 def why(error: OSError) -> str:
     """What *error* says, never nothing."""
     return error.strerror or str(error) or type(error).__name__

@@ -166,6 +166,10 @@ class Keeper:
         self._openings = 0
         #: By a meter's name; replaced whole.
         self.tallies: Mapping[str, Tally] = {}
+        #: What the journal knows of itself, such as its "id", and what :meth:`note` was given; empty before a file was
+        #: opened. It outlives any file, and is replaced whole.
+        self.about: Mapping[str, str] = {}
+        self._noted_about: Mapping[str, str] = self.about
         #: Faults of inputs that have ended: meter, from, to (monotonic, ns) and why; by the recorder, as the pulses.
         self._gaps: list[tuple[str, int, int, str]] = []
         self._cursors: tuple[Cursor, ...] = ()
@@ -260,6 +264,11 @@ class Keeper:
             self._damaged = True
             self.wake()
 
+    def note(self, key: str, value: str) -> None:
+        """Have the journal know *value* as *key* of :attr:`about`, soon; for one thread, once a file was opened."""
+        self.about = {**self.about, key: value}
+        self.wake()
+
     def wake(self) -> None:
         """Tell that there is something to do; from any thread."""
         if not self._news.is_set():
@@ -330,7 +339,13 @@ class Keeper:
     def _has_work(self) -> bool:
         # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
         return bool(
-            self.uncommitted or self._newest or self._damaged or self.failing or self._unfollowed or self._unentered
+            self.uncommitted
+            or self._newest
+            or self._damaged
+            or self.failing
+            or self._unfollowed
+            or self._unentered
+            or self.about is not self._noted_about
         )
 
     @property
@@ -440,7 +455,10 @@ class Keeper:
         return journal
 
     def _enter_new(self, journal: Journal) -> None:
-        """Have *journal* know the meters and cursors that were added since it was opened."""
+        """Have *journal* know the meters and cursors that were added since it was opened, and what was noted."""
+        if (about := self.about) is not self._noted_about:
+            journal.note(about)
+            self._noted_about = about
         waiting = self._entries()
         for name, tally in self.tallies.items():
             if tally.begin is None:
@@ -464,6 +482,9 @@ class Keeper:
                     journal.begin_cover(name, None, tally.since_ns + ahead)
             if self.settled:
                 journal.settle(ahead)
+            # What was noted while another file was there holds in this one too.
+            journal.note(before := self.about)
+            about = journal.about()
             cursors = self._cursors
             for cursor in cursors:
                 journal.follow(cursor)
@@ -471,6 +492,8 @@ class Keeper:
             journal.close()
             raise
         self._let_go()
+        if self.about is before:  # else something was noted this moment, which is written next
+            self.about = self._noted_about = about
         self._journal, self._followed = journal, set(cursors)
         self._openings += 1
         self.opened = self._openings

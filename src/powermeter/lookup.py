@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from powermeter.journal.cursor import Position
 from powermeter.journal.history import History
 from powermeter.journal.tables import is_damage
-from powermeter.meter import NS_PER_S
+from powermeter.meter import NS_PER_S, Constant
 
 #: How long the file is waited for, in s.
 ANSWER_S = 0.5
@@ -28,14 +28,16 @@ class Found:
     """
     What the file says; names that are missing are not known.
 
-    By a meter's name the count of its last pulse, and pulses and energy (kWh)
-    since *midnight_ns* (UTC, ns), when the local day began; by a writer's name
+    By a meter's name the count of its last pulse, what its pulses are worth, and
+    pulses and energy (kWh) since *midnight_ns* (UTC, ns), when the local day
+    began; by a writer's name
     how many pulses wait, and the time of the oldest (UTC, ns). *damage* is
     what SQLite says where damage was met.
     """
 
     midnight_ns: int
     lasts: dict[str, int]
+    constants: dict[str, list[Constant]]
     today: dict[str, tuple[int, float]]
     waiting: dict[str, tuple[int | None, int | None]]
     damage: str
@@ -43,7 +45,7 @@ class Found:
     @classmethod
     def nothing(cls) -> "Found":
         """What is known before anything was read."""
-        return cls(_local_midnight_ns(), {}, {}, {}, "")
+        return cls(_local_midnight_ns(), {}, {}, {}, {}, "")
 
 
 class Lookup:
@@ -107,6 +109,7 @@ class Lookup:
                 for name in meters:
                     with _noted(found):
                         found.lasts[name] = self._history.last(name)
+                        found.constants[name] = self._history.constants(name)
                         today = self._history.span(name, found.midnight_ns, FAR_NS)
                         found.today[name] = today.pulses, today.kwh
                 for name, position in positions.items():

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from powermeter import __version__
@@ -30,10 +30,11 @@ from powermeter.keeper import Keeper
 from powermeter.lamps import Condition, Lamps
 from powermeter.log import Log
 from powermeter.lookup import Found, Lookup
-from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns
+from powermeter.meter import NS_PER_S, Constant, Flash, Meter, hold_off_ns, kwh_of
 from powermeter.recorder import Recorder, Watchdog
 from powermeter.settings.values import JOURNAL, MeterSettings, Settings, ShownAs, WriterSettings
 from powermeter.status import ClockStatus, JournalStatus, LogStatus, MeterStatus, Status, ViewStatus, WriterStatus
+from powermeter.views.mqtt.view import MqttView
 from powermeter.views.page.server import PageServer
 from powermeter.writers import open_writer
 
@@ -47,8 +48,11 @@ RECORDER_STOP_S = 1.0
 KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
 
-#: What the page is given to end, in s: its thread may be making a status, which the file is waited for.
-PAGE_STOP_S = 0.8
+#: What the views are given to end, in s: a view's thread may be making a status, which the file is waited for.
+VIEWS_STOP_S = 0.8
+
+#: What MQTT is given to remove what it has published, in s, where it leaves the settings.
+WITHDRAW_S = 2.0
 
 #: How long a change of the meters may wait for the recorder, in s: it sleeps through a phase of L1 at most.
 CHANGE_S = 2.0
@@ -105,6 +109,8 @@ class Monitor:
         self._keeping: threading.Thread | None = None
         #: The page and its thread; None without one.
         self._page: tuple[PageServer, threading.Thread] | None = None
+        #: The same of MQTT.
+        self._mqtt: tuple[MqttView, threading.Thread] | None = None
         self._showing = threading.Lock()
         #: Held while parts are changed, and while they are looked at.
         self._changing = threading.Lock()
@@ -157,8 +163,9 @@ class Monitor:
         if self._log is not None:
             self._log.on_state = self.show_condition
         log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
-        stack.callback(self._stop_page)
+        stack.callback(self._stop_views)
         self._start_page(settings)
+        self._start_mqtt(settings)
 
     def _said(self, name: str) -> str:
         begin = self._keeper.tallies[name].begin
@@ -240,7 +247,7 @@ class Monitor:
         ahead = self._clock.ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
-    # --- The page
+    # --- The views
 
     def _start_page(self, settings: Settings) -> None:
         if settings.page is None:
@@ -259,8 +266,42 @@ class Monitor:
         if self._page is not None:
             server, thread = self._page
             server.stop()
-            thread.join(PAGE_STOP_S)
+            thread.join(VIEWS_STOP_S)
             self._page = None
+
+    def _start_mqtt(self, settings: Settings) -> None:
+        if settings.mqtt is None:
+            return
+        view = MqttView(
+            settings.mqtt,
+            status=self.status,
+            about=lambda: self._keeper.about,
+            note=self._keeper.note,
+            on_state=self.show_condition,
+        )
+        self._mqtt = view, self._thread("view mqtt", view.run)
+        self._mqtt[1].start()
+
+    def _stop_mqtt(self, seconds: float, *, withdraw: bool = False) -> None:
+        if self._mqtt is not None:
+            view, thread = self._mqtt
+            view.stop(withdraw=withdraw)
+            thread.join(seconds)
+            self._mqtt = None
+
+    def _stop_views(self) -> None:
+        if self._mqtt is not None:
+            self._mqtt[0].stop()  # it ends while the page does
+        self._stop_page()
+        self._stop_mqtt(VIEWS_STOP_S)
+
+    def _change_views(self, before: Settings, now: Settings) -> None:
+        self._change_page(before, now)
+        # A meter or a label that changed it sees in the status.
+        if now.mqtt != before.mqtt:
+            gone = now.mqtt is None
+            self._stop_mqtt(WITHDRAW_S if gone else VIEWS_STOP_S, withdraw=gone)
+            self._start_mqtt(now)
 
     def _change_page(self, before: Settings, now: Settings) -> None:
         if (now.page, _shown_as(now)) != (before.page, _shown_as(before)):
@@ -336,8 +377,8 @@ class Monitor:
         before = self.settings
         with self._changing:
             self._change(before, settings)
-        # Not while that is held: the page may be waiting for a status.
-        self._change_page(before, settings)
+        # Not while that is held: a view may be waiting for a status.
+        self._change_views(before, settings)
         self.show_condition()
 
     def _change(self, before: Settings, settings: Settings) -> None:
@@ -564,6 +605,8 @@ class Monitor:
         keeper = self._keeper
         uncommitted = keeper.waiting()
         waits_s = keeper.waits_s
+        # Before the file is asked what a pulse is worth: it knows that of all that is counted here.
+        counts = {name: tally.begin[0] + tally.written for name, tally in keeper.tallies.items() if tally.begin}
         found = self._lookup.ask(
             keeper.opened,
             [watched.meter.name for watched in self._recorder.meters],
@@ -584,22 +627,25 @@ class Monitor:
             clock=ClockStatus(waits_s > 0, round(waits_s)),
             journal=JournalStatus(keeper.failing, len(uncommitted), keeper.dropped),
             log=LogStatus(self.log_failing),
-            meters={w.meter.name: self._meter_status(w, fresh, found) for w in self._recorder.meters},
+            meters={w.meter.name: self._meter_status(w, fresh, found, counts) for w in self._recorder.meters},
             writers={name: self._writer_status(of, fresh, found) for name, (of, _) in self._deliveries.items()},
             views=self._views(),
         )
 
     def _views(self) -> dict[str, ViewStatus]:
-        page = self._page
-        return {} if page is None else {"page": page[0].status}
+        views = {"page": self._page, "mqtt": self._mqtt}
+        return {name: view[0].status for name, view in views.items() if view is not None}
 
     def _not_in_journal(self, uncommitted: list[Row], found: Found) -> list[Row]:
         """The rows of *uncommitted* that no commit has written since it was copied."""
         begins = {name: tally.begin[0] for name, tally in self._keeper.tallies.items() if tally.begin is not None}
         return [row for row in uncommitted if begins.get(row.meter, 0) + row.number > found.lasts.get(row.meter, 0)]
 
-    def _meter_status(self, watched: WatchedMeter, fresh: Sequence[Row], found: Found) -> MeterStatus:
+    def _meter_status(
+        self, watched: WatchedMeter, fresh: Sequence[Row], found: Found, counts: Mapping[str, int]
+    ) -> MeterStatus:
         meter = watched.meter
+        worth = found.constants.get(meter.name)
         begin = self._keeper.tallies[meter.name].begin
         pulses_today, kwh_today = None, None
         if meter.name in found.today:
@@ -619,6 +665,8 @@ class Monitor:
             kwh_today=kwh_today,
             pulses=None if begin is None else begin[0] + meter.count,
             register_kwh=None if begin is None else begin[1] + meter.register_kwh,
+            # One rounding of a sum that only grows: it never falls.
+            energy_kwh=round(kwh_of(worth, 0, counts[meter.name]), 6) if worth and meter.name in counts else None,
             rejected=meter.flash.rejected,
             rejected_after_stall=meter.flash.rejected_late,
             too_short=meter.flash.too_short,

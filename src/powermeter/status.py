@@ -15,7 +15,8 @@ class MeterStatus:
 
     *watts* is a bound if *watts_is_bound*: the power is at most that. *kwh_today*
     and *pulses_today* are of the local day, *pulses* and *register_kwh* of all
-    time, the counts below of the time since the program's start. *flash_ms* is
+    time, *energy_kwh* of what the journal's file has of all time, whatever the
+    register was set to. The counts below are of the time since the program's start. *flash_ms* is
     the length of the last flash. *label* is the name that is shown, None for the
     meter's own; *direction* is "import" or "export".
     """
@@ -28,6 +29,7 @@ class MeterStatus:
     kwh_today: float | None
     pulses: int | None
     register_kwh: float | None
+    energy_kwh: float | None
     rejected: int
     rejected_after_stall: int
     too_short: int
@@ -58,7 +60,7 @@ class WriterStatus:
 
 @dataclass(frozen=True, slots=True)
 class ViewStatus:
-    """One view that other programs or people are served by: its *state* ("ok", "failing"), and why it is failing."""
+    """One view that other programs or people are served by: its *state* ("ok", "waiting", "failing"), and why."""
 
     state: str
     reason: str

@@ -234,6 +234,15 @@ class History:
 
         return self._answer(find)
 
+    def constants(self, meter: str) -> list[Constant]:
+        """What the pulses of *meter* are worth, in the order of their counts; nothing where it is not known."""
+        found = self._answer(lambda connection: _meter(connection, meter))
+        return found.constants if found else []
+
+    def about(self) -> dict[str, str]:
+        """What the journal knows of itself: its "id", and what was noted in it."""
+        return self._answer(lambda connection: dict(connection.execute("SELECT key, value FROM about")))
+
     def begins_ns(self, meter: str) -> int | None:
         """When the record of *meter* begins (UTC, ns): with its first pulse, or before it; None without one."""
 
@@ -409,6 +418,15 @@ def delivered_pulses(path: str, writer: str) -> list[Pulse]:
             return history.delivered(writer)
     except (sqlite3.Error, JournalError, UnicodeDecodeError):  # whatever is wrong with it, a start tells
         return []
+
+
+def about(path: str) -> dict[str, str]:
+    """What the journal at *path* knows of itself, as :meth:`History.about` tells; nothing where it can't be read."""
+    try:
+        with History(path) as history:
+            return history.about()
+    except (sqlite3.Error, JournalError, UnicodeDecodeError):  # whatever is wrong with it, a start tells
+        return {}
 
 
 def _connect(path: str, *, shared: bool) -> sqlite3.Connection:

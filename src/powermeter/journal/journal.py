@@ -47,6 +47,7 @@ LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
     "gaps": (int, int, int, str),
     "readings": (int, int, int, float, int, float, int),
     "hourly": (int, int),
+    "about": (str, str),
 }
 
 #: The tables of these that may have any number of rows: somebody may type a reading each minute.
@@ -384,6 +385,15 @@ class Journal:
     def _add_gap(self, meter: int, from_ns: int, to_ns: int, why: str) -> None:
         if to_ns > from_ns:  # else the clock was set back
             self._connection.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?)", (meter, from_ns, to_ns, why))
+
+    def about(self) -> dict[str, str]:
+        """What is known of the journal itself: its "id", and what was noted with :meth:`note`."""
+        return dict(self._connection.execute("SELECT key, value FROM about"))
+
+    def note(self, about: Mapping[str, str]) -> None:
+        """Make *about* durable, in place of what the same keys had. Raises :exc:`sqlite3.Error`."""
+        with transaction(self._connection):
+            self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
 
     def _unsettled(self) -> dict[int, int]:
         of_boot = (boot_id(),)

@@ -51,7 +51,7 @@ COPY = ".copy"
 MAX_SAVED = 1_000_000
 
 #: The tables that are taken over as they are.
-WHOLE = ("unsettled", "covered", "gaps", "readings", "hourly")
+WHOLE = ("unsettled", "covered", "gaps", "readings", "hourly", "about")
 
 #: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
 LATEST = 50_000
@@ -460,7 +460,8 @@ class _Found:
             new.executemany("INSERT INTO cursors VALUES (?, ?, ?)", [(writer, *count) for count in of_writer.items()])
         for table, rows in self.whole.items():
             places = ", ".join("?" * len(LOOKED_OVER[table]))
-            new.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
+            # The id that the new one was made with gives way to the old one's.
+            new.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
         notes.end()
         return said
 

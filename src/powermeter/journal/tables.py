@@ -82,8 +82,18 @@ SCHEMA_3 = """
     );
     INSERT INTO hourly SELECT meter, to_count FROM thinned;
 """
+
+#: *about*: what the journal knows of itself and of what was published from it. Its *id* is random, and goes with it to
+#: another card.
+SCHEMA_4 = """
+    CREATE TABLE about (
+        key TEXT PRIMARY KEY, value TEXT NOT NULL
+    ) WITHOUT ROWID;
+    INSERT INTO about VALUES ('id', lower(hex(randomblob(8))));
+"""
+
 #: What each version of the journal adds to the one before.
-SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3)
+SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3, SCHEMA_4)
 
 SCHEMA_VERSION = len(SCHEMAS)
 

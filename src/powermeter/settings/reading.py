@@ -7,6 +7,7 @@ that may be a secret is never shown. The network is never asked.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from powermeter.safe_path import read_code
 from powermeter.settings.schema import (
     REQUIRED,
     Key,
+    Mistake,
     absolute_path,
     choice,
     file_path,
@@ -36,6 +38,7 @@ from powermeter.settings.values import (
     JOURNAL,
     OWN_FILES,
     MeterSettings,
+    MqttSettings,
     Outline,
     PageSettings,
     Secret,
@@ -44,6 +47,7 @@ from powermeter.settings.values import (
     Values,
     WriterSettings,
 )
+from powermeter.views import mqtt as mqtt_view
 from powermeter.views import page as page_view
 from powermeter.writers import WRITERS, writer_type
 
@@ -78,7 +82,7 @@ TOP: dict[str, Key] = {
     "KEEP_DAYS": Key(400, number(1, 36500)),
     "LOG_FILE": Key(None, optional(file_path)),
 }
-DICTS = ("METERS", "WRITERS", "PAGE")
+DICTS = ("METERS", "WRITERS", "PAGE", "MQTT")
 
 BOARD_PINS = frozenset(BOARD_TO_BCM)
 BCM_PINS = frozenset(range(28))
@@ -229,6 +233,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     meters = _meters(reading)
     writers = _writers(reading, lambda path: _placed(path, data_dir, inside=simulated == "file"), is_own)
     page = _page(reading)
+    mqtt = _mqtt(reading, [name for name, _ in meters])
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
     if log_file and os.path.basename(log_file) != "power.log" and is_own(log_file):
         reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
@@ -242,6 +247,10 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     left_out = [f"writer {writer.name}" for writer in writers if writer not in kept]
     if simulated == "file" and page is not None:
         left_out.append("view page")
+    if simulated == "file" and mqtt is not None:
+        left_out.append("view mqtt")
+    elif simulated and mqtt is not None:
+        mqtt = dataclasses.replace(mqtt, topic=mqtt.topic + mqtt_view.SIMULATED)
     return Settings(
         path=path,
         gpio_library=top["GPIO_LIBRARY"],
@@ -257,8 +266,9 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
         log_file=log_file,
         writers=tuple(kept),
         page=None if simulated == "file" else page,
+        mqtt=None if simulated == "file" else mqtt,
         left_out=tuple(left_out),
-        warnings=tuple(_warnings(path, found, meters, writers, page)),
+        warnings=tuple(_warnings(path, found, meters, writers, page=page, mqtt=mqtt)),
     )
 
 
@@ -422,20 +432,42 @@ def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[
 
 def _page(reading: _Reading) -> PageSettings | None:
     """PAGE; None where it is not set, or mistaken."""
-    entry = reading.found.get("PAGE")
+    values = _view(reading, "PAGE", page_view.KEYS)
+    return None if values is None else PageSettings(**values)
+
+
+def _mqtt(reading: _Reading, meters: Iterable[str]) -> MqttSettings | None:
+    """MQTT, for *meters*; None where it is not set, or mistaken."""
+    values = _view(reading, "MQTT", mqtt_view.KEYS, mqtt_view.mistakes)
+    if values is None:
+        return None
+    before = len(reading.mistakes)
+    for name, found, allowed in mqtt_view.mistakes_of_meters(values, meters):
+        reading.mistake(_place("METERS", name), found, allowed)
+    return MqttSettings(**values) if len(reading.mistakes) == before else None
+
+
+def _view(
+    reading: _Reading,
+    name: str,
+    keys: Mapping[str, Key],
+    mistakes: Callable[[Values], Iterable[Mistake]] = lambda _: (),
+) -> Values | None:
+    """The values of the setting *name*, a dict with *keys* or None; None where it is not set, or mistaken."""
+    entry = reading.found.get(name)
     if entry is None:
         return None
     if not isinstance(entry, dict):
         # Text in place of a dict may be the password.
-        reading.mistake(
-            "PAGE", show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None"
-        )
+        reading.mistake(name, show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None")
         return None
-    entry = {name if isinstance(name, str) else show(name): value for name, value in entry.items()}
+    entry = {key if isinstance(key, str) else show(key): value for key, value in entry.items()}
     before = len(reading.mistakes)
-    reading.unknown("PAGE", entry, page_view.KEYS)
-    values = reading.keys("PAGE", entry, page_view.KEYS)
-    return PageSettings(**values) if len(reading.mistakes) == before else None
+    reading.unknown(name, entry, keys)
+    values = reading.keys(name, entry, keys)
+    for key, found, allowed in mistakes(values):
+        reading.mistake(_place(name, key), found, allowed)
+    return values if len(reading.mistakes) == before else None
 
 
 def _files(kind: str, options: Values) -> dict[str, str]:
@@ -483,7 +515,9 @@ def _warnings(
     found: Values,
     meters: list[tuple[str, Values]],
     writers: list[WriterSettings],
+    *,
     page: PageSettings | None,
+    mqtt: MqttSettings | None,
 ) -> list[str]:
     said = [
         f'{path}: METERS["{name}"]: {values["impulses_per_kwh"]:g} impulses per kWh is one flash in '
@@ -493,13 +527,16 @@ def _warnings(
         if values["impulses_per_kwh"] < FEW_IMPULSES
     ]
     entries = found.get("WRITERS", {}).values()
-    secret = any(_has_secret(entry) for entry in entries) or (page is not None and page.password is not None)
+    secret = any(_has_secret(entry) for entry in entries) or any(view and view.password for view in (page, mqtt))
     if secret and os.stat(path).st_mode & stat.S_IROTH:
         said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
     for writer in writers:
         where = _place("WRITERS", writer.name)
         remarks = writer_type(writer.type).warnings(writer.options)
         said.extend(f"{path}: {_place(where, key) if key else where}: {text}" for text, key in remarks)
+    if mqtt is not None:
+        remarks = mqtt_view.warnings(dataclasses.asdict(mqtt))
+        said.extend(f"{path}: {_place('MQTT', key) if key else 'MQTT'}: {text}" for text, key in remarks)
     if page is not None and not is_loopback(page.address):
         if page.password is None:
             said.append(

@@ -103,12 +103,32 @@ class PageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """
+    MQTT: the broker, who logs in there, and what is published: everything below *topic*.
+
+    *discovery* is Home Assistant's prefix, None where it is not to find the
+    meters. Nothing is sent more often than once in *update_period* (s).
+    """
+
+    host: str
+    port: int
+    username: str | None
+    password: Secret | None
+    ssl: bool
+    verify_ssl: bool | str
+    topic: str
+    discovery: str | None
+    update_period: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """
     What the user has set, checked, with the defaults filled in.
 
-    *data_dir* is absolute; *log_file* is, where it is set. *page* is None for
-    no page. *left_out* is what invented watts do not go to, such as
+    *data_dir* is absolute; *log_file* is, where it is set. *page* and
+    *mqtt* are None where there is no such view. *left_out* is what invented watts do not go to, such as
     "writer influxdb". *warnings* are lines for the user that stop nothing.
     """
 
@@ -126,6 +146,7 @@ class Settings:
     log_file: str | None
     writers: tuple[WriterSettings, ...]
     page: PageSettings | None
+    mqtt: MqttSettings | None
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 

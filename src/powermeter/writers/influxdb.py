@@ -10,8 +10,6 @@ installed.
 The client, and Python's own for HTTP and TLS, are imported when a writer is opened.
 """
 
-import contextlib
-import errno
 import json
 import os
 import re
@@ -20,9 +18,9 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError, UnsafePathError
+from powermeter.certificates import context, verify_ssl
+from powermeter.errors import AnsweredError, LocalError, MisdirectedError, UnreachableError
 from powermeter.meter import Pulse
-from powermeter.safe_path import read_code
 from powermeter.settings.schema import (
     Key,
     Mistake,
@@ -50,45 +48,6 @@ if TYPE_CHECKING:
 #: The library that it needs: the module, and its name on PyPI.
 LIBRARY = ("influxdb", "influxdb")
 
-
-def _verify_ssl(found: Any) -> bool | str:
-    """
-    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
-
-    A file that is not there may be on a disk that is not mounted yet: the writer waits for it.
-    """
-    if isinstance(found, bool):
-        return found
-    allowed = "True, False or the absolute path of a file of CA certificates (PEM)"
-    path = os.path.expanduser(found) if isinstance(found, str) else ""
-    if not os.path.isabs(path):
-        raise ValueError(allowed)
-    try:
-        import ssl
-
-        with contextlib.suppress(FileNotFoundError):
-            ssl.create_default_context(cadata=certificates(path))
-    except UnsafePathError as error:
-        raise ValueError(f"{allowed} that nobody else may write: {error}") from None
-    except (OSError, ValueError):
-        raise ValueError(allowed) from None
-    return path
-
-
-def certificates(path: str) -> str:
-    """
-    The CA certificates (PEM) in the file *path*, which is judged as code is: it says whom a password may be sent to.
-
-    Raises :exc:`OSError`, also where there are none.
-    """
-    text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
-    if "-----BEGIN" not in text:
-        raise OSError(errno.EINVAL, "there is none in it")
-    return text
-
-
-#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
-MAX_CERTIFICATES = 5_000_000
 
 _TAGS = tags(
     # VictoriaMetrics keeps names that begin with __ for itself.
@@ -126,7 +85,7 @@ KEYS = {
     "database": Key("power", words),
     "retention_policy": Key(None, optional(words)),
     "ssl": Key(False, flag),
-    "verify_ssl": Key(True, _verify_ssl),
+    "verify_ssl": Key(True, verify_ssl),
     "measurement": Key("electricity_power", _MEASUREMENT),
     "tags": Key({}, _TAGS),
     "timeout": Key(10, number(0.1, 600)),
@@ -415,24 +374,15 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
 
     Raises :exc:`LocalError` where that file is missing, or others may write it.
     """
-    import ssl as tls
-
     from powermeter.writers.http import Connection
 
     if not ssl:
         return Connection(host, port, timeout=timeout)
-    file = verify_ssl if isinstance(verify_ssl, str) else None
     try:
-        context = tls.create_default_context(cadata=None if file is None else certificates(file))
+        trusted = context(verify_ssl)
     except OSError as error:
-        raise LocalError(f"{file}: no CA certificates: {error.strerror or error}: check verify_ssl") from error
-    if file is not None:
-        # From Python 3.13 on it refuses CAs that lack what RFC 5280 asks for; many that people have made themselves do.
-        context.verify_flags &= ~tls.VERIFY_X509_STRICT
-    if not verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = tls.CERT_NONE
-    return Connection(host, port, timeout=timeout, context=context)
+        raise LocalError(f"{verify_ssl}: no CA certificates: {error.strerror or error}: check verify_ssl") from error
+    return Connection(host, port, timeout=timeout, context=trusted)
 
 
 def _authorization(username: str | None, password: Secret | None, token: Secret | None) -> Secret | None:

@@ -1,0 +1,630 @@
+"""MQTT over a real mosquitto, seen by another client: what is published, and what becomes of a broker's trouble."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from counting import SOON, Running, hung_disk
+from http_server import self_signed
+from mosquitto import Mosquitto, mosquitto_path
+from observer import OURS, Observer, mqtt_settings, state_of, wait_for_state
+from program import Program, wait_until
+
+from powermeter.journal.journal import Journal
+from powermeter.lamps import Condition
+from powermeter.meter import NS_PER_S, Edge
+from powermeter.settings.values import Secret
+from powermeter.views.mqtt import view
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """A broker is tried again soon, and given less time for an answer."""
+    monkeypatch.setattr(view, "PAUSE_S", (0.1, 0.2))
+    monkeypatch.setattr(view, "ANSWER_S", 1.0)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    """A mosquitto for tests that leave it as it is; each uses a topic of its own, or removes what it has retained."""
+    if not mosquitto_path().exists():
+        pytest.fail("run: make servers", pytrace=False)
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as server:
+        yield server
+
+
+@pytest.fixture
+def observer(broker):
+    with Observer(broker.port) as seen:
+        yield seen
+        for topic in seen.topics():
+            seen.publish(topic, "")
+
+
+def flash(running, *ages_s):
+    """Flashes so long ago."""
+    now_ns = time.monotonic_ns()
+    for age_s in ages_s:
+        running.board.put(Edge(0, now_ns - round(age_s * NS_PER_S)))
+
+
+# --- What is published
+
+
+def test_a_meter(tmp_path, broker, observer):
+    """A meter's state is its power, energy, register and today's energy; all is retained, and ends as offline."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        first = observer.wait_for(lambda state: True)
+        flash(running, 1800, 0)
+        state = observer.wait_for(lambda state: state["energy_kwh"] == 0.002)
+        assert observer.last("power/status") == "online"
+        wait_for_state(running, "ok")
+    # Before two flashes the power is not known, though it is bounded.
+    assert (first["power_w"], first["power_is_bound"], first["energy_kwh"]) == (None, False, 0)
+    assert (state["power_w"], state["power_is_bound"], state["register_kwh"]) == (2, False, 0.002)
+    assert (state["problem"], state["reason"], state["rejected"]) == ("OFF", "", 0)
+    wait_until(lambda: observer.last("power/status") == "offline")
+    assert not running.monitor.crashed
+    # Whoever comes later finds all of it.
+    with Observer(broker.port) as later:
+        wait_until(lambda: later.last("power/status") == "offline" and later.states())
+        assert later.states() == observer.states()[-1:]
+        assert all(retained for *_, retained in later.seen)
+
+
+def test_power_sinks(tmp_path, broker, observer):
+    """After a load is switched off the power sinks with each update, said to be a bound."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        observer.wait_for(lambda state: True)
+        flash(running, 4, 2, 0)
+        observer.wait_for(lambda state: state["power_is_bound"])
+        wait_until(lambda: len(observer.states()) >= 5)
+    watts = [state["power_w"] for state in observer.states() if state["power_is_bound"]]
+    assert watts == sorted(watts, reverse=True)
+    assert watts[0] < 1800
+
+
+def test_power_that_was_known_before(tmp_path, broker, observer):
+    """Where MQTT comes while the power is known, that sinks too: it is not unknown again."""
+    with Running(tmp_path) as running:
+        flash(running, 4, 0)
+        wait_until(lambda: running.monitor.status().meters["house"].watts == pytest.approx(900, rel=0.01))
+        running.monitor.change(dataclasses.replace(running.settings, mqtt=mqtt_settings(broker.port)))
+        observer.wait_for(lambda state: state["power_is_bound"])
+    assert observer.states()[0]["power_w"] == pytest.approx(900, rel=0.01)
+    assert all(state["power_w"] for state in observer.states())
+
+
+def test_only_what_changes_is_sent(tmp_path, broker, observer):
+    """A state is sent when it has changed, and not once more than there are periods however many pulses come."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        observer.wait_for(lambda state: True)
+        begun_s = time.monotonic()
+        for _ in range(40):
+            running.board.flash(5)
+            time.sleep(0.05)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.2)
+        sent, periods = len(observer.states()), time.monotonic() - begun_s + 1
+        assert sent <= periods + 1
+        configs = [topic for _, topic, _, _ in observer.seen if topic.startswith("homeassistant/")]
+        assert len(configs) == len(set(configs))
+
+
+def test_only_what_is_durable_is_published(tmp_path, broker, observer):
+    """While the disk hangs, what was counted since is not in the energy; it is once it is written."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        running.board.flash(3)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
+        with hung_disk(running.data_dir / "journal.db"):
+            running.board.flash(4)
+            wait_until(lambda: running.monitor.status().meters["house"].register_kwh == 0.007)
+            wait_until(lambda: observer.states()[-1]["register_kwh"] == 0.007)
+            assert observer.states()[-1]["energy_kwh"] == 0.003
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.007)
+
+
+def test_a_reading_is_no_energy(tmp_path, broker, observer):
+    """A reading sets the register, and leaves the energy as it is."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        running.board.flash(3)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
+        running.monitor.read_face("house", 12345.6, 1, force=False)
+        state = observer.wait_for(lambda state: state["register_kwh"] == 12345.6)
+        assert state["energy_kwh"] == 0.003
+        running.board.flash(1)
+        observer.wait_for(lambda state: (state["energy_kwh"], state["register_kwh"]) == (0.004, 12345.601))
+
+
+def test_another_constant_leaves_the_energy(tmp_path, broker, observer):
+    """What was counted keeps its energy when a pulse is worth something else from now on."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        running.board.flash(3)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
+        (meter,) = running.settings.meters
+        changed = dataclasses.replace(meter, impulses_per_kwh=500)
+        running.monitor.change(dataclasses.replace(running.monitor.settings, meters=(changed,)))
+        running.board.flash(2)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.007)
+
+
+def test_a_problem_is_the_inputs_or_the_journals(tmp_path, broker, observer):
+    """A silent input is a problem with its reason; a failing writer is none."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port), silence_minutes=SOON) as running:
+        observer.wait_for(lambda state: (state["problem"], state["reason"]) == ("ON", "no flashes"))
+        running.csv.mkdir()
+        running.board.flashed += 100_000
+        running.board.flash()
+        wait_until(lambda: running.monitor.status().writers["file"].state == "failing")
+        observer.wait_for(lambda state: (state["problem"], state["waiting"]) == ("OFF", 1))
+
+
+# --- Energy that never falls
+
+
+def run_and_count(directory, broker, observer, flashes, until_kwh, **options):
+    """Run a while, with *flashes*, until *until_kwh* are published; return the id of the journal."""
+    with Running(directory, mqtt=mqtt_settings(broker.port, **options)) as running:
+        # What is counted before the connection is within what the broker has, as far as anybody knows.
+        wait_for_state(running, "ok")
+        running.board.flash(flashes)
+        observer.wait_for(lambda state: state["energy_kwh"] == until_kwh)
+        return running.monitor._keeper.about["id"]
+
+
+def test_a_journal_that_was_put_back(tmp_path, broker, observer, caplog):
+    """Where the broker has more of the same journal the difference is added, for good, and said once."""
+    caplog.set_level(logging.INFO)
+    own_id = run_and_count(tmp_path, broker, observer, 5, 0.005)
+    backup = (tmp_path / "data" / "journal.db").read_bytes()
+    assert run_and_count(tmp_path, broker, observer, 7, 0.012) == own_id
+    (tmp_path / "data" / "journal.db").write_bytes(backup)
+    assert run_and_count(tmp_path, broker, observer, 1, 0.013) == own_id
+    assert "house: 0.012 kWh were published, and the journal has 0.007 kWh less" in caplog.text
+    caplog.clear()
+    assert run_and_count(tmp_path, broker, observer, 2, 0.015) == own_id
+    assert "were published" not in caplog.text
+    energies = [state["energy_kwh"] for state in observer.states()]
+    assert energies == sorted(energies)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"energy_kwh": 1e300}', '{"energy_kwh": NaN}', '{"energy_kwh": true}', "[", "", "7" * 5000]
+)
+def test_what_is_retained_may_be_anything(tmp_path, broker, observer, text):
+    """What is no energy of ours in the place of a state changes nothing."""
+    run_and_count(tmp_path, broker, observer, 2, 0.002)
+    observer.publish("power/house", text)
+    run_and_count(tmp_path, broker, observer, 1, 0.003)
+
+
+def test_nothing_is_published_before_the_energy_is_known(tmp_path, broker, observer):
+    """While the journal can't be read nothing is published, not even that there is a monitor."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        observer.wait_for(lambda state: True)
+    seen = len(observer.seen)
+    wait_until(lambda: observer.last("power/status") == "offline")
+    seen = len(observer.seen)
+    journal = running.data_dir / "journal.db"
+    aside = running.data_dir / "aside"
+    journal.rename(aside)
+    journal.mkdir()  # no file can be opened there
+    with pytest.raises(OSError, match="journal"), Running(tmp_path, mqtt=mqtt_settings(broker.port)):
+        pass
+    assert len(observer.seen) == seen
+
+
+# --- A broker with troubles
+
+
+def test_a_broker_that_is_away(tmp_path, caplog):
+    """Where nobody answers status, lamp and log say so, and it mends itself; counting goes on all the while."""
+    caplog.set_level(logging.INFO)
+    with Mosquitto(tmp_path / "mosquitto") as server:
+        server.stop()
+        with Running(tmp_path, mqtt=mqtt_settings(server.port)) as running:
+            wait_for_state(running, "failing", f"127.0.0.1:{server.port}: Connection refused")
+            running.wait_for_condition(Condition.FAILING)
+            running.board.flash(3)
+            wait_until(lambda: running.lines() == 3)
+            server.start()
+            wait_for_state(running, "ok")
+            running.wait_for_condition(Condition.WELL)
+    said = [record.getMessage() for record in caplog.records if "view mqtt" in record.getMessage()]
+    assert len([line for line in said if "refused" in line]) == 1
+    assert f"view mqtt: publishing to 127.0.0.1:{server.port} below power" in said
+
+
+def test_a_broker_that_is_killed_and_forgets(tmp_path):
+    """After a kill the broker knows nothing any more: all is published again, and the energy goes on."""
+    with (
+        Mosquitto(tmp_path / "mosquitto") as server,
+        Observer(server.port) as observer,
+        Running(tmp_path, mqtt=mqtt_settings(server.port)) as running,
+    ):
+        running.board.flash(3)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
+        topics = observer.topics()
+        server.stop()
+        wait_for_state(running, "failing")
+        running.board.flash(2)
+        server.start()
+        wait_for_state(running, "ok")
+        with Observer(server.port) as later:
+            wait_until(lambda: later.topics() == topics)
+            later.wait_for(lambda state: state["energy_kwh"] == 0.005)
+
+
+def test_the_last_will(tmp_path, broker, observer):
+    """When the connection is lost without a word the broker says that it is offline."""
+    with Program(tmp_path, f"MQTT = {{'port': {broker.port}}}") as program:
+        popen = program.foreground("--simulate", "3600", "--settings", str(program.settings))
+        wait_until(lambda: observer.last("power_simulated/status") == "online")
+        popen.send_signal(signal.SIGKILL)
+        wait_until(lambda: observer.last("power_simulated/status") == "offline")
+
+
+def test_a_bug_is_not_online(tmp_path, broker, observer, monkeypatch, caplog):
+    """Where a bug ends the view it is failing, the broker says that it is offline, and counting goes on."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        monkeypatch.setattr(view, "state", None)
+        wait_for_state(running, "failing", "ended by a bug")
+        wait_until(lambda: observer.last("power/status") == "offline")
+        running.board.flash(3)
+        wait_until(lambda: running.lines() == 3)
+    assert not running.monitor.crashed
+    assert "view mqtt: ended by a bug: nothing is published until a restart" in caplog.text
+
+
+ACL = """
+user reader
+topic read #
+user meter
+topic readwrite power/#
+topic read homeassistant/status
+topic write homeassistant/+/+/+/config
+"""
+USERS = {"meter": "hunter2-secret", "reader": "reader"}
+
+
+def test_the_rights_of_the_handbook(tmp_path):
+    """With user and password, and no more rights than the handbook names, all works."""
+    with (
+        Mosquitto(tmp_path / "mosquitto", users=USERS, acl=ACL) as server,
+        Observer(server.port, user=("reader", "reader")) as observer,
+    ):
+        options = {"username": "meter", "password": Secret("hunter2-secret")}
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, **options)) as running:
+            observer.wait_for(lambda state: True)
+            wait_for_state(running, "ok")
+            assert len([topic for topic in observer.topics() if topic.startswith("homeassistant/")]) == 7
+
+
+def test_a_wrong_password(tmp_path, caplog):
+    """A wrong password is a failure that says what to check, and never what it was."""
+    with Mosquitto(tmp_path / "mosquitto", users=USERS, acl=ACL) as server:
+        options = {"username": "meter", "password": Secret("wrong-and-secret")}
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, **options)) as running:
+            wait_for_state(running, "failing", "refuses the connection: Not authorized: check username and password")
+            running.wait_for_condition(Condition.FAILING)
+    assert "wrong-and-secret" not in caplog.text
+
+
+def test_a_publish_that_is_refused(tmp_path):
+    """What the broker's rights refuse is a failure that names the topic; it ends when the rights are given."""
+    with Mosquitto(tmp_path / "mosquitto", users=USERS, acl=ACL.replace("readwrite power/#", "read power/#")) as server:
+        options = {"username": "meter", "password": Secret("hunter2-secret")}
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, **options)) as running:
+            wait_for_state(running, "failing", "refuses power/")
+            assert "check the rights of this user" in state_of(running)[1]
+            server.acl.write_text(ACL)
+            os.kill(server._process.pid, signal.SIGHUP)
+            wait_for_state(running, "ok")
+
+
+def test_rights_that_forbid_to_read(tmp_path):
+    """Where what is retained may not be read nothing is published: the energy could fall."""
+    acl = ACL.replace("readwrite power/#", "write power/#")
+    with (
+        Mosquitto(tmp_path / "mosquitto", users=USERS, acl=acl) as server,
+        Observer(server.port, user=("reader", "reader")) as observer,
+    ):
+        options = {"username": "meter", "password": Secret("hunter2-secret")}
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, **options)) as running:
+            wait_for_state(running, "failing", "does not give back what is published at power/monitor")
+        assert observer.topics() == {OURS}
+
+
+def test_tls_with_a_ca_of_ones_own(tmp_path):
+    """TLS is spoken with a server of one's own CA; without that file the certificate is not trusted, which is said."""
+    certificate, key = self_signed(tmp_path)
+    os.chmod(certificate, 0o644)
+    with Mosquitto(tmp_path / "mosquitto", certificate=(certificate, key)) as server:
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, ssl=True, verify_ssl=str(certificate))) as running:
+            wait_for_state(running, "ok")
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, ssl=True)) as running:
+            wait_for_state(running, "failing", "its certificate is not trusted")
+        with Running(tmp_path, mqtt=mqtt_settings(server.port, ssl=True, verify_ssl=False)) as running:
+            wait_for_state(running, "ok")
+        with Running(tmp_path, mqtt=mqtt_settings(server.port)) as running:
+            wait_for_state(running, "failing", "check host, port and ssl")
+
+
+class Speaking:
+    """A server on loopback that sends *words* to whoever connects, and reads what it is sent; a context manager."""
+
+    def __init__(self, *words):
+        self._words = words
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(1)
+                try:
+                    for words in self._words:
+                        connection.recv(4096)
+                        connection.sendall(words)
+                    while connection.recv(4096):
+                        pass
+                except OSError:
+                    pass
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+        [b"\x20\x02\x00\x00", b"\x30\xff\xff\xff\x7f" + bytes(200_000)],
+        [b"\xff" * 100],
+        [b"\x20\x03\x00\x00\x00", b"\x90\x01\x00"],
+        [],
+    ],
+    ids=["http", "a packet of 256 MB", "all ones", "a short packet", "nothing"],
+)
+def test_what_is_no_broker(tmp_path, words):
+    """Whatever answers in a broker's place, it is a failure of this view, and counting goes on."""
+    with Speaking(*words) as server, Running(tmp_path, mqtt=mqtt_settings(server.port)) as running:
+        wait_for_state(running, "failing", f"127.0.0.1:{server.port}")
+        running.board.flash(3)
+        wait_until(lambda: running.lines() == 3)
+    assert not running.monitor.crashed
+
+
+def test_a_broker_that_says_nothing_delays_no_stop(tmp_path):
+    """A stop does not wait for a broker that takes the connection, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with Running(tmp_path, mqtt=mqtt_settings(server.getsockname()[1])) as running:
+            wait_until(lambda: "view mqtt" in running.threads())
+            connection, _ = server.accept()
+        wait_until(lambda: "view mqtt" not in running.threads())
+        connection.close()
+
+
+# --- Two monitors
+
+
+def test_another_monitor_below_the_same_topic(tmp_path, broker, observer):
+    """The second monitor says so, and publishes nothing; when the first one's id is removed it takes the topic."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with Running(tmp_path / "one", mqtt=mqtt_settings(broker.port)) as one:
+        wait_for_state(one, "ok")
+        own_id = observer.last(OURS)
+        with Running(tmp_path / "two", mqtt=mqtt_settings(broker.port)) as two:
+            wait_for_state(two, "failing", f"another monitor publishes below power at 127.0.0.1:{broker.port}")
+            assert own_id in state_of(two)[1]
+            two.wait_for_condition(Condition.FAILING)
+        assert observer.last("power/status") == "online"
+        assert set(observer.messages(OURS)) == {own_id}
+        assert state_of(one)[0] == "ok"
+    observer.publish(OURS, "")
+    with Running(tmp_path / "two", mqtt=mqtt_settings(broker.port)) as two:
+        wait_for_state(two, "ok")
+    assert observer.last(OURS) not in ("", own_id)
+
+
+def test_another_monitor_that_comes_later(tmp_path, broker, observer):
+    """One that publishes its id below our topic while we do stops us: whoever is retained goes on."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        own_id = observer.last(OURS)
+        observer.publish(OURS, "0123456789abcdef")
+        wait_for_state(running, "failing", "0123456789abcdef")
+        seen = len(observer.states())
+        running.board.flash(3)
+        wait_until(lambda: running.lines() == 3)
+        assert len(observer.states()) == seen
+        observer.publish(OURS, own_id)
+        wait_for_state(running, "ok")
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
+
+
+# --- Home Assistant's discovery
+
+
+def configs_of(observer):
+    """What Home Assistant is told now, by the topic's last level but one."""
+    return {
+        topic.split("/")[3]: json.loads(observer.last(topic))
+        for topic in observer.topics()
+        if topic.startswith("homeassistant/") and topic.endswith("/config")
+    }
+
+
+def test_what_home_assistant_is_told(tmp_path, broker, observer):
+    """A device per meter, named by its label, whose energy alone has a state class that counts."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port), label="Main meter") as running:
+        wait_for_state(running, "ok")
+        own_id = running.monitor._keeper.about["id"]
+        configs = configs_of(observer)
+    assert set(configs) == {
+        f"house_{part}" for part in ("power", "energy", "register", "today", "problem", "rejected", "waiting")
+    }
+    assert {config["device"]["name"] for config in configs.values()} == {"Main meter"}
+    assert {tuple(config["device"]["identifiers"]) for config in configs.values()} == {(f"power_{own_id}_house",)}
+    assert len({config["unique_id"] for config in configs.values()}) == 7
+    counts = [name for name, config in configs.items() if config.get("state_class", "").startswith("total")]
+    assert counts == ["house_energy"]
+    hidden = {name for name, config in configs.items() if config.get("enabled_by_default") is False}
+    assert hidden == {"house_rejected", "house_waiting"}
+
+
+def test_home_assistant_starts(tmp_path, broker, observer):
+    """Whenever it says that it is online all comes again, but once per period: one that flaps causes no flood."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        topic = next(topic for topic in observer.topics() if topic.endswith("house_energy/config"))
+        observer.publish("homeassistant/status", "online", retain=False)
+        wait_until(lambda: len(observer.messages(topic)) == 2)
+        begun_s = time.monotonic()
+        for _ in range(500):
+            observer.publish("homeassistant/status", "online", retain=False)
+        wait_until(lambda: len(observer.messages(topic)) >= 3)
+        periods = time.monotonic() - begun_s + 1
+        assert len(observer.messages(topic)) - 2 <= periods + 1
+        wait_for_state(running, "ok")
+
+
+def test_a_label_and_a_meter_that_leave(tmp_path, broker, observer):
+    """Another label is told; a meter that leaves the settings is taken away, and what others retain is left alone."""
+    observer.publish("homeassistant/sensor/another/thing/config", "{}")
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        (meter,) = running.settings.meters
+        renamed = dataclasses.replace(meter, label="Another label")
+        running.monitor.change(dataclasses.replace(running.monitor.settings, meters=(renamed,)))
+        wait_until(lambda: configs_of(observer)["house_power"]["device"]["name"] == "Another label")
+        running.board.flash(2)
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.002)
+        flat = dataclasses.replace(meter, name="flat")
+        running.monitor.change(dataclasses.replace(running.monitor.settings, meters=(flat,)))
+        wait_until(lambda: {name.partition("_")[0] for name in configs_of(observer)} == {"flat", "thing"})
+        observer.wait_for(lambda state: state["energy_kwh"] == 0, "power/flat")
+        wait_until(lambda: observer.last("power/house") == "")
+        # It comes back with what it had.
+        running.monitor.change(dataclasses.replace(running.monitor.settings, meters=(meter,)))
+        observer.wait_for(lambda state: state["energy_kwh"] == 0.002)
+    assert observer.last("homeassistant/sensor/another/thing/config") == "{}"
+
+
+def test_what_left_while_it_did_not_run(tmp_path, broker, observer):
+    """Another topic and no discovery, set while it did not run: what was retained is removed at the next start."""
+    run_and_count(tmp_path, broker, observer, 1, 0.001)
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port, topic="meters/cellar", discovery=None)) as running:
+        wait_for_state(running, "ok")
+        wanted = {"meters/cellar/house", "meters/cellar/monitor", "meters/cellar/status"}
+        wait_until(lambda: observer.topics() == wanted)
+        wait_until(lambda: json.loads(running.monitor._keeper.about[view.TOPICS]) == sorted(wanted))
+
+
+def test_mqtt_leaves_the_settings(tmp_path, broker, observer):
+    """With a reload that takes MQTT out, all that it has retained is removed; and it comes with another."""
+    with Running(tmp_path, mqtt=mqtt_settings(broker.port)) as running:
+        wait_for_state(running, "ok")
+        running.monitor.change(dataclasses.replace(running.monitor.settings, mqtt=None))
+        assert running.monitor.status().views == {}
+        assert "view mqtt" not in running.threads()
+        wait_until(lambda: observer.topics() == set())
+        running.monitor.change(dataclasses.replace(running.monitor.settings, mqtt=mqtt_settings(broker.port)))
+        wait_for_state(running, "ok")
+        wait_until(lambda: len(configs_of(observer)) == 7)
+
+
+# --- The command line
+
+
+def test_check(tmp_path, broker, observer):
+    """--check names the broker and what is retained, publishes nothing, and leaves the running one alone."""
+    with Program(tmp_path, f"MQTT = {{'port': {broker.port}}}") as program:
+        before = program.run("--check").stdout
+        assert f"view mqtt: ok, mosquitto version 2.0.11 at localhost:{broker.port}, by MQTT 5; it lets us" in before
+        assert "has retained there nothing\n" in before
+        seen = len(observer.seen)
+    assert seen == 0
+
+
+def test_check_meets_another_monitor(tmp_path, broker, observer):
+    """Where another monitor's id is retained --check says so and fails, and leaves it there."""
+    with Program(tmp_path, f"MQTT = {{'port': {broker.port}, 'update_period': 1}}") as program:
+        program.start("--simulate", "24000")
+        wait_until(lambda: observer.states("power_simulated/house"))
+        own_id = observer.last("power_simulated/monitor")
+        program.run("--kill")
+        observer.publish(OURS, own_id)
+        with Journal(str(program.data_dir / "journal.db")):  # a journal of the real watts, with an id of its own
+            pass
+        done = program.run("--check")
+    assert done.returncode == 1
+    assert f"view mqtt: another monitor publishes below power at localhost:{broker.port}: its id is {own_id}, ours" in (
+        done.stdout
+    )
+    assert observer.last(OURS) == own_id
+
+
+def test_ten_meters_at_twenty_pulses_a_second(tmp_path, broker, observer):
+    """However fast ten meters flash, each has no more than one message per period."""
+    meters = {
+        f"meter{n}": {"pin": pin, "impulses_per_kwh": 3000}
+        for n, pin in enumerate((3, 5, 7, 8, 10, 11, 13, 15, 18, 19))
+    }
+    settings = f"METERS = {meters}\nMQTT = {{'port': {broker.port}, 'update_period': 2}}"
+    with Program(tmp_path, settings) as program:
+        program.start("--simulate", "24000")
+        topics = [f"power_simulated/{name}" for name in meters]
+        wait_until(lambda: all(observer.states(topic) for topic in topics))
+        begun_s, before = time.monotonic(), {topic: len(observer.states(topic)) for topic in topics}
+        wait_until(lambda: len(observer.states(topics[-1])) >= before[topics[-1]] + 4)
+        periods = (time.monotonic() - begun_s) / 2
+        program.run("--kill")
+    for topic in topics:
+        assert len(observer.states(topic)) - before[topic] <= periods + 2
+        assert observer.states(topic)[-1]["energy_kwh"] > 0.03
+
+
+def test_simulated_watts_have_a_topic_of_their_own(tmp_path, broker, observer):
+    """With --simulate and settings the topic is another; without settings MQTT is left out, which is said."""
+    with Program(tmp_path, f"MQTT = {{'port': {broker.port}, 'update_period': 1}}") as program:
+        program.start("--simulate", "24000")
+        wait_until(lambda: observer.states("power_simulated/house"))
+        wait_until(lambda: program.status()["views"] == {"mqtt": {"state": "ok", "reason": ""}})
+        assert "view mqtt: ok\n" in program.run("--status").stdout
+        assert observer.states("power/house") == []
+        program.run("--kill")
+    wait_until(lambda: observer.last("power_simulated/status") == "offline")
+
+
+def test_a_kill(tmp_path, broker, observer):
+    """Killed at any time, the energy goes on from what the journal has, and never falls."""
+    with Program(tmp_path, f"COMMIT_INTERVAL = 0.1\nMQTT = {{'port': {broker.port}, 'update_period': 1}}") as program:
+        for _ in range(3):
+            popen = program.foreground("--simulate", "24000")
+            reached = len(observer.states("power_simulated/house")) + 2
+            wait_until(lambda reached=reached: len(observer.states("power_simulated/house")) >= reached)
+            popen.send_signal(signal.SIGKILL)
+            popen.wait()
+            wait_until(lambda: observer.last("power_simulated/status") == "offline")
+    energies = [state["energy_kwh"] for state in observer.states("power_simulated/house")]
+    assert energies == sorted(energies)
+    assert energies[-1] > energies[0]
