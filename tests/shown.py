@@ -25,6 +25,7 @@ METER = {
     "kwh_today": 4.213,
     "pulses": 54321,
     "register_kwh": 98765.4321,
+    "energy_kwh": 54.321,
     "rejected": 7,
     "rejected_after_stall": 0,
     "too_short": 0,
