@@ -1,9 +1,9 @@
 """
-The fault campaign in its whole numbers: what docs/reliability.rst says is found by this.
+The whole fault campaign, which measures what docs/reliability.rst reports.
 
     python tests/faults/campaign.py [--write] [--seed N] [--part P] [fault ...]     (make campaign: all, and written)
 
---write puts each fault's table into docs/reliability.rst, in place of the one that it has of it.
+--write puts each fault's table into docs/reliability.rst, where it replaces the previous one.
 
 Everything runs on loopback, with its data in a temporary directory (under $TMPDIR, else /var/tmp, which is a disk).
 It ends with status 1 where something does not hold, and writes nothing of that.
@@ -31,13 +31,36 @@ def section(fault, seed):
     title, text, rows = run(fault, 1.0, seed)
     minutes = max(1, round((time.monotonic() - started_s) / 60))
     lines = [title, "-" * len(title), "", inspect.cleandoc(text), ""]
-    lines += [".. list-table::", "   :header-rows: 1", ""]
-    for row in [("what", "found", "must hold"), *rows]:
-        lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+    lines += list_table([("what", "found", "must hold"), *rows])
     command = f"``.venv-test/bin/python tests/faults/campaign.py --write --seed {seed} {fault}``"
     today = dt.datetime.now(dt.UTC).date()
     lines += ["", f"Made on {today} in {minutes} min by {command} on: {machine()}."]
     return title, "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def list_table(rows):
+    """The lines of a table in reStructuredText, whose first row is its header."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+    return lines
+
+
+def rows_of(text):
+    """The rows of the table in the section *text*, each a list of its cells."""
+    rows = re.split(r"^ +\* - ", text, flags=re.MULTILINE)[1:]
+    return [[" ".join(cell.split()) for cell in re.split(r"^ +- ?", row, flags=re.MULTILINE)] for row in rows]
+
+
+def summary(sections):
+    """What each fault of *sections*, by title, promises, what must hold for it, and what was found."""
+    table = [("promise", "goal", "measured")]
+    for fault in map(importlib.import_module, FAULTS):
+        if fault.TITLE in sections:
+            rows = rows_of(sections[fault.TITLE].split("\nMade on ")[0])
+            found = next((row[1:] for row in rows if row[0].startswith(fault.MEASURED)), ("not measured", ""))
+            table.append((f"{fault.PROMISE} (`{fault.TITLE}`_)", found[1], found[0]))
+    return "\n".join(line.rstrip() for line in list_table(table)) + "\n\n"
 
 
 HEAD = """\
@@ -46,12 +69,11 @@ Reliability
 
 .. Written by ``make campaign``: do not edit.
 
-What was done to the program, what must hold then, and what was found. The
-program is the shipped one, in processes of its own; InfluxDB is a real one;
-where power is cut, a real kernel with a real ext4 is.
+What was done to the program, what must hold, and what was found. The program is the real one, in its own processes, and
+InfluxDB is real; where the power is cut, a real kernel writes to a real ext4 file system.
 
-A tenth of it runs with every change (``make test-faults``). Where a row's last
-cell says what must hold, nothing is written if it does not.
+A tenth of it runs with every change (``make test-faults``). Where a row says what must hold, nothing is written unless
+it does hold.
 
 """
 
@@ -61,7 +83,7 @@ def document(new, before):
     parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
     sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts} | new
     titles = [importlib.import_module(fault).TITLE for fault in FAULTS]
-    return HEAD + "\n".join(sections[title] for title in titles if title in sections)
+    return HEAD + summary(sections) + "\n".join(sections[title] for title in titles if title in sections)
 
 
 def main():
@@ -88,7 +110,7 @@ def main():
                 PAGE.write_text(document({title: text}, PAGE.read_text() if PAGE.exists() else ""))
             else:
                 run(fault, args.part, seed)
-        except Exception:  # noqa: BLE001 - the others' figures are wanted too; it is told, and of this one none is written
+        except Exception:  # noqa: BLE001 - reported; the other faults still run, and nothing is written of this one
             traceback.print_exc()
             failed.append(fault)
     print(f"\ndoes not hold: {', '.join(failed)}" if failed else "\nall holds")

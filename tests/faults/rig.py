@@ -4,6 +4,7 @@ What the modules of the fault campaign share: a place on a disk, servers, a kern
 Each fault is a module beside this one with a docstring (what is done, and what must hold) and
 
 - ``TITLE``: the heading in docs/reliability.rst;
+- ``PROMISE``, ``MEASURED``: what users are promised, and the beginning of the row that shows it, for the summary there;
 - ``run(part, rig)``: does it, 1.0 of the whole numbers or less, and returns a list of :class:`Row`.
 
 What does not hold raises AssertionError with the evidence: no row says that something was missed.
@@ -57,7 +58,7 @@ FAULTS = (
 
 
 class Row(NamedTuple):
-    """A line of a fault's table: what was looked at, what was found, what it is held to ("" for a plain figure)."""
+    """A row of a fault's table: what was measured, what was found, what must hold ("" for a plain figure)."""
 
     what: str
     found: str
