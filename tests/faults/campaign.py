@@ -14,13 +14,12 @@ import datetime as dt
 import importlib
 import inspect
 import random
-import re
 import signal
 import sys
 import time
 import traceback
 
-from rig import FAULTS, TOP, machine, run
+from rig import FAULTS, TOP, list_table, machine, run, sections_of, summary
 
 PAGE = TOP / "docs" / "reliability.rst"
 
@@ -36,31 +35,6 @@ def section(fault, seed):
     today = dt.datetime.now(dt.UTC).date()
     lines += ["", f"Made on {today} in {minutes} min by {command} on: {machine()}."]
     return title, "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def list_table(rows):
-    """The lines of a table in reStructuredText, whose first row is its header."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
-    return lines
-
-
-def rows_of(text):
-    """The rows of the table in the section *text*, each a list of its cells."""
-    rows = re.split(r"^ +\* - ", text, flags=re.MULTILINE)[1:]
-    return [[" ".join(cell.split()) for cell in re.split(r"^ +- ?", row, flags=re.MULTILINE)] for row in rows]
-
-
-def summary(sections):
-    """What each fault of *sections*, by title, promises, what must hold for it, and what was found."""
-    table = [("promise", "goal", "measured")]
-    for fault in map(importlib.import_module, FAULTS):
-        if fault.TITLE in sections:
-            rows = rows_of(sections[fault.TITLE].split("\nMade on ")[0])
-            found = next((row[1:] for row in rows if row[0].startswith(fault.MEASURED)), ("not measured", ""))
-            table.append((f"{fault.PROMISE} (`{fault.TITLE}`_)", found[1], found[0]))
-    return "\n".join(line.rstrip() for line in list_table(table)) + "\n\n"
 
 
 HEAD = """\
@@ -80,10 +54,12 @@ it does hold.
 
 def document(new, before):
     """docs/reliability.rst with the sections *new*, by title, in place of those that the text *before* has of them."""
-    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
-    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts} | new
-    titles = [importlib.import_module(fault).TITLE for fault in FAULTS]
-    return HEAD + summary(sections) + "\n".join(sections[title] for title in titles if title in sections)
+    sections = sections_of(before) | new
+    faults = [importlib.import_module(fault) for fault in FAULTS]
+    promises = [(fault.PROMISE, fault.TITLE, fault.MEASURED) for fault in faults]
+    return (
+        HEAD + summary(promises, sections, goal=2) + "\n".join(sections[f.TITLE] for f in faults if f.TITLE in sections)
+    )
 
 
 def main():

@@ -32,6 +32,7 @@ sys.path[:0] = [
 from guest import kernel_path  # noqa: E402 - found by the line before, as is what follows
 from hardware import machine  # noqa: E402, F401 - for campaign.py
 from influxd import Influxd, influxd_path  # noqa: E402
+from results import list_table, sections_of, summary  # noqa: E402, F401 - for campaign.py
 
 from powermeter.journal.history import History  # noqa: E402, F401
 from powermeter.journal.journal import Journal  # noqa: E402
