@@ -1,25 +1,88 @@
 """The page's process: when it runs, what it may do, and that nothing of it reaches the counting."""
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from counting import Running
 from page_client import children_of, ended, field, get, open_files, page_of, page_settings
-from program import AS_ROOT, NOBODY, Program, first_page, kill, root_alone, wait_until
+from program import (
+    AS_ROOT,
+    NOBODY,
+    SOURCE,
+    Program,
+    first_page,
+    kill,
+    readable_to_all,
+    root_alone,
+    wait_until,
+)
 from server import free_port
 
 from powermeter.lamps import Condition
+from powermeter.process import confined
 from powermeter.settings.values import PageSettings, Secret
 from powermeter.views.page import server as page_server
 from powermeter.views.page.server import PageServer
+
+#: Gives an interface an address and switches it on (netdevice(7): SIOCSIFADDR, SIOCSIFFLAGS); then runs what follows.
+ADDRESS = """
+import fcntl, os, socket, struct, sys
+name = sys.argv[1].encode()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    address = struct.pack("16sHH4s16x", name, socket.AF_INET, 0, socket.inet_aton(sys.argv[2]))
+    fcntl.ioctl(asked, 0x8916, address)
+    fcntl.ioctl(asked, 0x8914, struct.pack("16sH22x", name, 1))
+if sys.argv[3:]:
+    os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+#: A page that has been taken over: it answers what it can still do, beside a *file*, *elsewhere*, to a listening *port*
+#: and to the process *pid*, all of which are its own user's.
+TAKEN_OVER = """
+import pathlib
+sys.path.insert(0, sys.argv[1])
+import powermeter.views.page.app as app
+from powermeter.views.page.child import main
+path = pathlib.Path({file!r})
+attempts = {{
+    "read": path.read_bytes,
+    "write": lambda: path.open("r+b"),
+    "truncate": lambda: os.truncate(path, 0),
+    "remove": path.unlink,
+    "rename": lambda: path.rename(f"{{path}}.2"),
+    "link": lambda: os.link(path, f"{{path}}.3"),
+    "make": lambda: path.with_suffix(".new").touch(),
+    "make a directory": lambda: path.with_suffix(".dir").mkdir(),
+    "make elsewhere": lambda: pathlib.Path({elsewhere!r}, "new").touch(),
+    "execute": lambda: os.execv("/bin/true", ["true"]),
+    "connect": lambda: socket.create_connection(("127.0.0.1", {port})),
+    "signal": lambda: os.kill({pid}, 0),
+}}
+def answer(environ, start):
+    start("200 OK", [("Content-Type", "text/plain")])
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except PermissionError:
+            pass
+        else:
+            yield name.encode() + b"; "
+app.make_app = lambda *_: answer
+main(*map(int, sys.argv[2:]))
+"""
 
 #: What a process runs that is no page: what it does is put in.
 CODE = "import os, socket, sys, time; pair = socket.socket(fileno=int(sys.argv[3])); "
@@ -165,6 +228,60 @@ def test_it_has_no_rights(program, port):
     assert found["Max open files"] == ["128", "128"]
 
 
+def landlock():
+    """The version of Landlock that the kernel here has; 0 without it."""
+    return max(0, ctypes.CDLL(None).syscall(confined.LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
+
+
+#: The first version that forbids all of it; in CI a kernel without it fails.
+needs_landlock = pytest.mark.skipif(
+    landlock() < 6 and "CI" not in os.environ, reason="the kernel has no Landlock, or an old one"
+)
+
+
+@needs_landlock
+def test_a_page_can_change_nothing_that_is_its_user_s(port, monkeypatch):
+    """A page that has been taken over may read what its own user owns; it can't change it, and reaches nothing else."""
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(readable_to_all())
+        data, elsewhere = place / "journal.db", place / "elsewhere"
+        data.write_bytes(b"journal")
+        elsewhere.mkdir()
+        user = NOBODY if AS_ROOT else os.geteuid()  # root's page becomes nobody
+        for path in (place, data, elsewhere):
+            os.chown(path, user, -1)
+        other = stack.enter_context(subprocess.Popen(["sleep", "600"], user=user))
+        stack.callback(other.kill)
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        code = TAKEN_OVER.format(file=str(data), elsewhere=str(elsewhere), port=listening, pid=other.pid)
+        stack.enter_context(served(port, f"\n{code}", monkeypatch))
+        assert get(port, "/").text == "read; "
+        assert sorted(path.name for path in place.iterdir()) == ["elsewhere", "journal.db"]
+        assert data.read_bytes() == b"journal"
+
+
+def test_a_user_s_page_reads_the_journal_that_it_can_t_change(port):
+    """Where no user is root, the page's process is under the same restrictions, and shows the history all the same."""
+    with readable_to_all() as place, Program(place / "power", page_settings(port)) as program:
+        if AS_ROOT:
+            # That user has to be able to read Python and all of the program.
+            shutil.copytree(SOURCE, place / "src")
+            for name in ("daemon", "lockfile", "waitress"):
+                shutil.copytree(Path(find_spec(name).origin).parent, place / "src" / name)
+            shutil.copy(find_spec("bottle").origin, place / "src")
+            for path in (program.directory, program.settings):
+                os.chown(path, NOBODY, NOBODY)
+            user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+            program.start_of_line = [*user, "/usr/bin/python3", str(place / "src" / "power.py")]
+        program.start("--simulate", "2000")
+        assert asked_again(port, "/bars?span=today").status == 200
+        child = page_of(program.pid)
+        assert field(child, "Uid").split() == [str(NOBODY if AS_ROOT else os.geteuid())] * 4
+        assert field(child, "CapEff") == f"{0:016x}"
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[16] == "10"
+        assert (get(port, "/healthz").text, program.status()["views"]["page"]["state"]) == ("ok\n", "ok")
+
+
 @root_alone  # what such a process has open is for root to see
 def test_it_has_what_it_needs_and_nothing_else(tmp_path, port):
     """Of the program it has the listening socket and one socket pair: no file, no pin, and none of its environment."""
@@ -211,8 +328,8 @@ def test_another_site_s_name_is_refused(program, port):
 
 def test_ipv6_and_ipv4_at_once(tmp_path, port):
     """At "::" it answers both, and whoever may listen there."""
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("the kernel has no IPv6: there is no /proc/net/if_inet6")
     with Program(tmp_path, page_settings(port, address="::")) as program:
         done = program.run("--simulate", "2000")
         assert "lets everyone on the network open the page" in done.stderr
@@ -267,6 +384,28 @@ def test_an_address_that_is_not_there(tmp_path, port):
         done = program.run("--check")
         assert done.returncode == 1
         assert f"view page: {reason}" in done.stdout
+
+
+@root_alone  # a network of its own is made by root
+def test_an_address_that_comes_later(tmp_path, port):
+    """An address that is not there yet, as early in a boot, is listened at once it is there, without a restart."""
+    with Program(tmp_path, page_settings(port, address="192.0.2.1", password="x")) as program:
+        directly = program.start_of_line
+        # Without one address of its own, the kernel lets anybody listen at any.
+        program.start_of_line = ["unshare", "--net", sys.executable, "-c", ADDRESS, "lo", "127.0.0.1", *directly]
+        pid = program.start("--simulate", "2000")
+        program.start_of_line = directly
+        wait_until(lambda: program.status()["views"]["page"]["state"] == "failing")
+
+        def there(code, *args):
+            line = ["nsenter", f"--target={pid}", "--net", sys.executable, "-c", code, *args]
+            return subprocess.run(line, capture_output=True, text=True, check=True, timeout=60).stdout
+
+        there(ADDRESS, "lo:1", "192.0.2.1")
+        wait_until(lambda: program.status()["views"]["page"]["state"] == "ok")
+        ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode(), end='')"
+        assert there(ask, f"http://192.0.2.1:{port}/healthz") == "ok\n"
+        assert program.pid == pid
 
 
 def test_a_change_of_the_page_touches_nothing_else(tmp_path, port):

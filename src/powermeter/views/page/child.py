@@ -50,6 +50,9 @@ MAX_WAITING = 16 << 20
 #: files and threads.
 MEMORY, FILES = 48 << 20, 128
 
+#: How far it stands back behind the counting, and all else, where the processors are busy (nice(2)).
+NICENESS = 10
+
 #: The stack of a thread, in bytes, in place of 8 MiB.
 STACK = 512 << 10
 
@@ -62,6 +65,7 @@ MAX_COMPLAINT = 500
 
 def main(listening: int, asking: int) -> None:
     """Serve connections to the socket of the descriptor *listening* until nobody asks; *asking*: to ask the daemon."""
+    confined.give_way(NICENESS)
     confined.give_up_rights()
     daemon = _Daemon(socket.socket(fileno=asking))
     try:
@@ -79,6 +83,8 @@ def main(listening: int, asking: int) -> None:
             password=settings["password"],
             on_bug=daemon.complain,
         )
+        # After the imports, whose bytecode may be kept for the next start, and before the first thread.
+        confined.change_nothing()
         server = _server(app, socket.socket(fileno=listening))
         threading.Thread(target=daemon.wait_for_its_end, name="daemon", daemon=True).start()
         confined.start_and_write_nothing_more()
