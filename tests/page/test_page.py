@@ -122,7 +122,7 @@ def tab_to(page, selector):
 
 
 def test_bars_are_walked_by_arrow_keys(browser, household):
-    """The arrow keys go from bar to bar, Home and End to the ends, and Enter opens the day; by keyboard alone."""
+    """The arrow keys go from bar to bar, Home and End to the ends, and Enter opens the day; with the keyboard only."""
     with browser.view(household.address) as view:
         view.go()
         focused = "() => document.activeElement.getAttribute('href')"

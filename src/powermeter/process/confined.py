@@ -35,7 +35,7 @@ NOBODY = 65534
 
 
 def no_core_dump() -> None:
-    """Let this process leave no core, and no other process of its user look into it: a password stands in it."""
+    """Let this process leave no core, and no other process of its user look into it: it holds a password."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -46,7 +46,7 @@ def give_up_rights() -> None:
     Keep no rights but those of the user, end with the parent, and be the first to go when memory is short.
 
     Root becomes nobody, who owns nothing and so can change nothing, and keeps the one capability to read all files:
-    root's journal is root's alone to read. Raises :exc:`OSError`.
+    only root may read root's journal. Raises :exc:`OSError`.
     """
     # Before the process is closed: then these files are root's.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
@@ -55,7 +55,7 @@ def give_up_rights() -> None:
         _become_nobody()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     no_core_dump()
-    # After the change of user, which clears it. What died before is told by its end of the socket pair.
+    # After the change of user, which clears it. If the parent has ended before, its end of the socket pair shows it.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -67,10 +67,10 @@ def limit(memory: int, files: int) -> None:
 
 
 def give_way(niceness: int) -> None:
-    """Let every other process of this machine have the processors first, as *niceness* says."""
-    with contextlib.suppress(OSError):  # an old unit's filter of system calls
+    """Leave the processors to other processes first, as far as *niceness* says."""
+    with contextlib.suppress(OSError):  # the unit's filter of system calls refuses this, and leaves the next way
         os.nice(niceness)
-    # In a session of its own it may be weighed as a group, and then its niceness counts only within that (sched(7)).
+    # A session may get its processor time as one group; then niceness counts only within that session (sched(7)).
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
         file.write(str(niceness))
 
