@@ -25,6 +25,7 @@ METER = {
     "kwh_today": 4.213,
     "pulses": 54321,
     "register_kwh": 98765.4321,
+    "energy_kwh": 54.321,
     "rejected": 7,
     "rejected_after_stall": 0,
     "too_short": 0,
@@ -35,7 +36,7 @@ METER = {
     "flickers": False,
     "noisy": False,
 }
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "batch_s": 35.0, "refused": 0, "skipped": 0}
 HEALTHY = {
     "version": "1.2.3",
     "pid": 4242,

@@ -690,7 +690,7 @@ def test_power_csv_is_rotated_as_the_page_says(homes):
     wait_until(lambda: len((data / "power.csv").read_text().splitlines()) > 1)
     status, seen = home.run("cd && logrotate --force --state rotated power-csv")
     assert status == 0, seen
-    wait_until(lambda: re.search(r"[1-9] pulses? wait", home.run("sudo service power status")[1]))
+    wait_until(lambda: re.search(r"[1-9] pulses? in the next batch", home.run("sudo service power status")[1]))
     assert home.run("sudo service power stop")[0] == 0
     (old,) = data.glob("power.csv-*")
     header, *rows = old.read_text().splitlines()
