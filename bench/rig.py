@@ -19,10 +19,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
-from hardware import machine  # noqa: E402, F401 - the same
-from influxd import Influxd  # noqa: E402, F401 - for who uses this module
-from mosquitto import Mosquitto  # noqa: E402, F401 - the same
-from server import free_port  # noqa: E402, F401 - the same
+from hardware import machine  # noqa: E402, F401
+from influxd import Influxd  # noqa: E402, F401 - for run.py, as what follows
+from mosquitto import Mosquitto  # noqa: E402, F401
+from results import list_table, sections_of, summary  # noqa: E402, F401
+from server import free_port  # noqa: E402, F401
 
 from powermeter.process.control import ask  # noqa: E402
 from powermeter.process.pidfile import holder  # noqa: E402
