@@ -290,6 +290,7 @@ class Home:
             "S": str(self._shell),
             "PYTHON": _python(),
             "VENV": str(venv),
+            "TZ": "Europe/Berlin",
         }
 
     def own(self):

@@ -12,6 +12,7 @@ from powermeter.journal.history import about, delivered_pulses
 from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
+from powermeter.periods import unknown_zone, zone
 from powermeter.safe_path import resolved
 from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, PageSettings, Settings, WriterSettings
 from powermeter.views.mqtt import place
@@ -32,6 +33,7 @@ def check(settings: Settings, running: int | None) -> int:
         found = [_said("data", lambda: _data(settings.data_dir))]
         if log_file := settings.log_file:
             found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
+    found.append(_said("time zone", _zone))
     found.append(_said("pins", lambda: _pins(settings, running)))
     # In a DATA_DIR that can't be used nothing is opened: its owner may have laid links where SQLite makes files.
     path = None if found[0] else os.path.join(settings.data_dir, JOURNAL)
@@ -87,6 +89,15 @@ def _data(path: str) -> str:
     prepare_data_dir(path)
     kind = volatile(path)
     return path if kind is None else f"{path}, but it is on {kind}: pulses and register are gone after a reboot"
+
+
+def _zone() -> str:
+    if (unknown := unknown_zone()) is not None:
+        raise ProcessError(
+            f"TZ={unknown}: there is no such zone, so that days begin by UTC: use a name that "
+            "timedatectl list-timezones shows"
+        )
+    return zone()
 
 
 def _pins(settings: Settings, running: int | None) -> str:

@@ -55,7 +55,7 @@ def require(modules: Mapping[str, str]) -> None:
     if missing:
         venv = os.path.join(TOP, "venv")
         python = os.path.join(venv, "bin", "python")
-        # Debian's own Python refuses to install. The README's virtual environment has them, or says what it lacks.
+        # The README's virtual environment has them, or names what it lacks.
         if os.access(python, os.X_OK) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
             from powermeter.safe_path import ours, user_name
 
@@ -70,7 +70,18 @@ def require(modules: Mapping[str, str]) -> None:
                 f"python3 -m venv --upgrade --system-site-packages {sys.prefix} && "
                 f"{sys.executable} -m pip install -r {TOP}/requirements.txt"
             )
-        raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
+        if sys.prefix != sys.base_prefix:
+            raise ProcessError(
+                f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt"
+            )
+        # Never the system's pip: Debian has none, and where it is installed it refuses (PEP 668). A venv with a broken
+        # link in place of its Python can't be made again without --clear.
+        clear = "--clear " if os.path.lexists(venv) else ""
+        raise ProcessError(
+            f"missing: {', '.join(missing)}: make a virtual environment, and call {python} {SOURCE}/power.py: "
+            f"{sys.executable} -m venv {clear}--system-site-packages {venv} && "
+            f"{python} -m pip install -r {TOP}/requirements.txt"
+        )
 
 
 def failed(error: PowerError) -> int:
