@@ -52,6 +52,8 @@ INSTALL = "howto/install.rst"
 
 #: What a block of the class on-the-pi may hold: what needs another machine, root, systemd, or an editor.
 ON_THE_PI = (
+    "curl http://nas.home",
+    'echo "deb ',
     "journalctl ",
     "nano ",
     "scp ",
@@ -62,8 +64,11 @@ ON_THE_PI = (
     "sudo nano ",
     "sudo python3 install_init_script.py --link",
     "sudo python3 install_init_script.py --uninstall",
+    "sudo install ",
     "sudo reboot",
+    "sudo systemctl enable ",
     "sudo systemctl restart ",
+    "sudo wget ",
 )
 
 #: Pages about a service that runs: it does before the first command.
