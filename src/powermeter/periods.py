@@ -180,7 +180,7 @@ def zone() -> str:
 
 
 def unknown_zone() -> str | None:
-    """What TZ names, where the system knows no such zone and silently uses UTC (tzset(3)); None if all is well."""
+    """What TZ names, where the system knows no such zone and silently uses UTC (tzset(3)); None without a mistake."""
     name = os.environ.get("TZ", "").removeprefix(":")
     # An offset, as "CET-1CEST", and "<+03>-3", needs no file (POSIX, "TZ").
     if name in ("", "UTC") or re.match(r"([A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?[0-9]", name):
