@@ -38,6 +38,7 @@ html_title = "power"
 html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["handbook.css"]
+html_js_files = ["copy_button.js"]
 html_copy_source = False
 html_show_sourcelink = False
 exclude_patterns = ["_build", "figures", "extensions", "grafana", "examples"]
