@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE / "extensions")]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE / "extensions"), str(HERE / "figures")]
 
 from powermeter import __version__  # noqa: E402 - found by the line before
 
@@ -14,6 +14,7 @@ copyright = "2026, the power developers"  # noqa: A001 - Sphinx's name for it
 release = version = __version__
 extensions = [
     "one_page",
+    "plain_links",
     "settings_reference",
     "short_names",
     "sphinx.ext.autodoc",
