@@ -13,7 +13,9 @@ from PIL import Image, ImageFilter
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS / "figures"))
 
-import look  # noqa: E402 - found by the line before
+import breadboard  # noqa: E402 - found by the line before
+import look  # noqa: E402
+import parts  # noqa: E402
 import schematic  # noqa: E402
 from draw import PICTURES, draw_all  # noqa: E402
 from header import NAMES, pin_name  # noqa: E402
@@ -43,10 +45,10 @@ def test_every_picture_is_drawn():
     assert {path.name for path in IMAGES.iterdir()} == set(PICTURES) | TAKEN
 
 
-def test_every_picture_stands_in_the_handbook_with_its_text():
+def test_every_picture_is_shown_in_the_handbook_with_its_text():
     """Each picture is shown on some page, and everywhere with a text that tells what it tells."""
     shown = set()
-    for page in DOCS.glob("*/*.rst"):
+    for page in [DOCS.parent / "README.rst", *DOCS.glob("*.rst"), *DOCS.glob("*/*.rst")]:
         for name, options in re.findall(
             r"^\.\. (?:image|figure):: \S*/(\S+\.png)\n((?: +.*\n)*)", page.read_text(), re.MULTILINE
         ):
@@ -80,7 +82,50 @@ def test_the_pins_are_the_settings():
     assert (len(NAMES), sorted(int(name) for name in NAMES if name.isdigit())) == (40, list(range(28)))
 
 
-@pytest.mark.parametrize("module", sorted(PICTURES.values()))
+def test_the_breadboard_is_the_circuit(tmp_path, monkeypatch):
+    """What the board joins, by its columns and its rail, is what the schematic joins."""
+    found = {}
+
+    def at(name, point):
+        column = round(point[0] - breadboard.LEFT)
+        rows = {height: "ae" if row < "f" else "fj" for row, height in breadboard.ROWS.items()}
+        strip = "rail" if point[1] == breadboard.RAIL else (column, rows[point[1]])
+        found.setdefault(strip, set()).add(name)
+
+    values = iter(("R1", "R3", "R2", "R4"))
+
+    def resistor(_axes, one, other, value):
+        name = next(values)
+        assert value == getattr(schematic, name)
+        at(f"{name} from", one)
+        at(f"{name} to", other)
+
+    def lamp(_axes, long_leg, short_leg, name):
+        at(f"{name} long", long_leg)
+        at(f"{name} short", short_leg)
+
+    def wire(_axes, points, colour=look.INK):
+        if points[0][1] in (*breadboard.ROWS.values(), breadboard.RAIL):
+            at("C" if colour == look.BLUE else "E", points[0])
+
+    monkeypatch.setattr(parts, "resistor", resistor)
+    monkeypatch.setattr(parts, "lamp", lamp)
+    monkeypatch.setattr(parts, "wire", wire)
+    monkeypatch.setattr(parts, "from_pi", lambda _axes, _at, pin, _colour, *points: at(f"pin {pin}", points[-1]))
+    breadboard.draw(str(tmp_path / "breadboard.png"))
+    assert sorted(map(sorted, found.values())) == [
+        ["C", "R1 to", "R3 from"],
+        ["E", "L1 short", "L2 short", "pin 20"],
+        ["L1 long", "R2 to"],
+        ["L2 long", "R4 to"],
+        ["R1 from", "pin 17"],
+        ["R2 from", "pin 12"],
+        ["R3 to", "pin 18"],
+        ["R4 from", "pin 16"],
+    ]
+
+
+@pytest.mark.parametrize("module", ["parts", *sorted(PICTURES.values())])
 def test_the_examples_in_the_code_that_draws(module):
     """What the docstrings of the pictures' modules show is so."""
     assert doctest.testmod(importlib.import_module(module)).failed == 0

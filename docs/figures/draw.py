@@ -19,6 +19,10 @@ import look  # noqa: E402 - found by the line before
 PICTURES = {
     "metrology_monitor.png": "schematic",
     "header.png": "header",
+    "breadboard.png": "breadboard",
+    "soldered.png": "soldered",
+    "hood.png": "hood",
+    "a_day.png": "a_day",
     "power_by_spacing.png": "power_by_spacing",
     "late_stamp.png": "late_stamp",
     "counting_or_integrating.png": "counting_or_integrating",
