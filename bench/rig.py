@@ -67,7 +67,7 @@ class Fifo:
     """
     A FIFO of flashes, each as the two events that the kernel gives for it (struct gpio_v2_line_event, 48 bytes).
 
-    It is open at both ends: they wait in it for who reads later.
+    It is open at both ends: the events wait in it for a later reader.
     """
 
     #: GPIO24, pin 18 of the header; and how long a flash is, in ns.
@@ -269,7 +269,7 @@ class Program(Measured):
         return self.status()["writers"][writer]["waiting"]
 
     def page_pid(self):
-        """The process id of its page, which is its only child; None while there is none."""
+        """The process id of its page, which is its only child; None while it does not run."""
         listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
         found = [int(child) for line in listed for child in line.split()]
         return found[0] if found else None

@@ -39,7 +39,7 @@ from rig import Row, times
 
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.process.control import ANSWER_S, MOST_ANSWER, stop
+from powermeter.process.control import ANSWER_S, MAX_ANSWER, stop
 from powermeter.process.holder import holder
 from powermeter.process.pidfile import PidFile
 from powermeter.settings.schema import REQUIRED
@@ -428,7 +428,7 @@ def answered_at_the_socket(rig, said):
             assert done.returncode in (0, 1, 4), (said, args, done)
             shown = (done.stdout + done.stderr).replace("\n", "")
             assert shown.isprintable(), (said, args, done)
-            assert len(shown) <= MOST_ANSWER, (said, args)
+            assert len(shown) <= MAX_ANSWER, (said, args)
         assert_refused(done, name="nothing was stopped")
         assert holder.poll() is None
     return slowest_s
