@@ -22,14 +22,14 @@ extensions = [
     "sphinx_argparse_cli",
 ]
 nitpicky = True
-# Python's own and a library's: a build asks no network for where they are described.
+# Python's own names and those of libraries: a build asks no network where they are described.
 nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(argparse|bottle|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|ssl|threading|types)\..*",
     ),
 ]
-# Quotation marks and dashes stand in commands and messages: they are left as they are.
+# Quotation marks and dashes are parts of commands and messages: they are not changed.
 smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -43,5 +43,4 @@ html_js_files = ["copy_button.js"]
 html_copy_source = False
 html_show_sourcelink = False
 exclude_patterns = ["_build", "figures", "extensions", "grafana", "examples"]
-# A page of the four kinds a folder: tutorial, howto, explanation, reference.
 toc_object_entries = False

@@ -28,7 +28,7 @@ TAKEN = {"page_start.png", "page_telephone.png", "page_month.png"}
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """All pictures, drawn anew by the command that ``make docs`` runs."""
+    """All pictures, drawn again by the command that ``make docs`` runs."""
     directory = tmp_path_factory.mktemp("drawn")
     subprocess.run([sys.executable, DOCS / "figures" / "draw.py", directory], check=True, timeout=120)
     return directory
@@ -46,7 +46,7 @@ def test_every_picture_is_drawn():
 
 
 def test_every_picture_is_shown_in_the_handbook_with_its_text():
-    """Each picture is shown on some page, and everywhere with a text that tells what it tells."""
+    """Each picture is shown on some page, and everywhere with a text that says what it shows."""
     shown = set()
     for page in [DOCS.parent / "README.rst", *DOCS.glob("*.rst"), *DOCS.glob("*/*.rst")]:
         for name, options in re.findall(
@@ -58,7 +58,7 @@ def test_every_picture_is_shown_in_the_handbook_with_its_text():
 
 
 def test_a_picture_with_one_other_digit_is_stale(tmp_path, monkeypatch):
-    """One digit of one value is enough to tell a stale picture; drawing mends it, and a second time leaves it alone."""
+    """One other digit makes a picture stale; drawing corrects it, and a second time changes nothing."""
     monkeypatch.setattr(schematic, "R1", "150 kΩ")
     schematic.draw(str(tmp_path / "metrology_monitor.png"))
     monkeypatch.undo()
@@ -68,7 +68,7 @@ def test_a_picture_with_one_other_digit_is_stale(tmp_path, monkeypatch):
 
 
 def test_a_shade_of_a_pixel_is_no_difference(tmp_path):
-    """What another build of the libraries does to the rims of letters leaves a picture as it is."""
+    """What another build of the libraries does to the rims of letters does not make a picture stale."""
     soft = Image.open(IMAGES / "metrology_monitor.png").filter(ImageFilter.GaussianBlur(0.4))
     soft.save(tmp_path / "soft.png")
     assert 0 < look.difference(tmp_path / "soft.png", IMAGES / "metrology_monitor.png") <= look.SAME

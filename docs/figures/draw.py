@@ -1,8 +1,8 @@
 """
 Draws the handbook's pictures: ``python docs/figures/draw.py docs/img``.
 
-A picture that is there and looks the same is left as it is, so that a build
-on another machine changes no file for the sake of a pixel's shade.
+A picture that exists and looks the same is not changed, so that a build on
+another machine changes no file for the sake of a pixel's shade.
 """
 
 import os
@@ -37,7 +37,7 @@ def drawing(module: str) -> Callable[[str], None]:
 
 
 def draw_all(directory: str) -> list[str]:
-    """Draw into *directory* each picture that it does not have, or that is stale there; return their names."""
+    """Draw into *directory* each picture that is missing or out of date there; return their names."""
     drawn = []
     for name, module in PICTURES.items():
         path = os.path.join(directory, name)
