@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,21 @@ def test_what_needs_sphinx_is_found(tmp_path):
         assert parsed(page)[1] != "", text
     page.write_text("`Other <other.rst#there>`_ and `a site <https://example.org>`_.\n")
     assert targets(page) == [tmp_path / "other.rst"]
+
+
+def test_a_link_to_a_source_leads_to_its_page(tmp_path):
+    """In the handbook such a link leads to the page, and to the place in it; one that leads nowhere fails the build."""
+    (tmp_path / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(TOP / 'docs' / 'extensions')!r})\nextensions = ['plain_links']\n"
+    )
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind" / "other.rst").write_text(":orphan:\n\nOther\n=====\n\n`Back <../index.rst>`__\n")
+    line = [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "-b", "html", str(tmp_path), str(tmp_path / "built")]
+    (tmp_path / "index.rst").write_text("First\n=====\n\n`There <kind/other.rst#other>`__\n")
+    subprocess.run(line, check=True)
+    assert 'href="kind/other.html#other"' in (tmp_path / "built" / "index.html").read_text()
+    assert 'href="../index.html"' in (tmp_path / "built" / "kind" / "other.html").read_text()
+    (tmp_path / "index.rst").write_text("First\n=====\n\n`There <kind/none.rst>`__\n")
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "there is no page kind/none" in done.stderr
