@@ -86,7 +86,7 @@ class Lamps:
     def _light(self, lamp: Lamp, lit: bool) -> None:
         try:
             self._set(lamp, lit)
-        except Exception as error:  # noqa: BLE001 - each library has its own errors, and a lamp is no reason to stop counting
+        except Exception as error:  # noqa: BLE001 - any error of a library: a lamp is no reason to stop counting
             if lamp not in self._failed:
                 log.error("%s can't be lit: %s", lamp.value, error)
                 self._failed.add(lamp)

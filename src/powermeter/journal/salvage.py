@@ -164,17 +164,17 @@ def _replace(path: str, meters: Mapping[str, float], error: DamagedError, going:
             with _readable(path, going) as old:
                 found = _Found.of(old, path, meters, notes)
             notes.found_is(found)
-        lines = found.write(new, path, notes)
+        messages = found.write(new, path, notes)
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
     aside = _finish(path)
     # Said once it is done: it may be tried again and again.
     log.error("journal: %s", error)
-    for line in lines:
+    for line in messages:
         log.error("journal: %s; older ones stay in %s", line, aside)
     for writer in found.lost:
         log.error("journal: how far %s was can't be read: it goes on from now on", writer)
-    if not lines:
+    if not messages:
         log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
 
 
@@ -439,7 +439,7 @@ class _Found:
                     "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
                     [pulse for pulse in page.pulses(meter, after) if pulse[1] <= last],
                 )
-        lines = []
+        messages = []
         for meter, (after, last) in wanted.items():
             saved = _mark_steps(new, meter)
             in_force = _in_force(self.constants[meter], last)
@@ -451,7 +451,7 @@ class _Found:
                     (meter, last, in_force.impulses_per_kwh, register),
                 )
             name = self.names[meter]
-            lines.append(
+            messages.append(
                 f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
             )
         # The others begin as new ones do, after the last pulse: from 0 on they would get again all that was saved.
@@ -463,7 +463,7 @@ class _Found:
             # The id that the new one was made with gives way to the old one's.
             new.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
         notes.end()
-        return lines
+        return messages
 
 
 def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type | UnionType) -> list[tuple[Any, ...]]:
