@@ -120,7 +120,7 @@ def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
     with hung_writer(tmp_path) as (program, _, _, _):
         path = program.data_dir / "simulated" / "journal.db"
         path.unlink()
-        wait_until(lambda: logged(program, "it is opened anew"))
+        wait_until(lambda: logged(program, "opened it again"))
         seen = program.status()["meters"]["house"]["pulses"]
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
         assert program.run("--kill").returncode == 0
