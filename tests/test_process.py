@@ -1220,7 +1220,7 @@ def test_two_interrupts(tmp_path):
                 wait_until(lambda: "stopping" in program.err.read_text())
                 popen.send_signal(signal.SIGINT)
                 assert popen.wait(PATIENCE_S) == 0
-            assert "influxdb: did not end in 5 s: what waits stays in the journal" in program.err.read_text()
+            assert "influxdb: did not end within 5 s: waiting pulses stay in the journal" in program.err.read_text()
 
 
 def test_stop_keeps_every_pulse(program):

@@ -53,7 +53,7 @@ def test_a_reload_takes_effect_without_missing_a_flash(tmp_path):
         ("COMMIT_INTERVAL = (", "not Python"),
         ("DATA_DIR = '/nowhere/else'", "DATA_DIR: was "),
         ("LOG_FILE = 'other.log'", "LOG_FILE: was None, is "),
-        ("PIN_NUMBERING = 'BCM'", "PIN_NUMBERING: was BOARD, is BCM: a change of it needs a restart"),
+        ("PIN_NUMBERING = 'BCM'", "PIN_NUMBERING: was BOARD, is BCM: restart to change it"),
     ],
 )
 def test_a_reload_of_wrong_settings_changes_nothing(tmp_path, text, reason):
