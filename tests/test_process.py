@@ -487,7 +487,7 @@ def test_daemon_killed_before_it_counts(tmp_path):
         done = program.run()
         assert (done.returncode, done.stdout) == (1, "")
         assert one_line(done.stderr)
-        assert "ended before it was counting" in done.stderr
+        assert "ended before it could count" in done.stderr
         assert program.run("--status").returncode == 1
         (tmp_path / "library" / "RPi" / "GPIO.py").write_text(STANDIN)
         program.start()
@@ -689,7 +689,9 @@ def test_no_socket_beside_the_pidfile(program):
     program.pidfile.with_name(program.pidfile.name + ".sock").mkdir()  # in the way: it can't be removed as a socket
     pid = program.start("--simulate", "20000")
     log = program.data_dir / "simulated" / "power.log"
-    assert f"{program.pidfile}: no socket can be made beside it: Is a directory: --status can't ask" in log.read_text()
+    assert (
+        f"{program.pidfile}: can't create the socket beside it: Is a directory: --status won't work" in log.read_text()
+    )
     asked = program.run("--status")
     assert (asked.returncode, asked.stdout) == (4, "")
     assert asked.stderr.startswith(f"power: pid {pid} holds {program.pidfile}, but it does not answer")
