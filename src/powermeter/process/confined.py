@@ -19,6 +19,14 @@ CAP_DAC_READ_SEARCH, CAP_VERSION = 2, 0x20080522
 #: linux/securebits.h: a change of user leaves the capabilities, no program gives any to root, and both are locked.
 SECUREBITS = 0b1111
 
+#: The system calls that create a set of Landlock rules and enforce it: the same numbers on all processors but Alpha.
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+
+#: linux/landlock.h: what can be forbidden, by the version that knows it. To files: everything but reading them. To the
+#: network: listening and connecting by TCP. To other processes: signals, and their abstract sockets.
+LANDLOCK_FILES = {1: 0b1_1111_1111_0011, 2: 1 << 13, 3: 1 << 14}
+LANDLOCK_NETWORK, LANDLOCK_OTHERS = {4: 0b11}, {6: 0b11}
+
 #: More capabilities than Linux has; dropping one that does not exist fails harmlessly.
 CAPABILITIES = 64
 
@@ -47,7 +55,7 @@ def give_up_rights() -> None:
         _become_nobody()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     no_core_dump()
-    # After the change of user, which clears it. If the parent died before this, the socket pair shows it.
+    # After the change of user, which clears it. If the parent has ended before, its end of the socket pair shows it.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -56,6 +64,43 @@ def limit(memory: int, files: int) -> None:
     # Not RLIMIT_AS: each thread of glibc reserves 64 MiB of addresses, and uses hardly any of them.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+def give_way(niceness: int) -> None:
+    """Leave the processors to other processes first, as far as *niceness* says."""
+    with contextlib.suppress(OSError):  # the unit's filter of system calls refuses this, and leaves the next way
+        os.nice(niceness)
+    # A session may get its processor time as one group; then niceness counts only within that session (sched(7)).
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
+        file.write(str(niceness))
+
+
+def change_nothing() -> bool:
+    """
+    Let this thread, and those that it starts from now on, do no more than read files and answer on what is open.
+
+    They can change, make, remove and execute no file, whoever owns it, and, as far as the kernel knows how, neither
+    open a connection nor send a signal to another process. Returns whether the kernel has Landlock, which does this.
+    """
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    version = call(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    if version < 1:  # not built in, or switched off
+        return False
+    # What is named has no exception, as no rule is added.
+    forbidden = (ctypes.c_uint64 * 3)(
+        *(
+            sum(rights for since, rights in known.items() if version >= since)
+            for known in (LANDLOCK_FILES, LANDLOCK_NETWORK, LANDLOCK_OTHERS)
+        )
+    )
+    # What an older kernel does not know is zero, and so it takes the longer structure.
+    ruleset = call(LANDLOCK_CREATE_RULESET, forbidden, ctypes.c_size_t(ctypes.sizeof(forbidden)), 0)
+    _called(ruleset < 0)
+    try:
+        _called(call(LANDLOCK_RESTRICT_SELF, ruleset, 0))
+    finally:
+        os.close(ruleset)
+    return True
 
 
 def start_and_write_nothing_more() -> None:
