@@ -342,7 +342,7 @@ class Delivery:
 
 
 def _batch_s(pace: Pace) -> float:
-    # A period's end is seen a second late, and then looked for once a second.
+    # The end of a period is noticed a second late, and is checked once a second.
     return pace.interval_s + (pace.period_ns / NS_PER_S + 2 if pace.period_ns else 0)
 
 

@@ -67,33 +67,33 @@ def limit(memory: int, files: int) -> None:
 
 
 def give_way(niceness: int) -> None:
-    """Leave the processors to other processes first, as far as *niceness* says."""
-    with contextlib.suppress(OSError):  # the unit's filter of system calls refuses this, and leaves the next way
+    """Let other processes use the processors first, to the degree of *niceness*."""
+    with contextlib.suppress(OSError):  # the unit's filter of system calls may refuse this, but not the next way
         os.nice(niceness)
-    # A session may get its processor time as one group; then niceness counts only within that session (sched(7)).
+    # If a session gets its processor time as one group, niceness counts only within that session (sched(7)).
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
         file.write(str(niceness))
 
 
 def change_nothing() -> bool:
     """
-    Let this thread, and those that it starts from now on, do no more than read files and answer on what is open.
+    Restrict this thread, and those that it starts from now on, to reading files and answering on open sockets.
 
-    They can change, make, remove and execute no file, whoever owns it, and, as far as the kernel knows how, neither
+    They can't change, create, remove or execute any file, whoever owns it, and, if the kernel supports it, can neither
     open a connection nor send a signal to another process. Returns whether the kernel has Landlock, which does this.
     """
     call = ctypes.CDLL(None, use_errno=True).syscall
     version = call(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1:  # not built in, or switched off
         return False
-    # What is named has no exception, as no rule is added.
+    # What is listed is forbidden without exception, as no rule is added.
     forbidden = (ctypes.c_uint64 * 3)(
         *(
             sum(rights for since, rights in known.items() if version >= since)
             for known in (LANDLOCK_FILES, LANDLOCK_NETWORK, LANDLOCK_OTHERS)
         )
     )
-    # What an older kernel does not know is zero, and so it takes the longer structure.
+    # Fields that an older kernel does not know are zero, so it accepts the longer structure.
     ruleset = call(LANDLOCK_CREATE_RULESET, forbidden, ctypes.c_size_t(ctypes.sizeof(forbidden)), 0)
     _called(ruleset < 0)
     try:
