@@ -123,7 +123,7 @@ def said_by(node, function, errors, entry):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
             found = texts(arg)
-        case ast.Call(func=ast.Name(id="_record") | ast.Attribute(attr="_tell"), args=[level, text, *_]):
+        case ast.Call(func=ast.Name(id="_record") | ast.Attribute(attr="_report"), args=[level, text, *_]):
             # What the log says of itself.
             found, levels = texts(text), frozenset({ast.unparse(level).rpartition(".")[2].lower()})
         case ast.Call(func=ast.Name(id="OSError"), args=[_, reason]):
