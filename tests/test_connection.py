@@ -17,7 +17,7 @@ from powermeter import __version__
 from powermeter.errors import AnsweredError, UnreachableError
 from powermeter.writers import Receipt, writer_type
 
-#: A family of addresses that no kernel here has, as IPv6 is none on one that was built without it.
+#: A family of addresses that no kernel here supports, like IPv6 on a kernel that was built without it.
 AF_DECNET = 12
 
 
@@ -73,7 +73,7 @@ def test_every_address_has_its_reason(writer, names, pulses):
 
 
 def test_one_reason_for_all_addresses_is_shown_once(writer, names, pulses):
-    """Where all addresses fail the same way, it is said once."""
+    """If all addresses fail in the same way, the reason is given once."""
     names[:] = [(socket.AF_INET, "127.0.0.1", free_port())] * 3
     with pytest.raises(UnreachableError, match=r"nas\.home:\d+: Connection refused$"):
         writer().deliver(pulses(3), "")

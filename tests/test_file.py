@@ -24,7 +24,7 @@ START_NS = 1_795_418_000_123_456_789
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file is to be, alone in its directory."""
+    """The path for the file, in an empty directory."""
     return tmp_path / "data" / "power.csv"
 
 
@@ -93,7 +93,7 @@ def test_one_header(path, pulses):
 
 
 def test_others_may_not_read_it(writer, path, pulses):
-    """When someone is at home stands in the file: it is closed to others."""
+    """The file shows when someone is at home: it is closed to others."""
     deliver(writer, pulses(1))
     assert path.stat().st_mode & 0o007 == 0
     assert path.parent.stat().st_mode & 0o007 == 0
@@ -207,7 +207,7 @@ def in_the_way(path, kind):
 
 @pytest.mark.parametrize("kind", ["a directory", "below a file", "a pipe"])
 def test_in_the_way(path, pulses, kind):
-    """What stands in the way fails with the path and in words; once it is gone, the lines come."""
+    """An obstacle is reported with the path and in words; once it is gone, the lines are written."""
     path, take_away = in_the_way(path, kind)
     writer = FileWriter(str(path))
     with pytest.raises(UnreachableError, match=str(path)):
@@ -339,7 +339,7 @@ def test_full_disk(path, pulses, limit, restart):
 
 
 def test_full_disk_leaves_whole_lines(path, tmp_path):
-    """While the disk is full the file ends with a whole line, for those who read it."""
+    """While the disk is full, the file ends with a whole line, for the programs that read it."""
     script = WITH_A_LIMIT.replace("failures += 1", "sys.exit(7)")
     command = [sys.executable, "-c", script, str(path), "500", "same"]
     environment = {"PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -407,7 +407,7 @@ def crashed(noted, written, cut, *, nuls, rotation):
     rotation=st.sampled_from([None, "rename", "create"]),
 )
 def test_crash_anywhere(noted, more, cut, rotation):
-    """Whatever part of a batch a crash left in the file, rotated or not, each line stands there once and whole."""
+    """Whatever part of a batch a crash left in the file, rotated or not, each line is there once and complete."""
     crashed(noted, noted + more, cut, nuls=False, rotation=rotation)
 
 
@@ -486,7 +486,7 @@ def test_crash_in_a_block_before_another(path, pulses):
 
 
 def test_crash_with_many_batches_not_noted(path, pulses):
-    """Far more lines than a batch that were written but not noted, as while it catches up, stand there once."""
+    """Far more lines than a batch, written but not noted while the writer catches up, are there only once."""
     sent = pulses(40)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     noted = place = deliver(first, sent[:5])
@@ -503,7 +503,7 @@ def test_crash_with_many_batches_not_noted(path, pulses):
 @pytest.mark.parametrize("batch", [2, 3, 4, 100])
 @pytest.mark.parametrize("cut", [0, 9, 100, 300])
 def test_crash_with_pulses_of_two_meters(path, pulses, batch, cut):
-    """Lines that come again in another order, as an earlier pulse of another meter is there now, stand there once."""
+    """Lines that come again in another order, because of an earlier pulse of another meter, are there only once."""
     house, pump = pulses(8), pulses(2, "pump")
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, house[:2])
@@ -536,7 +536,7 @@ def test_power_cut_and_back_to_a_copy(path, pulses):
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize("more", [0, 2])
 def test_back_to_a_copy_of_the_journal(path, pulses, batch, rotation, more):
-    """No line is lost that the copy knows nothing of; those that come again, as none was noted, stand there once."""
+    """No line is lost that the copy does not have; those that come again, as none was noted, are there only once."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -570,7 +570,7 @@ def test_crash_and_what_others_appended(path, pulses):
 
 
 def test_what_has_the_old_inode_by_chance_is_left_alone(tmp_path, writer_of, pulses):
-    """A file beside the CSV that is none of ours, but has the number of its last inode, is neither cut nor opened."""
+    """Another file beside the CSV that has the number of its last inode is neither truncated nor opened."""
     stranger = tmp_path / "stranger"
     stranger.write_bytes(b"of another program" + bytes(100))
     place = f"{stranger.stat().st_ino} 50"
@@ -597,7 +597,7 @@ class Files(RuleBasedStateMachine):
     CSV writers in one directory that get the same pulses, and all that happens to files, in any order.
 
     What was delivered may be noted, or a crash forgets it and leaves a part of what was written; the disk is mounted
-    anew, under the running program too; the files are renamed, copied, written to by others.
+    again, even under the running program; the files are renamed, copied, written to by others.
     """
 
     names = ("power.csv", "spare.csv", "power.csv.old")

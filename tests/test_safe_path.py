@@ -154,7 +154,7 @@ def test_a_second_name_of_a_file(tmp_path):
     public.chmod(0o1777)
     (tmp_path / "shadow").touch(mode=0o600)
     (public / "power.log").hardlink_to(tmp_path / "shadow")
-    with pytest.raises(UnsafePathError, match="a file of another name too"):
+    with pytest.raises(UnsafePathError, match="has another name, too"):
         write(public / "power.log")
     write(tmp_path / "shadow")
 
@@ -175,7 +175,7 @@ def test_a_directory_that_others_may_write(tmp_path, mode, who):
 
 @root_alone
 def test_a_group(place):
-    """A group of others that may write is named; one of the user alone, as Debian makes for each, is none."""
+    """A group with other members that may write is named; a user's own group, as Debian makes one, is allowed."""
     shared = made(place / "shared", mode=0o775)
     assert resolved(str(shared / "x"))
     os.chown(shared, 0, 65534)
@@ -212,7 +212,7 @@ def test_an_access_control_list_that_is_not_shown(place, monkeypatch):
     for failure in (errno.ENOENT, errno.EACCES):
         fail_with(failure)
         for use in (resolved, write):
-            with pytest.raises(UnsafePathError, match=f"{shared}: who may write it can't be found out: "):
+            with pytest.raises(UnsafePathError, match=f"{shared}: can't find out who may write it: "):
                 use(str(shared / "x"))
 
 
@@ -230,7 +230,7 @@ def test_a_user_whom_the_namespace_does_not_know(option):
 
 @root_alone
 def test_an_access_control_list(place):
-    """Whom an access control list lets write may write, though the mode alone would not tell whom."""
+    """An access control list shows who may write, which the mode alone does not."""
     listed = made(place / "listed")
     everyone = 0xFFFFFFFF
     entries = [(0x01, 7, everyone), (0x02, 7, STRANGER), (0x04, 5, everyone), (0x10, 7, everyone), (0x20, 5, everyone)]
@@ -245,7 +245,7 @@ def test_an_access_control_list(place):
 
 @root_alone
 def test_root_uses_nothing_of_others(place):
-    """Root neither writes nor runs anything in another's directory, or another's file, and is told whom to become."""
+    """Root neither writes nor runs anything of another user's; the message names the user to become."""
     home = made(place / "home", owner=STRANGER)
     (home / "x").touch(mode=0o600)
     (place / "x").touch(mode=0o600)
@@ -306,7 +306,7 @@ def test_a_link_on_a_stick_for_everyone(place, monkeypatch, link):
 
 
 def test_a_private_directory(tmp_path):
-    """One in which others may make names is none, though they can change nothing there."""
+    """A directory in which others may create names is not private, even if they can't change anything there."""
     (tmp_path / "public").mkdir()
     (tmp_path / "public").chmod(0o1777)
     assert make_directory(str(tmp_path / "public" / "own"), private=True)

@@ -1,4 +1,4 @@
-"""The settings: the example, every kind of mistake with its message, and no secret in anything said."""
+"""The settings: the example, every kind of mistake with its message, and no secret in any message."""
 
 import copy
 import dataclasses
@@ -94,7 +94,7 @@ PORT_0 = f'WRITERS = {{"w": {{{INFLUXDB}, "port": 0}}}}'
 
 @pytest.fixture
 def read(tmp_path):
-    """Writes a settings.py with *text*, for its user alone, and reads it."""
+    """Writes a settings.py with *text*, readable only by its user, and reads it."""
 
     def read(text, *, mode=0o600, **options):
         path = tmp_path / "settings.py"
@@ -240,7 +240,7 @@ NO_LENGTH = 'RPi.GPIO does not tell how long a flash is, GPIO_LIBRARY = "gpiod" 
 OWN = '("meter" has a meaning of its own)'
 TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
-HOST = 'a host name or address alone, such as "192.168.1.5"'
+HOST = 'just a host name or address, such as "192.168.1.5"'
 UNQUOTED = "(text needs quotes; True, False and None have a capital)"
 CA_FILE = "True, False or the absolute path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
@@ -492,11 +492,11 @@ def test_a_mistake_is_named_with_what_is_allowed(read, text, mistakes):
 @pytest.mark.parametrize("text", ["KEEP_DAYS = 400\n\0\0\0", "\0" * 4096])
 def test_null_bytes(read, text):
     """A file with null bytes, as a power cut may leave it, is refused with what to do; there is no line to name."""
-    assert mistakes_in(read, text) == ["holds bytes that are no text: copy the example again"]
+    assert mistakes_in(read, text) == ["contains bytes that are not text: copy the example again"]
 
 
 def test_a_file_that_is_not_text(tmp_path):
-    """A binary file is no Python, and said to be none."""
+    """A binary file is reported as one that is not text."""
     path = tmp_path / "settings.py"
     path.write_bytes(b"\xff\xfe\xfa KEEP_DAYS")
     with pytest.raises(SettingsError, match="not Python"):
@@ -527,7 +527,7 @@ def test_a_value_with_a_newline_stays_on_its_line(read):
     ],
 )
 def test_a_file_that_cant_be_read(tmp_path, kind, reason):
-    """Where there is no file to read, the path and the system's reason are said."""
+    """If there is no file to read, the mistake has the path and the system's reason."""
     path = tmp_path / "settings.py"
     if kind == "directory":
         path.mkdir()
@@ -617,7 +617,7 @@ LONG = "A" * 57 + "..."
     ids=["long name", "long key", "control characters", "control characters in an error", "number of 5,000 digits"],
 )
 def test_a_mistake_is_a_plain_short_line(read, text, mistake):
-    """Whatever stands in the file, a mistake is a line that fits and does nothing to a terminal."""
+    """Whatever the file contains, a mistake is a line of limited length that can't control a terminal."""
     assert mistakes_in(read, text) == [mistake]
 
 
@@ -641,7 +641,7 @@ def test_names_that_are_no_text(read):
     ],
 )
 def test_text_that_would_fail_later(read, text):
-    """Half a character, a path of two lines or longer than Linux takes, and a host that is none are mistakes."""
+    """Half a character, a path of two lines or longer than Linux accepts, and an impossible host are mistakes."""
     assert len(mistakes_in(read, text)) == 1
 
 
@@ -794,9 +794,9 @@ def test_secrets_are_compared(read):
     ],
 )
 def test_a_password_that_others_may_read_is_warned_of(read, tmp_path, text, mode, warned):
-    """A file that others may read is warned of while a password or token stands in it, and only then."""
+    """A file that others may read is warned about while it contains a password or token, and only then."""
     path = tmp_path / "settings.py"
-    line = f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}"
+    line = f"{path}: others may read it, and it contains a password or token: chmod o-r {path}"
     assert read(text, mode=mode).warnings == ((line,) if warned else ())
 
 
@@ -926,12 +926,12 @@ def test_a_home_that_is_not_there(read, monkeypatch):
     if AS_ROOT:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
     no_home = (
-        "DATA_DIR: None is in the user's home, and there is none: set HOME, or DATA_DIR to a path that begins with /"
+        "DATA_DIR: None means a directory in the user's home, which is unknown: set HOME, or a path that begins with /"
     )
     with pytest.raises(SettingsError) as error:
         read("")
     assert str(error.value) == no_home
-    with pytest.raises(SettingsError, match="and there is none"):
+    with pytest.raises(SettingsError, match="which is unknown"):
         reading.data_dir_of("/dev/null")
     text = f"DATA_DIR, LOG_FILE = '~/data', '~/power.log'; {file_at('~nobody-of-this-name/a.csv')}"
     allowed = "allowed: a path without ~, as no such home is known"
@@ -943,7 +943,7 @@ def test_a_home_that_is_not_there(read, monkeypatch):
 
 
 def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
-    """DATA_DIR alone can be asked for, mistakes elsewhere or not; a mistake in it is named."""
+    """DATA_DIR can be read on its own, even if there are mistakes elsewhere; a mistake in it is named."""
     path = tmp_path / "settings.py"
     path.write_text("DATA_DIR = '/srv/power'; KEEP_DAYS = 0")
     path.chmod(0o600)
@@ -954,7 +954,7 @@ def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
 
 
 def test_which_file_is_found(tmp_path, monkeypatch):
-    """$POWER_SETTINGS comes first, then the directories in their order; without a file there is none."""
+    """$POWER_SETTINGS comes first, then the directories in their order; None if no file exists."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -982,7 +982,7 @@ WRITERS = {{
 
 
 def test_invented_watts_for_the_file_alone(read):
-    """Invented watts go to the writers of files alone, and every file stands inside DATA_DIR/simulated."""
+    """Invented watts go only to writers of files, and every file is inside DATA_DIR/simulated."""
     found = read(TWO, simulated="file")
     assert found.data_dir == "/srv/power/simulated"
     assert {w.name: w.options["path"] for w in found.writers} == {
@@ -1010,7 +1010,7 @@ def test_invented_watts_for_all(read):
 
 
 def test_mistakes_of_a_writer_that_is_left_out_are_named(read):
-    """Also where only the file is written, the other writers' mistakes are said."""
+    """Mistakes in other writers are reported even if only the file is written."""
     with pytest.raises(SettingsError, match="port"):
         read(writer(f'{INFLUXDB}, "port": 0'), simulated="file")
 
@@ -1055,7 +1055,7 @@ def test_a_relative_path_is_taken_from_the_caller_s_directory(tmp_path):
 
 
 def test_warnings_are_said_on_the_terminal(tmp_path):
-    """A warning is said on stderr, prefixed like a mistake, and stops nothing."""
+    """A warning is printed on stderr, prefixed like a mistake, and prevents nothing."""
     program = Program(tmp_path, writer(f'{INFLUXDB}, "host": "127.0.0.1", "port": 1'))
     program.settings.chmod(0o644)
     done = program.run("--check")
@@ -1068,7 +1068,7 @@ def test_no_writer_has_a_file_of_the_program(tmp_path, name):
     """A writer's file never has the name of one that the program uses: lines in the journal would destroy it."""
     path = tmp_path / "settings.py"
     path.write_text(f'DATA_DIR = "{tmp_path}"\nWRITERS = {{"file": {{"type": "file", "path": "{name}"}}}}\n')
-    with pytest.raises(SettingsError, match="another name, this one the program uses itself"):
+    with pytest.raises(SettingsError, match="another name, the program uses this one itself"):
         reading.read(str(path))
 
 
@@ -1086,7 +1086,7 @@ def test_no_writer_has_a_file_of_the_program(tmp_path, name):
 def test_no_file_begins_like_the_journal(read, name, simulated):
     """What begins like the journal, beside it, may be made for a damaged one or taken for it: no file, nor the log."""
     found = mistakes_in(read, f"DATA_DIR, LOG_FILE = '/srv/power', {name!r}; {file_at(name)}", simulated=simulated)
-    assert len([line for line in found if "another name, this one the program uses itself" in line]) == 2
+    assert len([line for line in found if "another name, the program uses this one itself" in line]) == 2
 
 
 def test_a_file_that_begins_like_the_journal_elsewhere(read):
@@ -1148,7 +1148,7 @@ def test_another_board_s_lines(read):
     ["energy", "power", "register", "Power", "_field", "_measurement", "_time", "_value", "time", "meter", "__x"],
 )
 def test_tags_with_a_name_that_has_a_meaning(read, name):
-    """A tag named like a field of ours, or like a column of the server's, breaks queries: the mistake names it."""
+    """A tag with the name of one of our fields, or of a server's column, breaks queries: the mistake names it."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "tags": {{"room": "hall", {name!r}: "x"}}'))
     assert "allowed: a dict of 0 to 49 names to texts" in mistake
     assert name.startswith("__") or f'("{name.lower()}" has a meaning of its own)' in mistake
@@ -1161,7 +1161,7 @@ def test_tags_with_a_name_that_has_a_meaning(read, name):
         ("10", None),
         (
             "0.5",
-            "0.5 impulses per kWh is one flash in 2 kWh: where the meter's face says so many Wh per impulse, set 2000",
+            "0.5 impulses per kWh is one flash in 2 kWh: if that number on the meter is Wh per impulse, set 2000",
         ),
         ("0.05", "0.05 impulses per kWh is one flash in 20 kWh"),
     ],
@@ -1251,7 +1251,7 @@ def test_names_of_meters_that_mqtt_takes(read):
 
 
 def test_mqtt_of_invented_watts(read):
-    """Invented watts for all have a topic of their own; those for the file alone go to no broker, which is told."""
+    """Invented watts for all have a topic of their own; those only for the file go to no broker, which is reported."""
     for_all = read('MQTT = {"topic": "home/power"}', simulated="all")
     assert (for_all.mqtt.topic, for_all.left_out) == ("home/power_simulated", ())
     for_file = read("MQTT = {}", simulated="file")
@@ -1274,6 +1274,6 @@ def test_a_password_that_others_can_read(read, entry, warning):
 
 
 def test_a_file_with_the_brokers_password(read):
-    """Settings that others may read are warned of where the broker's password stands in them."""
+    """There is a warning if others may read settings that contain the broker's password."""
     said = read('MQTT = {"username": "u", "password": "hunter2"}', mode=0o644).warnings
-    assert any("others may read it, and a password or token stands in it" in line for line in said)
+    assert any("others may read it, and it contains a password or token" in line for line in said)
