@@ -3,7 +3,7 @@ The installer and what it installs, with real parts.
 
 As root the installer runs in mount namespaces of its own: /etc is a copy,
 /usr/local, /var/lib, /run and /home are empty directories, so that real
-users, links and files are made and the machine's are left alone. The init
+users, links and files are made, and the machine's are left as they are. The init
 script runs the real program with its simulated meter, as any user.
 """
 
@@ -188,12 +188,12 @@ def test_an_install_can_be_repeated_and_taken_back(machine, kind):
     before = m.files()
     first = m.installed(kind, "--link")
     assert "done: write /etc/init.d/power (mode 755)" in first
-    assert "already so: make" not in first
+    assert "already done: make" not in first
     after = m.files()
 
     second = m.installed(kind)
-    assert "done:" not in second
-    assert "already so: write /etc/init.d/power (mode 755)" in second
+    assert not any(line.startswith("done:") for line in second.splitlines())
+    assert "already done: write /etc/init.d/power (mode 755)" in second
     assert m.files() == after
 
     assert m.owner("/var/lib/power") == "power 750"
@@ -263,7 +263,7 @@ def test_the_installed_script_runs_the_service(machine):
 
 @root_alone
 def test_another_user_is_asked_for_by_the_place_of_the_source(machine):
-    """In a person's home, closed to others, the service is that person's, and the unit's sandbox lets it be read."""
+    """In a person's home, closed to others, the service runs as that person, and the unit's sandbox allows reading."""
     m = machine(top="/home/pi/power", people=["pi"])
     m.on_host("/home/pi").chmod(0o700)
     m.run("chown", "-R", "pi:", "/home/pi")
@@ -326,7 +326,7 @@ def test_settings_that_are_a_link_are_not_followed(machine):
     m.on_host("/opt/power/settings.py").symlink_to("/etc/shadow")
     before = m.owner("/etc/shadow")
     done = m.install("--sysv", "--link")
-    assert "/opt/power/settings.py is a link or no file" in done.stderr
+    assert "/opt/power/settings.py is a link or not a file" in done.stderr
     assert m.owner("/etc/shadow") == before
 
 
@@ -417,14 +417,14 @@ def test_a_missing_requirement_stops_an_install(machine):
     "path", ["/etc/init.d/power", "/etc/default/power", "/etc/logrotate.d/power", "/etc/systemd/system/power.service"]
 )
 def test_a_foreign_file_in_the_way_is_left_alone(machine, path):
-    """A file that is not of this installer stops it before the first change, and an uninstall leaves it."""
+    """A file that was not written by this installer stops it before the first change, and an uninstall leaves it."""
     m = machine()
     m.on_host(path).write_text("# somebody's own\n")
     before = m.files()
     done = m.install("--systemd", "--link")
     assert (done.returncode, done.stderr) == (
         1,
-        f"install_init_script: {path} is not of this installer: look at it, then move it away\n",
+        f"install_init_script: {path} was not written by this installer: look at it, then move it away\n",
     )
     m.install("--uninstall")
     assert m.files() == before
@@ -455,7 +455,7 @@ def test_a_step_that_fails_takes_back_those_before_it(machine):
 
 @root_alone
 def test_systemd_reads_what_is_there_after_a_step_that_failed(machine):
-    """Where the unit can't be enabled it goes again, and systemd is told so: else it would know a unit that is none."""
+    """If the unit can't be enabled it is removed, and systemd is reloaded: it must not know a unit that is gone."""
     m = machine()
     m.on_host("/run/systemd/system").mkdir(parents=True)
     # systemctl, found first in PATH, that notes whether the unit is there, and can't enable it.
@@ -632,7 +632,7 @@ def test_another_user_needs_a_stopped_service(machine):
     m.on_host("/etc/default/power").write_text(f"# {installer.MARK}\n{SIMULATED}")
     assert m.service("start").returncode == 0
     done = m.install("--sysv", "--user", "pi")
-    assert "install_init_script: power runs as power: sudo service power stop, then again\n" in done.stderr
+    assert "install_init_script: power runs as power: sudo service power stop, then try again\n" in done.stderr
     assert m.owner("/var/lib/power/simulated/journal.db") == "power 600"
     assert "sudo service power restart" in m.installed("--sysv")
     assert m.service("stop").returncode == 0
@@ -650,7 +650,7 @@ def test_a_script_alone_is_not_installed_over_a_unit(machine):
     m = machine()
     m.installed("--systemd", "--link")
     done = m.install("--sysv")
-    assert "power.service was installed, which --sysv is without: --uninstall first" in done.stderr
+    assert "power.service was installed, but --sysv installs none: --uninstall first" in done.stderr
     m.installed("--uninstall")
     m.installed("--sysv", "--link")
 
@@ -709,7 +709,7 @@ def test_dry_run_works_anywhere(kind):
 
 @root_alone
 def test_dry_run_works_for_another_user(machine):
-    """nobody may try it too; what root alone can find out is said to be left out."""
+    """The user nobody may try it, too; what only root can find out is reported as not checked."""
     m = machine()
     before = m.files()
     line = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", PYTHON, f"{m.top}/{NAME}"]
@@ -744,7 +744,7 @@ def test_the_service_never_runs_as_root():
     home = os.path.realpath(pwd.getpwuid(0).pw_dir)
     name, problem = installer.chosen_user(None, [f"{home}/power/venv"])
     assert name == "power"
-    assert "lies in root's home: move both" in problem
+    assert "is in root's home: move both" in problem
     assert installer.chosen_user(None, ["/opt/power"]) == ("power", None)
 
 
@@ -818,8 +818,8 @@ def test_no_line_can_be_written_into_a_file_of_root_s(name):
         ("import time; time.sleep(600)", "does not end within 0.5 s"),
         ("import os, time; os.fork() or time.sleep(600)", "does not end within 0.5 s"),
         ("import os, time; os.fork() or (os.setsid(), time.sleep(5))", "does not end within 0.5 s"),
-        ("print('x' * 10**6)", "prints without an end"),
-        ("import sys\nwhile True: sys.stderr.write('x')", "prints without an end"),
+        ("print('x' * 10**6)", "prints without end"),
+        ("import sys\nwhile True: sys.stderr.write('x')", "prints without end"),
     ],
     ids=["hangs", "its child hangs", "its child leaves the session", "floods", "floods with errors"],
 )
@@ -861,7 +861,7 @@ def make_venv(directory, requirement):
 
 
 def test_make_keeps_a_virtual_environment_that_works(tmp_path):
-    """make takes what it finds: the service's links and options stay. One that does not work is made anew."""
+    """make takes what it finds: the service's links and options stay. One that does not work is made again."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True, timeout=PATIENCE_S)
     (venv / "rpienv").symlink_to(TOP / "src")
@@ -1111,7 +1111,7 @@ def test_a_program_that_has_gone_is_status_5(service, verb, status):
 
 
 def test_wrong_words_for_the_start_are_status_2(service):
-    """POWER_OPTS that the program does not know are said by its usage."""
+    """Unknown options in POWER_OPTS are answered with the program's usage."""
     service.options("--nonsense")
     service("start", status=2, says="--nonsense")
 
