@@ -1016,7 +1016,7 @@ def understood(answer: bytes) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         known = False
     if not known:
-        raise InstallError("the program's answer about the settings makes no sense: look at the file")
+        raise InstallError("the program's answer about the settings is not understood: look at the file")
     for path in paths:
         if not path.isprintable() or set(path) & set(NOT_IN_PATHS) or len(path.encode()) >= MAX_PATH:
             raise InstallError(
@@ -1118,7 +1118,7 @@ class Plan:
         fallback = Files(self.places.state, os.path.join(self.places.state, "power.log"), (self.places.state,))
         if os.geteuid() not in (0, self.who.uid):
             self.notes.append(
-                f"only root can find out what {self.user} may read and write: use sudo, or wait for the install"
+                f"what {self.user} may read and write: only root can find that out, with sudo or at the install"
             )
             return fallback
         before = len(self.problems)

@@ -19,10 +19,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
-from hardware import machine  # noqa: E402, F401 - the same
-from influxd import Influxd  # noqa: E402, F401 - for who uses this module
-from mosquitto import Mosquitto  # noqa: E402, F401 - the same
-from server import free_port  # noqa: E402, F401 - the same
+from hardware import machine  # noqa: E402, F401
+from influxd import Influxd  # noqa: E402, F401 - for run.py, as what follows
+from mosquitto import Mosquitto  # noqa: E402, F401
+from results import list_table, sections_of, summary  # noqa: E402, F401
+from server import free_port  # noqa: E402, F401
 
 from powermeter.process.control import ask  # noqa: E402
 from powermeter.process.pidfile import holder  # noqa: E402
@@ -66,7 +67,7 @@ class Fifo:
     """
     A FIFO of flashes, each as the two events that the kernel gives for it (struct gpio_v2_line_event, 48 bytes).
 
-    It is open at both ends: they wait in it for who reads later.
+    It is open at both ends: the events wait in it for a later reader.
     """
 
     #: GPIO24, pin 18 of the header; and how long a flash is, in ns.
@@ -268,7 +269,7 @@ class Program(Measured):
         return self.status()["writers"][writer]["waiting"]
 
     def page_pid(self):
-        """The process id of its page, which is its only child; None while there is none."""
+        """The process id of its page, which is its only child; None while it does not run."""
         listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
         found = [int(child) for line in listed for child in line.split()]
         return found[0] if found else None

@@ -3,12 +3,12 @@ The measurements of docs/benchmarks.rst: what the program costs, beside two yard
 
     python bench/run.py [--write] [part ...]        (make bench: all parts, nothing written)
 
---write puts the tables of the parts into docs/benchmarks.rst, in place of those
-that it has of them.
+--write puts the tables of the parts into docs/benchmarks.rst, where they replace the
+previous ones.
 
 Everything runs on loopback, with its data in a temporary directory (under
-$TMPDIR, else /var/tmp, which is a disk). Figures of time are ratios within one
-run: on another machine they differ, the ratios hardly.
+$TMPDIR, else /var/tmp, which is a disk). Compare times only within one
+run: on another machine they differ, their ratios hardly do.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import importlib.util
 import io
 import os
 import random
-import re
 import resource
 import shutil
 import sqlite3
@@ -51,7 +50,10 @@ from rig import (
     cpu_s,
     feed,
     free_port,
+    list_table,
     machine,
+    sections_of,
+    summary,
     wait_until,
 )
 
@@ -100,15 +102,18 @@ DAY_NS, QUARTER_NS = 86400 * NS_PER_S, 900 * NS_PER_S
 PAGE_RUNS, PAGE_START_RATIO, RSS_PAGE_MIB, PAGE_LATER_RATIO = 9, 15.0, 45, 3.0
 PAGE_RATE, PAGE_S = 100, 30
 
-#: MQTT: what its view may add to the memory, in MiB, beside an InfluxDB and beside the file alone. Flashes come for so
+#: MQTT: what its view may add to the memory, in MiB, beside an InfluxDB and beside only a file. Flashes come for so
 #: long at that rate, without and with it.
-MQTT_MIB = {"file and InfluxDB": 2, "file alone": 9}
+MQTT_MIB = {"file and InfluxDB": 2, "only a file": 9}
 MQTT_S, MQTT_RATE = 30, 1
 
 #: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
 GUEST_IDLE_S = 30
 GUEST_RATES = {10: 60, 100: 30}
 MINUTE = 60_000
+
+#: Titles of tables that the summary names.
+MINUTE_TITLE, RATIOS_TITLE = "A minute at 1,000/s on a real kernel", "CPU per pulse, as ratios"
 
 #: How often each machine is booted.
 BOOTS = 5
@@ -166,9 +171,7 @@ class Table:
         sys.stdout.flush()
 
     def rst(self):
-        lines = [self.title, "-" * len(self.title), "", self.text, "", ".. list-table::", "   :header-rows: 1", ""]
-        for row in [self.columns, *self.rows]:
-            lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+        lines = [self.title, "-" * len(self.title), "", self.text, "", *list_table([self.columns, *self.rows])]
         today = dt.datetime.now(dt.UTC).date()
         lines += ["", f"Made on {today} by ``.venv-test/bin/python bench/run.py --write {self.part}`` on: {machine()}."]
         return "\n".join(lines) + "\n"
@@ -177,20 +180,19 @@ class Table:
 GOALS = ["what", "found", "goal", ""]
 
 
-# --- CPU a pulse
+# --- CPU per pulse
 
 
 def cpu(place, influxd):
     """From quiet to quiet: all that the pulses of a rate cause is in it, start and imports are not."""
     table = Table(
-        "CPU a pulse",
+        "CPU per pulse",
         "User and system time of the whole process in ms per 1,000 pulses, side by side, with file, lamps and InfluxDB "
-        "(the sketch has InfluxDB alone). From the first pulse of a rate until InfluxDB has the last. The program "
-        "reads both edges of a flash by gpiod, with no thread of the library's, or is called back by RPi.GPIO's "
-        "thread.",
-        ["pulses/s", "program", "program by RPi.GPIO", "naive", "sketch"],
+        "(the sketch has only InfluxDB). From the first pulse of a rate until InfluxDB has the last. The program reads "
+        "both edges of a flash with gpiod, without a thread of the library, or is called by RPi.GPIO's thread.",
+        ["pulses/s", "program", "program with RPi.GPIO", "naive", "sketch"],
     )
-    goals = Table("CPU a pulse, as ratios", "The same figures against each other.", GOALS)
+    goals = Table(RATIOS_TITLE, "The same figures against each other.", GOALS)
     kinds = (Program, ProgramByCallback, Naive, Sketch)
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(kind(place / f"cpu_{kind.name}", influxd)) for kind in kinds]
@@ -204,7 +206,7 @@ def cpu(place, influxd):
                 (side.cpu_s() - cpu_s) * 1e6 / pulses for side, cpu_s in zip(sides, before, strict=True)
             )
             table.add(per_s, *(f"{ms:.0f}" for ms in (*programs, naive, sketch)))
-            for name, program in zip(("program", "program by RPi.GPIO"), programs, strict=True):
+            for name, program in zip(("program", "program with RPi.GPIO"), programs, strict=True):
                 goals.judge(f"{name} / naive at {per_s}/s", program / naive, OF_NAIVE)
                 goals.judge(f"{name} / sketch at {per_s}/s", program / sketch, OF_SKETCH[per_s])
     return [table, goals]
@@ -224,9 +226,9 @@ def _fed(sides, sent, pulses, per_s):
 def complete(place, influxd):
     table = Table(
         "Every pulse",
-        "Pulses fed to the program, and how many stand in the file, in the journal and in InfluxDB: with a hold-off "
+        "Pulses fed to the program, and how many are in the file, in the journal and in InfluxDB: with a hold-off "
         "that rejects nothing (25 ns), and with that of a meter of 1,000 imp/kWh whose max_watts is just this rate: "
-        "an edge that the library's thread hands over late then stands too close to the next, and is rejected.",
+        "an edge that the library's thread hands over late is then too close to the next, and is rejected.",
         ["fed", "hold-off", "took", "file", "journal", "InfluxDB", "rejected", ""],
     )
     for pulses, per_s in ((60_000, 1000), (10_000, 5000)):
@@ -245,8 +247,8 @@ def complete(place, influxd):
                 found == (pulses - rejected,) * 3 and (not meter or rejected < pulses / 100) and (meter or not rejected)
             )
             table.missed += not met
-            said = "MISSED" if not met else "all but the rejected" if rejected else "ok"
-            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, said]
+            verdict = "MISSED" if not met else "all but the rejected" if rejected else "ok"
+            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, verdict]
             table.add(f"{pulses:,} at {per_s:,}/s", name, *cells)
     return [table]
 
@@ -262,7 +264,7 @@ def _all_in(program, pulses):
 
 
 class _Accepts(http.server.BaseHTTPRequestHandler):
-    """Librato, as far as a writer that is well needs one: every POST is taken."""
+    """As much of Librato as a healthy writer needs: every POST is accepted."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -301,8 +303,8 @@ def idle(place, influxd):
         wakeups, cpu_s, start = program.wakeups(), program.cpu_s(), time.monotonic()
         time.sleep(IDLE_S)
         seconds = time.monotonic() - start
-        table.judge("wake-ups a second", (program.wakeups() - wakeups) / seconds, IDLE_WAKEUPS)
-        table.add("CPU, us a second", f"{(program.cpu_s() - cpu_s) * 1e6 / seconds:.1f}", "", "")
+        table.judge("wake-ups per second", (program.wakeups() - wakeups) / seconds, IDLE_WAKEUPS)
+        table.add("CPU, us per second", f"{(program.cpu_s() - cpu_s) * 1e6 / seconds:.1f}", "", "")
     librato.shutdown()
     librato.server_close()
     return [table]
@@ -312,7 +314,7 @@ def idle(place, influxd):
 
 
 def fill(program, pulses, waiting_for, *, group=1000):
-    """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait for the named writers alone."""
+    """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait only for the named writers."""
     program.data.mkdir()
     with Journal(str(program.journal)) as journal:
         records = [journal.enter(name, IMPULSES_PER_KWH) for name in program.meters]
@@ -334,17 +336,17 @@ def memory(place, influxd):
     table = Table(
         "Memory",
         f"Resident set of the daemon in MiB, after a backlog of {BACKLOG:,} pulses was delivered and 100 more came; "
-        f"and with {WAITING:,} pulses that wait for an InfluxDB that refuses connections, against none.",
+        f"and with {WAITING:,} pulses waiting for an InfluxDB that refuses connections, compared with none.",
         GOALS,
     )
-    for title, server, goal in (("file and InfluxDB", influxd, RSS_BOTH_MIB), ("file alone", None, RSS_FILE_MIB)):
+    for title, server, goal in (("file and InfluxDB", influxd, RSS_BOTH_MIB), ("only a file", None, RSS_FILE_MIB)):
         program = Program(place / f"memory_{'both' if server else 'file'}", server, daemon=True)
         fill(program, BACKLOG, program.writers)
         with program:
             feed([program.fifo], 100, 100)
             _settled(program, 100)
             table.judge(f"{title}, MiB", program.memory_mib(), goal, "{:.1f}")
-            table.add(f"{title}, most it had been, MiB", f"{program.memory_mib('VmHWM'):.1f}", "", "")
+            table.add(f"{title}, at most until then, MiB", f"{program.memory_mib('VmHWM'):.1f}", "", "")
     found = []
     for waiting in (0, WAITING):
         with Influxd(place / f"away_{waiting}") as away:
@@ -358,14 +360,14 @@ def memory(place, influxd):
             if program.waiting("influxdb") != waiting + 100:
                 raise RuntimeError(f"{program.waiting('influxdb')} wait, not {waiting + 100}")
             found.append(program.memory_mib())
-            table.add(f"{waiting:,} wait, MiB", f"{found[-1]:.1f}", "", "")
-    table.judge(f"{WAITING:,} waiting add, MiB", found[1] - found[0], RSS_WAITING_MIB, "{:.1f}")
+            table.add(f"{waiting:,} waiting pulses, MiB", f"{found[-1]:.1f}", "", "")
+    table.judge(f"{WAITING:,} waiting pulses add, MiB", found[1] - found[0], RSS_WAITING_MIB, "{:.1f}")
     return [table]
 
 
 def _settled(program, pulses):
     wait_until(lambda: _all_in(program, pulses), "all delivered")
-    wait_until(lambda: all(w["state"] == "ok" for w in program.status()["writers"].values()), "all well")
+    wait_until(lambda: all(w["state"] == "ok" for w in program.status()["writers"].values()), "all healthy")
 
 
 def _file_has(program, pulses):
@@ -394,14 +396,14 @@ def backfill(place, influxd):
             raise RuntimeError(f"{program.points()} points, not {BACKFILL}")
         influxd.query(f"CREATE DATABASE loop_{turn}")
         loops.append(_loop_rate(place / "backfill.db", influxd.port, f"loop_{turn}"))
-    table.add("program, pulses a second", f"{statistics.median(ours):,.0f}", "", "")
-    table.add("loop, pulses a second", f"{statistics.median(loops):,.0f}", "", "")
+    table.add("program, pulses per second", f"{statistics.median(ours):,.0f}", "", "")
+    table.add("loop, pulses per second", f"{statistics.median(loops):,.0f}", "", "")
     table.judge("program / loop", statistics.median(ours) / statistics.median(loops), BACKFILL_RATE, least=True)
     return [table]
 
 
 def _program_rate(program):
-    """Pulses a second, by what --status tells of those that wait."""
+    """Pulses per second, by the number of waiting ones in --status."""
     before = first_s = None
     while True:
         waiting, now_s = program.waiting("influxdb"), time.monotonic()
@@ -616,10 +618,10 @@ def mqtt(place, influxd):
         f"while {MQTT_RATE} flash a second comes for {MQTT_S} s, with a message of the meter every 10 s.",
         GOALS,
     )
-    for title, server in (("file and InfluxDB", influxd), ("file alone", None)):
+    for title, server in (("file and InfluxDB", influxd), ("only a file", None)):
         name = "both" if server else "file"
         held, spent = [], []
-        # A broker each: one that has another's id is left alone.
+        # A broker each: a view leaves a broker with another's id alone.
         with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
                 program = ProgramByCallback(place / f"mqtt_{name}_{port}", server, daemon=True)
@@ -634,7 +636,7 @@ def mqtt(place, influxd):
                     held.append(program.memory_mib())
         table.add(f"{title}, without, MiB", f"{held[0]:.1f}", "", "")
         table.judge(f"{title}, added, MiB", held[1] - held[0], MQTT_MIB[title], "{:.1f}")
-        table.add(f"{title}, added, CPU ms a minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
+        table.add(f"{title}, added, CPU ms per minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
     return [table]
 
 
@@ -691,8 +693,8 @@ def _late(program):
 def disk(place, influxd):
     written = Table(
         "Bytes to the disk",
-        f"Bytes a pulse that the process caused to be written (write_bytes of /proc/PID/io) over {DISK_S} s, with file "
-        f"and InfluxDB; what the file system writes for its own journal is not among them. "
+        f"Bytes per pulse that the process caused to be written (write_bytes of /proc/PID/io) over {DISK_S} s, with "
+        "file and InfluxDB; what the file system writes for its own journal is not included. "
         f"Data on {_file_system(place)}.",
         ["pulses/s", "pulses", "program", "naive", "sketch"],
     )
@@ -724,7 +726,7 @@ def disk(place, influxd):
             written.add(per_s, pulses, *cells)
     size = Table(
         "Bytes of the journal",
-        f"Size of the journal after {JOURNAL_PULSES:,} pulses, committed 100 at a time, and a checkpoint, a pulse.",
+        f"Size of the journal after {JOURNAL_PULSES:,} pulses, committed 100 at a time, and a checkpoint, per pulse.",
         GOALS,
     )
     for meters in (("house",), ("house", "heat_pump")):
@@ -732,7 +734,7 @@ def disk(place, influxd):
         fill(program, JOURNAL_PULSES, [], group=100 // len(meters))
         bytes_a_pulse = os.path.getsize(program.journal) / JOURNAL_PULSES
         size.judge(
-            f"{len(meters)} meter{'s' * (len(meters) > 1)}, bytes a pulse", bytes_a_pulse, JOURNAL_BYTES, "{:.1f}"
+            f"{len(meters)} meter{'s' * (len(meters) > 1)}, bytes per pulse", bytes_a_pulse, JOURNAL_BYTES, "{:.1f}"
         )
     return [written, size]
 
@@ -747,7 +749,7 @@ def _file_system(place):
 
 
 def kernel(place, influxd):  # noqa: ARG001 - what every part gets: a guest has a place of its own, and no network
-    """The whole program in a User Mode Linux guest, by gpiod and, where lgpio can be had, by rpi-lgpio."""
+    """The whole program in a User Mode Linux guest, with gpiod and, where lgpio is available, with rpi-lgpio."""
     return [_guest_idle(), _guest_cpu(), _guest_minute(), _guest_stalls()]
 
 
@@ -779,26 +781,26 @@ def _in_guests(name, jobs, at_once=2):
 def _guest_idle():
     table = Table(
         "Idle on a real kernel",
-        f"A daemon with its file alone and no pulses for {GUEST_IDLE_S} s, in the guest at the host's pace: context "
+        f"A daemon with only its file and no pulses for {GUEST_IDLE_S} s, in the guest at the host's pace: context "
         "switches of all its threads, those of the one that has most, and CPU by the guest's ticks of 10 ms.",
         GOALS,
     )
     jobs = [({"library": library, "seconds": GUEST_IDLE_S}, False) for library in _boards()]
     for library, found in zip(_boards(), _in_guests("idle", jobs), strict=True):
         for what, per_s in (("all threads", found["all"]), ("busiest thread", found["most"])):
-            title = f"{library}: wake-ups a second, {what}"
+            title = f"{library}: wake-ups per second, {what}"
             if library == "gpiod":
                 table.judge(title, per_s, IDLE_WAKEUPS)
             else:
                 table.add(title, f"{per_s:.2f}", "", "")
         table.add(f"{library}: threads", found["threads"], "", "")
-        table.add(f"{library}: CPU, us a second", f"{found['cpu_us']:.0f}", "", "")
+        table.add(f"{library}: CPU, us per second", f"{found['cpu_us']:.0f}", "", "")
     return table
 
 
 def _guest_cpu():
     table = Table(
-        "CPU a pulse on a real kernel",
+        "CPU per pulse on a real kernel",
         "User and system time in ms per 1,000 pulses of 2 ms, from the kernel's event until the journal has it, in the "
         "guest at the host's pace: the program with lamps and file, and beside it, given the same flashes, a bare loop "
         "that waits for a request's edges and reads them with the library gpiod. The guest's clock for it is made of "
@@ -819,9 +821,9 @@ def _guest_cpu():
 
 def _guest_minute():
     table = Table(
-        "A minute at 1,000/s on a real kernel",
-        "Flashes fed to the program by gpiod, by the guest's own clock. Edges that the guest merged are known to "
-        "nobody: its kernel's thread was not run between them, and its numbers have no gap.",
+        MINUTE_TITLE,
+        "Flashes fed to the program with gpiod, by the guest's own clock. Nothing can know of edges that the guest "
+        "merged: its kernel's thread did not run between them, and its numbers have no gap.",
         GOALS,
     )
     flashes = {"starts_ns": [n * MS for n in range(MINUTE)], "length_ns": MS // 2, "max_watts": 9_000_000}
@@ -831,7 +833,7 @@ def _guest_minute():
         table.add(what, f"{found[what]:,}", "", "")
     table.add("of those counted, not seen", found["unseen"], "", "")
     table.add("edges that the guest merged", found["merged"], "", "")
-    table.judge("lost, rejected or counted twice, beside those", _unexplained(found), 0, "{:.0f}")
+    table.judge("lost, rejected or counted twice, apart from those", _unexplained(found), 0, "{:.0f}")
     return table
 
 
@@ -839,10 +841,10 @@ def _guest_stalls():
     table = Table(
         "Flashes of a stall on a real kernel",
         "Where the flashes go that come while the program stands still: asleep is the whole process by SIGSTOP. Not "
-        "seen: counted though the kernel had no room for them. Rejected: by the hold-off, and "
-        "by gpiod no more than a busy host let come that close. Merged: edges that the guest made one of, which nobody "
-        "knows of but by their count; RPi.GPIO tells no count. Lost is what is neither "
-        "counted nor rejected; it is to be no more than was merged. The guest's clock jumps, but not beside a busy "
+        "seen: counted though the kernel had no room for them. Rejected: by the hold-off, and with gpiod no more than "
+        "a busy host let come that close. Merged: edges that the guest made one of, which only their count reveals; "
+        "RPi.GPIO has no such count. Lost: neither counted nor rejected; it must be no more than was merged. The "
+        "guest's clock jumps, but not beside a busy "
         "thread, where the guest is too slow for the pace.",
         [
             "board",
@@ -861,15 +863,15 @@ def _guest_stalls():
     turns = [(board, rate, stall) for board in _boards() for rate in STALL_FLASHES for stall in STALLS]
     jobs = [_stall_job(*turn) for turn in turns]
     for (board, rate, stall), found in zip(turns, _in_guests("stalled", jobs), strict=True):
-        said = ""
+        verdict = ""
         if board == "gpiod":
             missed = _unexplained(found) > 0
             table.missed += missed
-            said = "MISSED" if missed else "ok"
+            verdict = "MISSED" if missed else "ok"
         numbers = [found[key] for key in ("counted", "unseen", "rejected", "late")]
         merged = "-" if found["merged"] is None else found["merged"]
         fed = f"{found['fed']:,} in {found['took_s']:.1f} s"
-        table.add(board, rate, stall, fed, *(f"{number:,}" for number in numbers), merged, _lost(found), said)
+        table.add(board, rate, stall, fed, *(f"{number:,}" for number in numbers), merged, _lost(found), verdict)
     return table
 
 
@@ -1005,34 +1007,50 @@ PARTS = {
 }
 
 
+#: For the summary: what users are promised, the table that shows it, and the beginning of its row there.
+PROMISES = (
+    ("No flash is lost, counted twice or rejected: a minute at 1,000 per second", MINUTE_TITLE, "lost, rejected or"),
+    ("Less CPU time per pulse than a naive script, at 1 pulse per second", RATIOS_TITLE, "program / naive at 1/s"),
+    ("CPU time per pulse close to a minimal loop's, at 1 pulse per second", RATIOS_TITLE, "program / sketch at 1/s"),
+    ("It sleeps until a flash comes: wake-ups per second while idle", "Idle", "wake-ups per second"),
+    ("Memory with a file and InfluxDB, MiB", "Memory", "file and InfluxDB, MiB"),
+    ("Memory with only a file, MiB", "Memory", "only a file, MiB"),
+    ("A million waiting pulses take no memory, MiB", "Memory", "1,000,000 waiting pulses add"),
+    ("A backlog is delivered nearly as fast as by a bare loop", "Backfill", "program / loop"),
+    ("``--status`` answers at once: its time as a multiple of Python's own start", "Commands", "--status / python3"),
+    ("So does a report of a month", "Reports", "a month / python3"),
+    ("Ten years of days are read in 0.1 s, ms", "History", "ten years of days, ms"),
+    ("The page: memory while somebody looks, MiB", "The page", "its memory"),
+    ("The page: CPU time of its start, as a multiple of Python's own", "The page", "its start / python3"),
+    ("MQTT: memory it adds beside only a file, MiB", "MQTT", "only a file, added, MiB"),
+    ("The journal: bytes per pulse", "Bytes of the journal", "1 meter"),
+)
+
 HEAD = f"""\
 Measurements
 ============
 
 .. Written by ``python bench/run.py --write``: do not edit.
 
-What the program costs, measured beside two yardsticks that stand in ``bench/``:
-*naive* is the way such a script is usually written, a thread a pulse for the
-lamp, a file opened and closed for each, and dicts posted every 5 s; *sketch* is
-one poll loop with SQLite and ``http.client``, a limit and no design. It gets the
-program's own intervals, {COMMIT_S} s to a commit and {POST_S} s to a post. All are fed the
-same pulses, each by a FIFO. InfluxDB is a real one, on the same machine.
+What the program costs, compared with two yardsticks in ``bench/``: *naive* is the way such a script is usually
+written, with one thread per pulse for the lamp, a file that is opened and closed for each pulse, and dicts that are
+posted every 5 s; *sketch* is one poll loop with SQLite and ``http.client``, a lower limit without a design. It uses the
+program's own intervals, {COMMIT_S} s between commits and {POST_S} s between posts. All are fed the same pulses, each
+through a FIFO. InfluxDB is real, on the same machine.
 
-Times are good as ratios within one run alone.
+Compare times only within one run: they depend on the machine, their ratios hardly do.
 
-A goal is a limit that the program is held to. One that is marked MISSED is not
-met, and stands here until it is. At 1 and 10 pulses a second each pulse wakes
-the program by itself, for its edges and for both ends of L1's flash; the sketch
-has neither lamps nor a file, and costs less there.
+A goal is a limit that the program is held to. One that is marked MISSED is not met, and stays here until it is. At 1
+and 10 pulses per second each pulse wakes the program separately, for its edges and for both ends of L1's flash; the
+sketch has neither lamps nor a file, and costs less there.
 
 """
 
 
 def document(tables, before):
     """docs/benchmarks.rst with *tables* in place of those that the text *before* has of them."""
-    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
-    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts}
-    return HEAD + "\n".join((sections | {table.title: table.rst() for table in tables}).values())
+    sections = sections_of(before) | {table.title: table.rst() for table in tables}
+    return HEAD + summary(PROMISES, sections, goal=2) + "\n".join(sections.values())
 
 
 def main():

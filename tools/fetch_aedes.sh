@@ -1,5 +1,5 @@
 #!/bin/sh
-# fetch_aedes.sh CACHE: unpacks aedes of npm, a broker that speaks MQTT 3.1.1 alone, with what it needs into CACHE once.
+# fetch_aedes.sh CACHE: unpacks aedes of npm, a broker that speaks only MQTT 3.1.1, and what it needs into CACHE, once.
 # Nothing is installed, and nothing that it brings is run.
 set -eu
 cache=$1 version=1.2.0

@@ -32,7 +32,7 @@ class Mosquitto(Server):
 
     *users*: passwords by name; without any, everybody may connect. *acl* is its
     file of rights, and *lines* are more of its configuration. With the
-    *certificate* and *key* it speaks TLS alone.
+    *certificate* and *key* it accepts only TLS.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Mosquitto(Server):
             tool = unpacked("mosquitto", "mosquitto_passwd")
             subprocess.run([tool, "-U", passwords], check=True, env=_environment())
             lines += f"\npassword_file {passwords}"
-        #: May be written anew: it is read again at a SIGHUP, and at a start.
+        #: May be rewritten: it is read again after a SIGHUP, and at a start.
         self.acl = directory / "acl"
         if acl:
             self.acl.write_text(acl)

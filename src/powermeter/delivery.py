@@ -39,7 +39,7 @@ CURSOR_COMMIT_S = 60.0
 
 #: The most pulses that are delivered ahead of the durable cursor, but for a batch: how many a crash has come again
 #: while it catches up.
-MOST_UNSAVED = 100_000
+MAX_UNSAVED = 100_000
 
 #: How long a stop lets it deliver what there is, in s.
 LAST_S = 4.0
@@ -178,7 +178,7 @@ class Delivery:
             if stopping and self.state is State.FAILING:
                 return True
             pause_s = self._deliver_next(writer)
-            if self.cursor.unsaved >= MOST_UNSAVED:
+            if self.cursor.unsaved >= MAX_UNSAVED:
                 self._commit_cursor()
             if stopping and (pause_s != 0 or time.monotonic() > self._stopped_s + LAST_S):
                 return True
