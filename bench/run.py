@@ -622,7 +622,7 @@ def mqtt(place, influxd):
         # A broker each: one that has another's id is left alone.
         with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
-                program = ProgramByCallback(place / f"mqtt_{name}_{port}", server, daemon=True)
+                program = Program(place / f"mqtt_{name}_{port}", server, daemon=True)
                 program.mqtt_port = port
                 with program:
                     feed([program.fifo], 100, 100)
