@@ -43,11 +43,10 @@ test-faults: .venv-test/.made servers
 
 # MQTT on the real Home Assistant, by a clock that runs 120 times as fast, where there is Python 3.13; and on a broker
 # that is not mosquitto (some minutes).
-test-home-assistant: .venv-test/.made servers
-	@sh tools/fetch_aedes.sh "$(CACHE)"
-	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
-	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
-	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null && \
+test-home-assistant: .venv-test/.made servers home-assistant
+	@sh tools/fetch_npm.sh aedes 1.2.0 "$(CACHE)"
+	@sh tools/fetch_npm.sh node-red 4.1.8 "$(CACHE)"
+	@sh tools/find_python.sh 3.13 > /dev/null || exit 0; \
 	.venv-test/bin/python -m pytest tests/home_assistant $(PYTEST_ARGS)
 
 # Attacks by other users of a throwaway machine, in namespaces of their own (some minutes, as root). POWER_TREE names
@@ -65,7 +64,7 @@ pictures: .venv-test/.made
 	PYTHONPATH=src:tests:tools .venv-test/bin/python tests/page/pictures.py docs/img
 
 # All of it (hours), into docs/reliability.rst.
-campaign: .venv-test/.made servers
+campaign: .venv-test/.made servers home-assistant
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python tests/faults/campaign.py --write
 
@@ -121,6 +120,13 @@ venv/.made: requirements.txt
 
 .venv-test/.made .venv-test-3.13/.made: tests/requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
+
+.PHONY: home-assistant
+# Home Assistant and what gives it a clock, where there is Python 3.13: built once (some minutes).
+home-assistant:
+	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
+	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
+	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null
 
 .PHONY: house
 # A real house's power by the minute, 20 MB: for the tests of energy, which are skipped without it.

@@ -183,7 +183,8 @@ class MqttView:
             link.turn(left_s)
 
     def _refusal(self, link: Link) -> BrokerError:
-        topic, reason = next(iter(link.refused.items()))
+        # The first by its name: the log names the same one for as long as it is refused.
+        topic, reason = min(link.refused.items())
         return BrokerError(f"{self._place} refuses {topic}: {reason}: check the rights of this user")
 
     def _refuse_other(self, found: str) -> None:
@@ -227,11 +228,11 @@ class MqttView:
 
     def _judge(self, link: Link) -> None:
         """How it is doing, by what the broker said of the messages so far."""
-        if not self._sent:
+        if not self._sent or not link.is_confirmed:
             return
         if link.refused:
             self._fail(str(self._refusal(link)))
-        elif link.is_confirmed:
+        else:
             if self.status.state != "ok":
                 log.info("view mqtt: publishing to %s below %s", self._place, self._settings.topic)
             self._failures = 0
