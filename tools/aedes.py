@@ -1,4 +1,4 @@
-"""A real broker of another kind on loopback, which speaks MQTT 3.1.1 alone; for tests."""
+"""A real broker of another kind on loopback, which speaks only MQTT 3.1.1; for tests."""
 
 import socket
 from pathlib import Path

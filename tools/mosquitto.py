@@ -23,8 +23,18 @@ def mosquitto_path() -> Path:
 
 def _environment() -> dict[str, str]:
     """What it finds the libraries with that were unpacked beside it."""
-    libraries = [str(path) for path in (cache() / "mosquitto").glob("**/lib/*-linux-*")]
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
+    return {**os.environ, "LD_LIBRARY_PATH": _libraries("mosquitto")}
+
+
+def _libraries(package: str) -> str:
+    return ":".join(str(path) for path in (cache() / package).glob("**/lib/*-linux-*"))
+
+
+def clients_environment() -> dict[str, str]:
+    """What a shell finds mosquitto_sub and mosquitto_pub with."""
+    programs = unpacked("mosquitto-clients", "mosquitto_sub").parent
+    paths = {"PATH": f"{programs}:{os.environ['PATH']}", "LD_LIBRARY_PATH": _libraries("mosquitto-clients")}
+    return {**os.environ, **paths}
 
 
 class Mosquitto(Server):
