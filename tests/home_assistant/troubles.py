@@ -213,8 +213,10 @@ def _make_trouble(home_assistant, broker, observer, program, number):
     journal = _journal(program)
     backup = journal.with_name("backup")
     shutil.copy(journal, backup)
+    kept = observer.states(STATE)[-1]["energy_kwh"]
     program.start("--simulate", LOAD_W)
     wait_hours(home_assistant, begin + 4.2)
+    wait_until(lambda: observer.states(STATE)[-1]["energy_kwh"] > kept)
     program.run("--kill")
     shutil.copy(backup, journal)
     program.start("--simulate", LOAD_W)
