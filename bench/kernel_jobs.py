@@ -29,12 +29,12 @@ FAST = {"max_watts": 9_000_000}
 #: The line of the yardstick, and how many edges the kernel keeps for it, as for the program.
 YARDSTICK, EDGES_KEPT = 4, 1024
 
-#: How long a flash is where nothing else is said, in ns.
+#: How long a flash is unless stated otherwise, in ns.
 FLASH_NS = 2_000_000
 
 COMMIT = f"COMMIT_INTERVAL = {rig.COMMIT_S}"
 
-#: Lets a program be told to stand still, and the kernel's numbers be read.
+#: Makes a program stand still on request, and reads the kernel's numbers.
 TOLD = str(rig.TOP / "bench" / "told")
 
 

@@ -2,7 +2,7 @@
 """
 Yardstick "naive": the way such a script is usually written.
 
-A callback of RPi.GPIO starts a thread a pulse that lights the lamp, opens,
+A callback of RPi.GPIO starts one thread per pulse, which lights the lamp, opens,
 writes and closes the CSV file, and appends a dict to a list that another
 thread posts every 5 s. From the environment: NAIVE_CSV, INFLUXDB_PORT,
 INFLUXDB_DATABASE, and $GPIO_FIFO for the stand-in.

@@ -19,10 +19,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "tools")]
 
-from hardware import machine  # noqa: E402, F401 - the same
-from influxd import Influxd  # noqa: E402, F401 - for who uses this module
-from mosquitto import Mosquitto  # noqa: E402, F401 - the same
-from server import free_port  # noqa: E402, F401 - the same
+from hardware import machine  # noqa: E402, F401
+from influxd import Influxd  # noqa: E402, F401 - for run.py, as what follows
+from mosquitto import Mosquitto  # noqa: E402, F401
+from results import list_table, sections_of, summary  # noqa: E402, F401
+from server import free_port  # noqa: E402, F401
 
 from powermeter.process.control import ask  # noqa: E402
 from powermeter.process.pidfile import holder  # noqa: E402
@@ -66,7 +67,7 @@ class Fifo:
     """
     A FIFO of flashes, each as the two events that the kernel gives for it (struct gpio_v2_line_event, 48 bytes).
 
-    It is open at both ends: they wait in it for who reads later.
+    It is open at both ends: the events wait in it for a later reader.
     """
 
     #: GPIO24, pin 18 of the header; and how long a flash is, in ns.
@@ -214,6 +215,8 @@ class Program(Measured):
             name: {"pin": pin, "impulses_per_kwh": IMPULSES_PER_KWH, "max_watts": MAX_WATTS}
             for name, pin in zip(meters, (18, 22), strict=False)
         }
+        #: How long it collects pulses until it commits and until it posts them, in s.
+        self.commit_s, self.post_s = COMMIT_S, POST_S
         #: The port of its page; None for no page.
         self.page_port = None
         #: The port of its broker; None for no MQTT.
@@ -226,7 +229,6 @@ class Program(Measured):
                 "host": "127.0.0.1",
                 "port": influxd.port,
                 "database": self.database,
-                "update_period": POST_S,
             }
 
     def command(self, *flags):
@@ -234,9 +236,11 @@ class Program(Measured):
         return [sys.executable, POWER, "--settings", str(self._settings), "--pidfile", self.pidfile, *flags]
 
     def start(self):
+        if "influxdb" in self.writers:
+            self.writers["influxdb"]["update_period"] = self.post_s
         self._settings.write_text(
             f"METERS = {self.meters!r}\nWRITERS = {self.writers!r}\n"
-            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\nCLOCK_WAIT = 0\n"
+            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {self.commit_s}\nCLOCK_WAIT = 0\n"
             f"GPIO_LIBRARY = {self.library!r}\nGPIO_CHIP = {self.fifo.path!r}\n"
             f"PAGE = {self.page_port and {'port': self.page_port}!r}\n"
             f"MQTT = {self.mqtt_port and {'port': self.mqtt_port}!r}\n"
@@ -268,7 +272,7 @@ class Program(Measured):
         return self.status()["writers"][writer]["waiting"]
 
     def page_pid(self):
-        """The process id of its page, which is its only child; None while there is none."""
+        """The process id of its page, which is its only child; None while it does not run."""
         listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
         found = [int(child) for line in listed for child in line.split()]
         return found[0] if found else None

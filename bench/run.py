@@ -3,18 +3,19 @@ The measurements of docs/benchmarks.rst: what the program costs, beside two yard
 
     python bench/run.py [--write] [part ...]        (make bench: all parts, nothing written)
 
---write puts the tables of the parts into docs/benchmarks.rst, in place of those
-that it has of them.
+--write puts the tables of the parts into docs/benchmarks.rst, where they replace the
+previous ones.
 
 Everything runs on loopback, with its data in a temporary directory (under
-$TMPDIR, else /var/tmp, which is a disk). Figures of time are ratios within one
-run: on another machine they differ, the ratios hardly.
+$TMPDIR, else /var/tmp, which is a disk). Compare times only within one
+run: on another machine they differ, their ratios hardly do.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
 import datetime as dt
+import functools
 import http.client
 import http.server
 import importlib.util
@@ -42,6 +43,7 @@ from rig import (
     POST_S,
     POWER,
     TOP,
+    WAIT_S,
     Influxd,
     Mosquitto,
     Naive,
@@ -51,7 +53,10 @@ from rig import (
     cpu_s,
     feed,
     free_port,
+    list_table,
     machine,
+    sections_of,
+    summary,
     wait_until,
 )
 
@@ -60,6 +65,8 @@ from powermeter.boards.simulated import household
 from powermeter.journal.history import History
 from powermeter.journal.journal import Journal, Row, prepare_dir
 from powermeter.meter import NS_PER_S
+from powermeter.settings.values import ShownAs
+from powermeter.views.page.app import make_app
 
 #: The goals: the most CPU a pulse, as a part of a yardstick's; the latter by pulses a second.
 OF_NAIVE = 0.6
@@ -95,20 +102,30 @@ HISTORY_IMPULSES = 1000
 DAY_NS, QUARTER_NS = 86400 * NS_PER_S, 900 * NS_PER_S
 
 #: The page: CPU of its cold start until the first answer, as a multiple of that of `python3 -c pass`; in MiB, the most
-#: that it may hold once it has shown everything; and how much later the load may make the 99th percentile of a stamp
-#: and of a delivery, as a ratio. Flashes come at that rate, for so many seconds each, without and with the load.
-PAGE_RUNS, PAGE_START_RATIO, RSS_PAGE_MIB, PAGE_LATER_RATIO = 9, 15.0, 45, 3.0
-PAGE_RATE, PAGE_S = 100, 30
+#: that it may hold once it has shown everything; what a first visit may load, in requests and KB; and what the view of
+#: a year may take, as a multiple of its SQL statements.
+PAGE_RUNS, PAGE_START_RATIO, RSS_PAGE_MIB = 9, 15.0, 45
+FIRST_REQUESTS, FIRST_KB = 3, 100
+PAGE_YEAR, YEAR_RUNS, YEAR_RATIO = 1978, 20, 10.0
 
-#: MQTT: what its view may add to the memory, in MiB, beside an InfluxDB and beside the file alone. Flashes come for so
+#: How much later the load may make the 99th percentile of a stamp and of a delivery, as a ratio. Flashes come at this
+#: rate, for so many seconds without and with the load, so many times, of which the lowest counts. While deliveries are
+#: measured, the program commits and posts this often, in s: a pulse spends nearly all of the usual intervals waiting.
+PAGE_LATER_RATIO, PAGE_RATE, PAGE_S, PAGE_TURNS = 3.0, 100, 10, 4
+PROMPT_S = 0.1, 0
+
+#: MQTT: what its view may add to the memory, in MiB, beside an InfluxDB and beside only a file. Flashes come for so
 #: long at that rate, without and with it.
-MQTT_MIB = {"file and InfluxDB": 2, "file alone": 9}
+MQTT_MIB = {"file and InfluxDB": 2, "only a file": 9}
 MQTT_S, MQTT_RATE = 30, 1
 
 #: In the guest, whose processor is slow: how long it is idle, in s; and pulses a second, and for how long they come.
 GUEST_IDLE_S = 30
 GUEST_RATES = {10: 60, 100: 30}
 MINUTE = 60_000
+
+#: Titles of tables that the summary names.
+MINUTE_TITLE, RATIOS_TITLE = "A minute at 1,000/s on a real kernel", "CPU per pulse, as ratios"
 
 #: How often each machine is booted.
 BOOTS = 5
@@ -166,9 +183,7 @@ class Table:
         sys.stdout.flush()
 
     def rst(self):
-        lines = [self.title, "-" * len(self.title), "", self.text, "", ".. list-table::", "   :header-rows: 1", ""]
-        for row in [self.columns, *self.rows]:
-            lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+        lines = [self.title, "-" * len(self.title), "", self.text, "", *list_table([self.columns, *self.rows])]
         today = dt.datetime.now(dt.UTC).date()
         lines += ["", f"Made on {today} by ``.venv-test/bin/python bench/run.py --write {self.part}`` on: {machine()}."]
         return "\n".join(lines) + "\n"
@@ -177,20 +192,19 @@ class Table:
 GOALS = ["what", "found", "goal", ""]
 
 
-# --- CPU a pulse
+# --- CPU per pulse
 
 
 def cpu(place, influxd):
     """From quiet to quiet: all that the pulses of a rate cause is in it, start and imports are not."""
     table = Table(
-        "CPU a pulse",
+        "CPU per pulse",
         "User and system time of the whole process in ms per 1,000 pulses, side by side, with file, lamps and InfluxDB "
-        "(the sketch has InfluxDB alone). From the first pulse of a rate until InfluxDB has the last. The program "
-        "reads both edges of a flash by gpiod, with no thread of the library's, or is called back by RPi.GPIO's "
-        "thread.",
-        ["pulses/s", "program", "program by RPi.GPIO", "naive", "sketch"],
+        "(the sketch has only InfluxDB). From the first pulse of a rate until InfluxDB has the last. The program reads "
+        "both edges of a flash with gpiod, without a thread of the library, or is called by RPi.GPIO's thread.",
+        ["pulses/s", "program", "program with RPi.GPIO", "naive", "sketch"],
     )
-    goals = Table("CPU a pulse, as ratios", "The same figures against each other.", GOALS)
+    goals = Table(RATIOS_TITLE, "The same figures against each other.", GOALS)
     kinds = (Program, ProgramByCallback, Naive, Sketch)
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(kind(place / f"cpu_{kind.name}", influxd)) for kind in kinds]
@@ -204,7 +218,7 @@ def cpu(place, influxd):
                 (side.cpu_s() - cpu_s) * 1e6 / pulses for side, cpu_s in zip(sides, before, strict=True)
             )
             table.add(per_s, *(f"{ms:.0f}" for ms in (*programs, naive, sketch)))
-            for name, program in zip(("program", "program by RPi.GPIO"), programs, strict=True):
+            for name, program in zip(("program", "program with RPi.GPIO"), programs, strict=True):
                 goals.judge(f"{name} / naive at {per_s}/s", program / naive, OF_NAIVE)
                 goals.judge(f"{name} / sketch at {per_s}/s", program / sketch, OF_SKETCH[per_s])
     return [table, goals]
@@ -224,9 +238,9 @@ def _fed(sides, sent, pulses, per_s):
 def complete(place, influxd):
     table = Table(
         "Every pulse",
-        "Pulses fed to the program, and how many stand in the file, in the journal and in InfluxDB: with a hold-off "
+        "Pulses fed to the program, and how many are in the file, in the journal and in InfluxDB: with a hold-off "
         "that rejects nothing (25 ns), and with that of a meter of 1,000 imp/kWh whose max_watts is just this rate: "
-        "an edge that the library's thread hands over late then stands too close to the next, and is rejected.",
+        "an edge that the library's thread hands over late is then too close to the next, and is rejected.",
         ["fed", "hold-off", "took", "file", "journal", "InfluxDB", "rejected", ""],
     )
     for pulses, per_s in ((60_000, 1000), (10_000, 5000)):
@@ -245,8 +259,8 @@ def complete(place, influxd):
                 found == (pulses - rejected,) * 3 and (not meter or rejected < pulses / 100) and (meter or not rejected)
             )
             table.missed += not met
-            said = "MISSED" if not met else "all but the rejected" if rejected else "ok"
-            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, said]
+            verdict = "MISSED" if not met else "all but the rejected" if rejected else "ok"
+            cells = [f"{seconds:.1f} s", *(f"{n:,}" for n in found), rejected, verdict]
             table.add(f"{pulses:,} at {per_s:,}/s", name, *cells)
     return [table]
 
@@ -262,7 +276,7 @@ def _all_in(program, pulses):
 
 
 class _Accepts(http.server.BaseHTTPRequestHandler):
-    """Librato, as far as a writer that is well needs one: every POST is taken."""
+    """As much of Librato as a healthy writer needs: every POST is accepted."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -301,8 +315,8 @@ def idle(place, influxd):
         wakeups, cpu_s, start = program.wakeups(), program.cpu_s(), time.monotonic()
         time.sleep(IDLE_S)
         seconds = time.monotonic() - start
-        table.judge("wake-ups a second", (program.wakeups() - wakeups) / seconds, IDLE_WAKEUPS)
-        table.add("CPU, us a second", f"{(program.cpu_s() - cpu_s) * 1e6 / seconds:.1f}", "", "")
+        table.judge("wake-ups per second", (program.wakeups() - wakeups) / seconds, IDLE_WAKEUPS)
+        table.add("CPU, us per second", f"{(program.cpu_s() - cpu_s) * 1e6 / seconds:.1f}", "", "")
     librato.shutdown()
     librato.server_close()
     return [table]
@@ -312,7 +326,7 @@ def idle(place, influxd):
 
 
 def fill(program, pulses, waiting_for, *, group=1000):
-    """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait for the named writers alone."""
+    """Write a journal with *pulses* pulses, 7.9 s apart as in a household, that wait only for the named writers."""
     program.data.mkdir()
     with Journal(str(program.journal)) as journal:
         records = [journal.enter(name, IMPULSES_PER_KWH) for name in program.meters]
@@ -334,17 +348,17 @@ def memory(place, influxd):
     table = Table(
         "Memory",
         f"Resident set of the daemon in MiB, after a backlog of {BACKLOG:,} pulses was delivered and 100 more came; "
-        f"and with {WAITING:,} pulses that wait for an InfluxDB that refuses connections, against none.",
+        f"and with {WAITING:,} pulses waiting for an InfluxDB that refuses connections, compared with none.",
         GOALS,
     )
-    for title, server, goal in (("file and InfluxDB", influxd, RSS_BOTH_MIB), ("file alone", None, RSS_FILE_MIB)):
+    for title, server, goal in (("file and InfluxDB", influxd, RSS_BOTH_MIB), ("only a file", None, RSS_FILE_MIB)):
         program = Program(place / f"memory_{'both' if server else 'file'}", server, daemon=True)
         fill(program, BACKLOG, program.writers)
         with program:
             feed([program.fifo], 100, 100)
             _settled(program, 100)
             table.judge(f"{title}, MiB", program.memory_mib(), goal, "{:.1f}")
-            table.add(f"{title}, most it had been, MiB", f"{program.memory_mib('VmHWM'):.1f}", "", "")
+            table.add(f"{title}, at most until then, MiB", f"{program.memory_mib('VmHWM'):.1f}", "", "")
     found = []
     for waiting in (0, WAITING):
         with Influxd(place / f"away_{waiting}") as away:
@@ -358,14 +372,14 @@ def memory(place, influxd):
             if program.waiting("influxdb") != waiting + 100:
                 raise RuntimeError(f"{program.waiting('influxdb')} wait, not {waiting + 100}")
             found.append(program.memory_mib())
-            table.add(f"{waiting:,} wait, MiB", f"{found[-1]:.1f}", "", "")
-    table.judge(f"{WAITING:,} waiting add, MiB", found[1] - found[0], RSS_WAITING_MIB, "{:.1f}")
+            table.add(f"{waiting:,} waiting pulses, MiB", f"{found[-1]:.1f}", "", "")
+    table.judge(f"{WAITING:,} waiting pulses add, MiB", found[1] - found[0], RSS_WAITING_MIB, "{:.1f}")
     return [table]
 
 
 def _settled(program, pulses):
     wait_until(lambda: _all_in(program, pulses), "all delivered")
-    wait_until(lambda: all(w["state"] == "ok" for w in program.status()["writers"].values()), "all well")
+    wait_until(lambda: all(w["state"] == "ok" for w in program.status()["writers"].values()), "all healthy")
 
 
 def _file_has(program, pulses):
@@ -394,14 +408,14 @@ def backfill(place, influxd):
             raise RuntimeError(f"{program.points()} points, not {BACKFILL}")
         influxd.query(f"CREATE DATABASE loop_{turn}")
         loops.append(_loop_rate(place / "backfill.db", influxd.port, f"loop_{turn}"))
-    table.add("program, pulses a second", f"{statistics.median(ours):,.0f}", "", "")
-    table.add("loop, pulses a second", f"{statistics.median(loops):,.0f}", "", "")
+    table.add("program, pulses per second", f"{statistics.median(ours):,.0f}", "", "")
+    table.add("loop, pulses per second", f"{statistics.median(loops):,.0f}", "", "")
     table.judge("program / loop", statistics.median(ours) / statistics.median(loops), BACKFILL_RATE, least=True)
     return [table]
 
 
 def _program_rate(program):
-    """Pulses a second, by what --status tells of those that wait."""
+    """Pulses per second, by the number of waiting ones in --status."""
     before = first_s = None
     while True:
         waiting, now_s = program.waiting("influxdb"), time.monotonic()
@@ -527,8 +541,9 @@ def _most_mib(command):
 #: What visitors do to the page at the port of its argument: ten ask for it as fast as they can, two hundred never
 #: finish their request. In a process of its own, until it is ended.
 VISITORS = """
-import http.client, socket, sys, threading, time
+import http.client, os, socket, sys, threading, time
 port = int(sys.argv[1])
+os.nice(19)
 
 def ask():
     while True:
@@ -555,57 +570,132 @@ for number in range(210):
 """
 
 
-def page(place, _influxd):
+def page(place, influxd):
     """The page's process: what it costs to start and to have, and what its visitors cost the counting."""
     table = Table(
         "The page",
         f"CPU time of the page's process until its first answer, the median of {PAGE_RUNS} starts; "
-        "the most memory that it had until it had shown everything; and, with "
-        f"{PAGE_RATE} flashes a second for {PAGE_S} s, how much later than its flash a pulse is stamped, and stands in "
-        "the file, without and with a load of ten visitors who ask as fast as they can and 200 who never finish. By "
-        "RPi.GPIO, which stamps in a callback: gpiod has the kernel's time, which no load changes.",
+        "the most memory that it had until it had shown everything; and what a first visit loads, uncompressed. The "
+        f"view of a year in a journal of ten, as the process makes it, against nothing but the SQL statements that it "
+        f"runs; the best of {YEAR_RUNS}.",
         GOALS,
     )
     starts = []
-    # A program each: one whose page was ended pauses before it starts another.
+    # One program each: one whose page was ended pauses before it starts another.
     for number in range(PAGE_RUNS):
         program = ProgramByCallback(place / f"page_start_{number}")
         program.page_port = free_port()
         with program:
             _shown(program, "/")
             starts.append(cpu_s(program.page_pid()))
+    plain = []
+    for _ in range(PAGE_RUNS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        plain.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    table.add("its start, CPU ms", f"{statistics.median(starts) * 1000:.0f}", "", "")
+    ratio = statistics.median(starts) / statistics.median(plain)
+    table.judge("its start / python3 -c pass", ratio, PAGE_START_RATIO, "{:.1f}")
     program = ProgramByCallback(place / "page")
     program.page_port = free_port()
     with program:
         feed([program.fifo], 100, 50)
-        for path in ("/", "/bars?span=all", "/history.csv", "/metrics", "/api/now"):
+        first = _first_view(program)
+        for path in ("/bars?span=all", "/history.csv", "/metrics", "/api/now"):
             _shown(program, path)
-        held = program.memory_mib("VmHWM", program.page_pid())
-        plain = []
-        for _ in range(PAGE_RUNS):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            plain.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        table.add("its start, CPU ms", f"{statistics.median(starts) * 1000:.0f}", "", "")
-        ratio = statistics.median(starts) / statistics.median(plain)
-        table.judge("its start / python3 -c pass", ratio, PAGE_START_RATIO, "{:.1f}")
-        table.judge("its memory, MiB", held, RSS_PAGE_MIB, "{:.1f}")
-        late = {}
-        for load in ("without", "with"):
-            visitors = None
-            if load == "with":
-                visitors = subprocess.Popen([sys.executable, "-c", VISITORS, str(program.page_port)])
-                wait_until(lambda: program.page_pid() is not None, "the page runs")
-            late[load] = _late(program)
-            if visitors is not None:
-                visitors.kill()
-                visitors.wait()
-    for what, index in (("stamped", 0), ("in the file", 1)):
-        for load, found in late.items():
-            table.add(f"{what}, 99th percentile, {load} load, ms", f"{found[index]:.2f}", "", "")
-        table.judge(f"{what}, with / without", late["with"][index] / late["without"][index], PAGE_LATER_RATIO)
-    return [table]
+        table.judge("its memory, MiB", program.memory_mib("VmHWM", program.page_pid()), RSS_PAGE_MIB, "{:.1f}")
+        table.judge("first visit, requests", len(first), FIRST_REQUESTS, "{:.0f}")
+        table.judge("first visit, KB", sum(map(len, first)) / 1000, FIRST_KB, "{:.1f}")
+        view_s, queries_s = _year_view(place, program.status())
+        table.add("a year, ms", f"{view_s * 1000:.1f}", "", "")
+        table.add("its queries, ms", f"{queries_s * 1000:.2f}", "", "")
+        table.judge("a year / its queries", view_s / queries_s, YEAR_RATIO, "{:.1f}")
+    return [table, _beside_visitors(place, influxd)]
+
+
+def _first_view(program):
+    """What a browser loads for its first sight of the start page: the page, and all that it names."""
+    start = _shown(program, "/")
+    named = re.findall(r"<(?:link|script|img)\b[^>]*?(?:href|src)=\"(?!data:)([^\"]+)", start.decode())
+    return [start, *(_shown(program, "/" + path.removeprefix("./")) for path in named)]
+
+
+def _year_view(place, status):
+    """How long the page of a year takes with a journal of ten years, and how long only its SQL statements, in s."""
+    path = place / "history_0.db"
+    _ten_years(path, 0)
+    app = make_app(lambda: status, str(path), {"house": ShownAs(None, "import")})
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/bars", "QUERY_STRING": f"span={PAGE_YEAR}"}
+
+    def view():
+        found = []
+        body = b"".join(app({**environ, "wsgi.input": io.BytesIO()}, lambda status, *_: found.append(status)))
+        if not found[0].startswith("200"):
+            raise RuntimeError(f"{found}: {body}")
+
+    statements = []
+    connect = sqlite3.connect
+
+    def traced(*args, **options):
+        connection = connect(*args, **options)
+        if str(path) in str(args[0]):  # not one in memory, with the tables that are expected
+            connection.set_trace_callback(statements.append)
+        return connection
+
+    sqlite3.connect = traced
+    try:
+        view()
+    finally:
+        sqlite3.connect = connect
+    asked = [statement for statement in statements if statement.startswith(("SELECT", "WITH"))]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        # What the others make for the connection is there once.
+        for statement in statements:
+            db.execute(statement).fetchall()
+
+        def queries():
+            for statement in asked:
+                db.execute(statement).fetchall()
+
+        return [min(timeit.repeat(ask, number=1, repeat=YEAR_RUNS)) for ask in (view, queries)]
+
+
+def _beside_visitors(place, influxd):
+    """What the visitors of a page cost the counting and the deliveries."""
+    table = Table(
+        "The counting beside the page",
+        f"With {PAGE_RATE} flashes per second, how much later than its flash a pulse is stamped, and is in InfluxDB, "
+        "without and with a load of ten visitors that request pages as fast as they can and 200 that never finish a "
+        f"request: the lowest 99th percentile of {PAGE_TURNS} turns of {PAGE_S} s, as "
+        "other programs of the machine can only add to it. With RPi.GPIO, which stamps in a callback: with gpiod the "
+        "kernel does, and no load changes that. Stamps are those of a program with its file; deliveries those of "
+        f"another one, with InfluxDB too, that commits every {PROMPT_S[0]} s and posts at once. In a home visitors use "
+        "processors of their own, so here they run at the lowest priority.",
+        GOALS,
+    )
+    stamping = ProgramByCallback(place / "page_stamping")
+    delivering = ProgramByCallback(place / "page_delivering", influxd)
+    delivering.commit_s, delivering.post_s = PROMPT_S
+    for what, program, look in (("stamped", stamping, _stamps), ("in InfluxDB", delivering, _arrivals)):
+        program.page_port = free_port()
+        late_ms = {"without": [], "with": []}
+        with program:
+            feed([program.fifo], PAGE_RATE, PAGE_RATE)
+            for _ in range(PAGE_TURNS):
+                for load, found in late_ms.items():
+                    with contextlib.ExitStack() as stack:
+                        if load == "with":
+                            visitors = subprocess.Popen([sys.executable, "-c", VISITORS, str(program.page_port)])
+                            stack.callback(visitors.wait)
+                            stack.callback(visitors.kill)
+                            wait_until(lambda program=program: program.page_pid() is not None, "the page runs")
+                        found.append(statistics.quantiles(look(program), n=100)[98])
+        p99_ms = {load: min(found) for load, found in late_ms.items()}
+        for load, least in p99_ms.items():
+            table.add(f"{what}, 99th percentile, {load} load, ms", f"{least:.2f}", "", "")
+        table.judge(f"{what}, with / without", p99_ms["with"] / p99_ms["without"], PAGE_LATER_RATIO)
+    return table
 
 
 def mqtt(place, influxd):
@@ -616,10 +706,10 @@ def mqtt(place, influxd):
         f"while {MQTT_RATE} flash a second comes for {MQTT_S} s, with a message of the meter every 10 s.",
         GOALS,
     )
-    for title, server in (("file and InfluxDB", influxd), ("file alone", None)):
+    for title, server in (("file and InfluxDB", influxd), ("only a file", None)):
         name = "both" if server else "file"
         held, spent = [], []
-        # A broker each: one that has another's id is left alone.
+        # A broker each: a view leaves a broker with another's id alone.
         with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
                 program = Program(place / f"mqtt_{name}_{port}", server, daemon=True)
@@ -634,7 +724,7 @@ def mqtt(place, influxd):
                     held.append(program.memory_mib())
         table.add(f"{title}, without, MiB", f"{held[0]:.1f}", "", "")
         table.judge(f"{title}, added, MiB", held[1] - held[0], MQTT_MIB[title], "{:.1f}")
-        table.add(f"{title}, added, CPU ms a minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
+        table.add(f"{title}, added, CPU ms per minute", f"{(spent[1] - spent[0]) * 1000 * 60 / MQTT_S:.0f}", "", "")
     return [table]
 
 
@@ -643,46 +733,62 @@ def _published(program):
 
 
 def _shown(program, path):
-    """Ask for *path* until there is an answer."""
-    address = f"http://localhost:{program.page_port}"
+    """Ask for *path* until there is an answer, and return it."""
+    found = []
 
     def answered():
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(address + path) as found,
+            urllib.request.urlopen(f"http://localhost:{program.page_port}{path}") as answer,
         ):
-            return bool(found.read())
+            found.append(answer.read())
+        return found
 
     wait_until(answered, path, every=0.01)
+    return found[0]
 
 
-def _late(program):
-    """The 99th percentiles of how much after its flash a pulse was stamped, and stood in the file, in ms."""
+#: Prints how many points a database of the InfluxDB at a port has, and when, whenever there are more, until there are
+#: as many as its last argument says. A process of its own: a thread here would hold up the flashes.
+ARRIVALS = """
+import json, sys, time, urllib.parse, urllib.request
+port, database, count, end = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+query = urllib.parse.urlencode({"db": database, "q": "SELECT count(energy) FROM electricity_power"})
+while count < end:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/query?{query}") as answer:
+        (result,) = json.load(answer)["results"]
+    found, now_ns = result["series"][0]["values"][0][1], time.monotonic_ns()
+    if found > count:
+        print(found - count, now_ns, flush=True)
+        count = found
+    time.sleep(0.02)
+"""
+
+
+def _stamps(program):
+    """How much later than its flash each pulse is stamped, in ms."""
     before = len(program.fifo.times_ns)
-    wait_until(lambda: program.lines() == before, "all of them in the file")
-    in_file = []
-
-    def look():
-        while len(in_file) < PAGE_RATE * PAGE_S:
-            now_ns = time.monotonic_ns()
-            in_file.extend([now_ns] * (program.lines() - before - len(in_file)))
-            time.sleep(0.02)
-
-    looking = threading.Thread(target=look)
-    looking.start()
     feed([program.fifo], PAGE_RATE * PAGE_S, PAGE_RATE)
-    looking.join()
     flashes = program.fifo.times_ns[before:]
+    wait_until(lambda: program.rows() == before + len(flashes), "all of them in the journal")
     with contextlib.closing(sqlite3.connect(program.journal)) as db:
         stamped = [at for (at,) in db.execute("SELECT time_ns FROM pulses ORDER BY count LIMIT -1 OFFSET ?", (before,))]
     # The journal has the wall clock's time.
     ahead_ns = time.time_ns() - time.monotonic_ns()
-    return [
-        statistics.quantiles([(at - ahead_ns - flash) / MS for at, flash in zip(times, flashes, strict=True)], n=100)[
-            98
-        ]
-        for times in (stamped, [at + ahead_ns for at in in_file])
-    ]
+    return [(at - ahead_ns - flash) / MS for at, flash in zip(stamped, flashes, strict=True)]
+
+
+def _arrivals(program):
+    """How much later than its flash each pulse is in InfluxDB, in ms."""
+    before = len(program.fifo.times_ns)
+    wait_until(lambda: program.points() == before, "all of them in InfluxDB")
+    pulses = PAGE_RATE * PAGE_S
+    arguments = map(str, (program.influxd.port, program.database, before, before + pulses))
+    with subprocess.Popen([sys.executable, "-c", ARRIVALS, *arguments], stdout=subprocess.PIPE, text=True) as watching:
+        feed([program.fifo], pulses, PAGE_RATE)
+        printed, _ = watching.communicate(timeout=WAIT_S)
+    arrived = [int(at) for count, at in map(str.split, printed.splitlines()) for _ in range(int(count))]
+    return [(at - flash) / MS for at, flash in zip(arrived, program.fifo.times_ns[before:], strict=True)]
 
 
 # --- Disk
@@ -691,8 +797,8 @@ def _late(program):
 def disk(place, influxd):
     written = Table(
         "Bytes to the disk",
-        f"Bytes a pulse that the process caused to be written (write_bytes of /proc/PID/io) over {DISK_S} s, with file "
-        f"and InfluxDB; what the file system writes for its own journal is not among them. "
+        f"Bytes per pulse that the process caused to be written (write_bytes of /proc/PID/io) over {DISK_S} s, with "
+        "file and InfluxDB; what the file system writes for its own journal is not included. "
         f"Data on {_file_system(place)}.",
         ["pulses/s", "pulses", "program", "naive", "sketch"],
     )
@@ -724,7 +830,7 @@ def disk(place, influxd):
             written.add(per_s, pulses, *cells)
     size = Table(
         "Bytes of the journal",
-        f"Size of the journal after {JOURNAL_PULSES:,} pulses, committed 100 at a time, and a checkpoint, a pulse.",
+        f"Size of the journal after {JOURNAL_PULSES:,} pulses, committed 100 at a time, and a checkpoint, per pulse.",
         GOALS,
     )
     for meters in (("house",), ("house", "heat_pump")):
@@ -732,7 +838,7 @@ def disk(place, influxd):
         fill(program, JOURNAL_PULSES, [], group=100 // len(meters))
         bytes_a_pulse = os.path.getsize(program.journal) / JOURNAL_PULSES
         size.judge(
-            f"{len(meters)} meter{'s' * (len(meters) > 1)}, bytes a pulse", bytes_a_pulse, JOURNAL_BYTES, "{:.1f}"
+            f"{len(meters)} meter{'s' * (len(meters) > 1)}, bytes per pulse", bytes_a_pulse, JOURNAL_BYTES, "{:.1f}"
         )
     return [written, size]
 
@@ -747,7 +853,7 @@ def _file_system(place):
 
 
 def kernel(place, influxd):  # noqa: ARG001 - what every part gets: a guest has a place of its own, and no network
-    """The whole program in a User Mode Linux guest, by gpiod and, where lgpio can be had, by rpi-lgpio."""
+    """The whole program in a User Mode Linux guest, with gpiod and, where lgpio is available, with rpi-lgpio."""
     return [_guest_idle(), _guest_cpu(), _guest_minute(), _guest_stalls()]
 
 
@@ -779,26 +885,26 @@ def _in_guests(name, jobs, at_once=2):
 def _guest_idle():
     table = Table(
         "Idle on a real kernel",
-        f"A daemon with its file alone and no pulses for {GUEST_IDLE_S} s, in the guest at the host's pace: context "
+        f"A daemon with only its file and no pulses for {GUEST_IDLE_S} s, in the guest at the host's pace: context "
         "switches of all its threads, those of the one that has most, and CPU by the guest's ticks of 10 ms.",
         GOALS,
     )
     jobs = [({"library": library, "seconds": GUEST_IDLE_S}, False) for library in _boards()]
     for library, found in zip(_boards(), _in_guests("idle", jobs), strict=True):
         for what, per_s in (("all threads", found["all"]), ("busiest thread", found["most"])):
-            title = f"{library}: wake-ups a second, {what}"
+            title = f"{library}: wake-ups per second, {what}"
             if library == "gpiod":
                 table.judge(title, per_s, IDLE_WAKEUPS)
             else:
                 table.add(title, f"{per_s:.2f}", "", "")
         table.add(f"{library}: threads", found["threads"], "", "")
-        table.add(f"{library}: CPU, us a second", f"{found['cpu_us']:.0f}", "", "")
+        table.add(f"{library}: CPU, us per second", f"{found['cpu_us']:.0f}", "", "")
     return table
 
 
 def _guest_cpu():
     table = Table(
-        "CPU a pulse on a real kernel",
+        "CPU per pulse on a real kernel",
         "User and system time in ms per 1,000 pulses of 2 ms, from the kernel's event until the journal has it, in the "
         "guest at the host's pace: the program with lamps and file, and beside it, given the same flashes, a bare loop "
         "that waits for a request's edges and reads them with the library gpiod. The guest's clock for it is made of "
@@ -819,9 +925,9 @@ def _guest_cpu():
 
 def _guest_minute():
     table = Table(
-        "A minute at 1,000/s on a real kernel",
-        "Flashes fed to the program by gpiod, by the guest's own clock. Edges that the guest merged are known to "
-        "nobody: its kernel's thread was not run between them, and its numbers have no gap.",
+        MINUTE_TITLE,
+        "Flashes fed to the program with gpiod, by the guest's own clock. Nothing can know of edges that the guest "
+        "merged: its kernel's thread did not run between them, and its numbers have no gap.",
         GOALS,
     )
     flashes = {"starts_ns": [n * MS for n in range(MINUTE)], "length_ns": MS // 2, "max_watts": 9_000_000}
@@ -831,7 +937,7 @@ def _guest_minute():
         table.add(what, f"{found[what]:,}", "", "")
     table.add("of those counted, not seen", found["unseen"], "", "")
     table.add("edges that the guest merged", found["merged"], "", "")
-    table.judge("lost, rejected or counted twice, beside those", _unexplained(found), 0, "{:.0f}")
+    table.judge("lost, rejected or counted twice, apart from those", _unexplained(found), 0, "{:.0f}")
     return table
 
 
@@ -839,10 +945,10 @@ def _guest_stalls():
     table = Table(
         "Flashes of a stall on a real kernel",
         "Where the flashes go that come while the program stands still: asleep is the whole process by SIGSTOP. Not "
-        "seen: counted though the kernel had no room for them. Rejected: by the hold-off, and "
-        "by gpiod no more than a busy host let come that close. Merged: edges that the guest made one of, which nobody "
-        "knows of but by their count; RPi.GPIO tells no count. Lost is what is neither "
-        "counted nor rejected; it is to be no more than was merged. The guest's clock jumps, but not beside a busy "
+        "seen: counted though the kernel had no room for them. Rejected: by the hold-off, and with gpiod no more than "
+        "a busy host let come that close. Merged: edges that the guest made one of, which only their count reveals; "
+        "RPi.GPIO has no such count. Lost: neither counted nor rejected; it must be no more than was merged. The "
+        "guest's clock jumps, but not beside a busy "
         "thread, where the guest is too slow for the pace.",
         [
             "board",
@@ -861,15 +967,15 @@ def _guest_stalls():
     turns = [(board, rate, stall) for board in _boards() for rate in STALL_FLASHES for stall in STALLS]
     jobs = [_stall_job(*turn) for turn in turns]
     for (board, rate, stall), found in zip(turns, _in_guests("stalled", jobs), strict=True):
-        said = ""
+        verdict = ""
         if board == "gpiod":
             missed = _unexplained(found) > 0
             table.missed += missed
-            said = "MISSED" if missed else "ok"
+            verdict = "MISSED" if missed else "ok"
         numbers = [found[key] for key in ("counted", "unseen", "rejected", "late")]
         merged = "-" if found["merged"] is None else found["merged"]
         fed = f"{found['fed']:,} in {found['took_s']:.1f} s"
-        table.add(board, rate, stall, fed, *(f"{number:,}" for number in numbers), merged, _lost(found), said)
+        table.add(board, rate, stall, fed, *(f"{number:,}" for number in numbers), merged, _lost(found), verdict)
     return table
 
 
@@ -956,6 +1062,7 @@ def history(place, _):
     return [table]
 
 
+@functools.cache
 def _ten_years(path, steps):
     """Fill the journal *path*, and return how many pulses there were; those that would be thinned are left out."""
     chance, old_s, end_s = random.Random(1), (HISTORY_DAYS - KEPT_DAYS) * 86400, HISTORY_DAYS * 86400
@@ -1005,34 +1112,50 @@ PARTS = {
 }
 
 
+#: For the summary: what users are promised, the table that shows it, and the beginning of its row there.
+PROMISES = (
+    ("No flash is lost, counted twice or rejected: a minute at 1,000 per second", MINUTE_TITLE, "lost, rejected or"),
+    ("Less CPU time per pulse than a naive script, at 1 pulse per second", RATIOS_TITLE, "program / naive at 1/s"),
+    ("CPU time per pulse close to a minimal loop's, at 1 pulse per second", RATIOS_TITLE, "program / sketch at 1/s"),
+    ("It sleeps until a flash comes: wake-ups per second while idle", "Idle", "wake-ups per second"),
+    ("Memory with a file and InfluxDB, MiB", "Memory", "file and InfluxDB, MiB"),
+    ("Memory with only a file, MiB", "Memory", "only a file, MiB"),
+    ("A million waiting pulses take no memory, MiB", "Memory", "1,000,000 waiting pulses add"),
+    ("A backlog is delivered nearly as fast as by a bare loop", "Backfill", "program / loop"),
+    ("``--status`` answers at once: its time as a multiple of Python's own start", "Commands", "--status / python3"),
+    ("So does a report of a month", "Reports", "a month / python3"),
+    ("Ten years of days are read in 0.1 s, ms", "History", "ten years of days, ms"),
+    ("The page: memory while somebody looks, MiB", "The page", "its memory"),
+    ("The page: CPU time of its start, as a multiple of Python's own", "The page", "its start / python3"),
+    ("MQTT: memory it adds beside only a file, MiB", "MQTT", "only a file, added, MiB"),
+    ("The journal: bytes per pulse", "Bytes of the journal", "1 meter"),
+)
+
 HEAD = f"""\
 Measurements
 ============
 
 .. Written by ``python bench/run.py --write``: do not edit.
 
-What the program costs, measured beside two yardsticks that stand in ``bench/``:
-*naive* is the way such a script is usually written, a thread a pulse for the
-lamp, a file opened and closed for each, and dicts posted every 5 s; *sketch* is
-one poll loop with SQLite and ``http.client``, a limit and no design. It gets the
-program's own intervals, {COMMIT_S} s to a commit and {POST_S} s to a post. All are fed the
-same pulses, each by a FIFO. InfluxDB is a real one, on the same machine.
+What the program costs, compared with two yardsticks in ``bench/``: *naive* is the way such a script is usually
+written, with one thread per pulse for the lamp, a file that is opened and closed for each pulse, and dicts that are
+posted every 5 s; *sketch* is one poll loop with SQLite and ``http.client``, a lower limit without a design. It uses the
+program's own intervals, {COMMIT_S} s between commits and {POST_S} s between posts. All are fed the same pulses, each
+through a FIFO. InfluxDB is real, on the same machine.
 
-Times are good as ratios within one run alone.
+Compare times only within one run: they depend on the machine, their ratios hardly do.
 
-A goal is a limit that the program is held to. One that is marked MISSED is not
-met, and stands here until it is. At 1 and 10 pulses a second each pulse wakes
-the program by itself, for its edges and for both ends of L1's flash; the sketch
-has neither lamps nor a file, and costs less there.
+A goal is a limit that the program is held to. One that is marked MISSED is not met, and stays here until it is. At 1
+and 10 pulses per second each pulse wakes the program separately, for its edges and for both ends of L1's flash; the
+sketch has neither lamps nor a file, and costs less there.
 
 """
 
 
 def document(tables, before):
     """docs/benchmarks.rst with *tables* in place of those that the text *before* has of them."""
-    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
-    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts}
-    return HEAD + "\n".join((sections | {table.title: table.rst() for table in tables}).values())
+    sections = sections_of(before) | {table.title: table.rst() for table in tables}
+    return HEAD + summary(PROMISES, sections, goal=2) + "\n".join(sections.values())
 
 
 def main():

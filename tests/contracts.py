@@ -123,7 +123,7 @@ class BoardContract:
         assert rig.given_back()
 
     def test_lamps_are_lit_one_by_one(self, made):
-        """Each lamp shows what it was last told, and starts dark."""
+        """Each lamp shows the state that was set last, and starts dark."""
         rig = made([])
         shown = [(rig.lit(Lamp.L1), rig.lit(Lamp.L2))]
         for lamp, lit in ((Lamp.L1, True), (Lamp.L2, True), (Lamp.L1, False), (Lamp.L1, False), (Lamp.L2, False)):
@@ -139,7 +139,7 @@ class BoardContract:
         ]
 
     def test_close_gives_the_pins_back(self, made):
-        """Closing a watched board ends its edges and leaves nothing behind; a lamp told later is no error."""
+        """Closing a watched board ends its edges and leaves nothing behind; setting a lamp later is no error."""
         rig = made(itertools.cycle([0, 1]))
         rig.board.watch()
         assert not rig.given_back()

@@ -119,7 +119,7 @@ class Recording:
         begun_ns = time.monotonic_ns()
         self.board.watch()
         self.recording.start()
-        # So that the first commit has all that waits: of a part it would be luck whether a full disk has room for it.
+        # So that the first commit has all that waits: whether a full disk has room for a part of it would be luck.
         wait_until(lambda: self.recorder.complete_ns() > begun_ns)
         self.keeping.start()
         # What a test does to the disk is done to the pulses.

@@ -12,7 +12,7 @@ ADMIN = {"username": "admin", "password": "pa ss/wörd"}
 
 
 class GuardedInfluxd(Influxd):
-    """A real InfluxDB that knows ADMIN alone, with an empty database power; its data is in *directory*."""
+    """A real InfluxDB that knows only ADMIN, with an empty database power; its data is in *directory*."""
 
     def __init__(self, directory):
         super().__init__(directory, auth=True)

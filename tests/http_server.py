@@ -41,7 +41,7 @@ def http_answer(status, body=b"", *, content_type="application/json", **headers)
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-#: What servers do, by name. "refused" is none of it: see :meth:`Answering.stop_listening`.
+#: What servers do, by name. "refused" is not among them: see :meth:`Answering.stop_listening`.
 BEHAVIOURS = {
     "hung": HANG,
     "301": http_answer(301, Location="http://127.0.0.1:9/elsewhere"),

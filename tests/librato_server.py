@@ -11,8 +11,8 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MOST_MEASUREMENTS = 300
-MOST_TAGS = 50
+MAX_MEASUREMENTS = 300
+MAX_TAGS = 50
 NAME = re.compile(r"[A-Za-z0-9.:\-_]{1,255}")
 TAG_NAME = re.compile(r"[-.:_\w]{1,64}", re.ASCII)
 TAG_VALUE = re.compile(r"[-.:_?\\/\w ]{1,255}", re.ASCII)
@@ -74,7 +74,7 @@ def measurement(found):
     """The key and the aggregate of a tagged measurement; its tags as sorted pairs."""
     name = _named(found, MEASUREMENT_KEYS)
     tags = found.get("tags")
-    if not isinstance(tags, dict) or not 1 <= len(tags) <= MOST_TAGS:
+    if not isinstance(tags, dict) or not 1 <= len(tags) <= MAX_TAGS:
         raise RefusedError(400, tags=["are not 1 to 50"])
     for tag, value in tags.items():
         if not TAG_NAME.fullmatch(tag) or not isinstance(value, str) or not TAG_VALUE.fullmatch(value):
@@ -163,7 +163,7 @@ class LibratoServer:
             raise RefusedError(415, request=["Content-Type is not application/json"])
         tagged = path == "/v1/measurements"
         found = self._listed(body, "measurements" if tagged else "gauges")
-        if not 1 <= len(found) <= MOST_MEASUREMENTS:
+        if not 1 <= len(found) <= MAX_MEASUREMENTS:
             raise RefusedError(400, measurements=["are not 1 to 300"])
         taken = [(measurement if tagged else gauge)(one) for one in found]
         if any(time_s < self.oldest_s for (_, _, time_s), _ in taken):

@@ -22,7 +22,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 #: The most that anything here may take, in s. Only a failing test waits that long.
 PATIENCE_S = 60
 
-#: Root alone can make processes of other users, and may do anything to any. So what a user may not do is tried by one
+#: Only root can make processes of other users, and may do anything to any. So what a user may not do is tried by one
 #: without privileges: under root by a child that gives its own up, else by the user of the tests.
 AS_ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -101,12 +101,12 @@ class Program:
         self.set(settings)
 
     def set(self, settings):
-        """Write settings.py anew. A machine that has just booted, without a network, is not waited for."""
+        """Rewrite settings.py. A machine that has just booted, without a network, is not waited for."""
         self.settings.write_text(f"DATA_DIR = {str(self.data_dir)!r}\nCLOCK_WAIT = 0\n{settings}\n")
         self.settings.chmod(0o600)
 
     def line(self, *args):
-        """The command line of *args*; with our pidfile and settings, unless others stand there."""
+        """The command line of *args*; with our pidfile and settings, unless it names others."""
         own = {"--settings": str(self.settings), "--pidfile": str(self.pidfile)}
         added = [word for option, path in own.items() if option not in args for word in (option, path)]
         return [*self.start_of_line, *added, *args]
@@ -171,7 +171,7 @@ class Program:
             popen.wait()
         for path in self.directory.rglob("*"):
             if path.suffix == ".pid" or path.name == "lock":
-                # What stands there in place of a pidfile may be anything: such a one has no holder.
+                # Anything may be in the pidfile's place: then it has no holder.
                 with contextlib.suppress(PowerError):
                     if pid := holder(str(path)):
                         kill(pid)
@@ -188,7 +188,7 @@ class Program:
 
 @contextlib.contextmanager
 def readable_to_all():
-    """A directory that other users reach too, as tmp_path is its user's alone."""
+    """A directory that other users reach too, as tmp_path is open only to its user."""
     with tempfile.TemporaryDirectory(prefix="power-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)

@@ -25,6 +25,7 @@ METER = {
     "kwh_today": 4.213,
     "pulses": 54321,
     "register_kwh": 98765.4321,
+    "energy_kwh": 54.321,
     "rejected": 7,
     "rejected_after_stall": 0,
     "too_short": 0,
@@ -35,7 +36,7 @@ METER = {
     "flickers": False,
     "noisy": False,
 }
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "batch_s": 35.0, "refused": 0, "skipped": 0}
 HEALTHY = {
     "version": "1.2.3",
     "pid": 4242,
@@ -55,7 +56,7 @@ HEALTHY = {
 
 
 def status(*, meters=None, writers=None, **changes):
-    """A status as JSON has it: all is well but for *changes*; *meters* and *writers*: changes of each by name."""
+    """A status as in JSON: healthy but for *changes*; *meters* and *writers*: changes of each by name."""
     made = copy.deepcopy(HEALTHY) | changes
     if meters is not None:
         made["meters"] = {name: METER | change for name, change in meters.items()}
@@ -97,7 +98,7 @@ class Site:
         return copy.deepcopy(self.now)
 
     def get(self, path, query="", method="GET"):
-        """The answer to a question; *path* and *query* as they stand in a URL."""
+        """The answer to a question; *path* and *query* as they are in a URL."""
         environ = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": query}
         wsgiref.util.setup_testing_defaults(environ)
         environ["wsgi.errors"] = sys.stderr

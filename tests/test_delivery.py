@@ -442,7 +442,7 @@ def test_a_stop_in_a_backlog_ends_in_time(journal, monkeypatch):
 
 def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
     """With no commit of the keeper's meanwhile the cursor is durable never more than so many pulses behind."""
-    monkeypatch.setattr("powermeter.delivery.MOST_UNSAVED", 20)
+    monkeypatch.setattr("powermeter.delivery.MAX_UNSAVED", 20)
     cursor, behind = journal.add_cursor("it"), []
 
     class Watching(Taking):

@@ -133,7 +133,7 @@ def test_foreground(program, pins, influxd, influx_db, librato_server):
     assert popen.wait(15) == 0
     assert_all_have(program, influxd, influx_db, librato_server, sent)
     assert_lamps_shown(pins)
-    assert program.out.read_text().startswith("house power not known before two flashes, today 0.000 kWh | heating ")
+    assert program.out.read_text().startswith("house waiting for two flashes, today 0.000 kWh | heating ")
     assert program.out.read_text().count("\n") <= 1 + (time.monotonic() - begun_s) / PLAIN_S
     assert program.run("--status").returncode == 3
 
@@ -189,7 +189,7 @@ WRITERS = {{{{"influxdb": {{{{"type": "influxdb", "host": "127.0.0.1", "port": {
 
 
 def test_a_stalled_program_says_what_it_lost(tmp_path, pins):
-    """Flashes while the program is stopped come at once when it goes on: one counts, and the others are told apart."""
+    """Flashes while the program is stopped come at once when it continues: one counts, the others are listed apart."""
     settings = 'GPIO_LIBRARY = "RPi.GPIO"; METERS = {"house": {"pin": 18, "impulses_per_kwh": 1000}}'
     with Program(tmp_path, settings, env=pins.env) as program:
         popen = program.foreground()
@@ -230,7 +230,7 @@ def test_the_library_is_missing(tmp_path):
         for way in ([], ["--nodaemon"]):
             done = program.run(*way)
             assert done.returncode == 1
-            said = [line for line in done.stderr.splitlines() if line.startswith("power: ")]
-            assert len(said) == 1
-            assert all(word in said[0] for word in words)
+            lines = [line for line in done.stderr.splitlines() if line.startswith("power: ")]
+            assert len(lines) == 1
+            assert all(word in lines[0] for word in words)
             assert program.run("--status").returncode == 3

@@ -477,7 +477,7 @@ def test_a_look_shows_the_condition_with_no_edge(tmp_path):
     with Recording(tmp_path, NEVER_S) as recording:
         recording.board.wait_for(Lamp.L2, True)
         recording.lamps.show(Condition.INPUT_FAULT)
-        recording.recorder.look()
+        recording.recorder.wake()
         recording.board.wait_for(Lamp.L2, False, times=3)
 
 

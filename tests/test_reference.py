@@ -118,7 +118,7 @@ def said_by(node, function, errors, entry):
             place = f"{HOLE}: {entry}" + "".join(f'["{name}"]' for key in names for name in texts(key))
             found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
-            ast.unparse(value) in ("said", "self.mistakes") and function.name != "_input"
+            ast.unparse(value) in ("said", "messages", "self.mistakes") and function.name != "_input"
         ):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
@@ -196,7 +196,7 @@ def test_messages_are_read_from_the_source():
     """The messages are found at all: one of each way of saying one."""
     found = {m.text: m.levels for m in messages()}
     assert found[f"{HOLE}: failing, pulses are kept:{HOLE}"] == {"warning", "error"}
-    assert found["reload: the settings from before stay in force"] == {"error"}
+    assert found[f"reload: the settings from before stay in force:{HOLE}"] == {"error"}
     for text in ("already running, pid*", "answered*", "*: DATA_DIR can't be made:*", "*: found*, allowed:*"):
         assert text.replace("*", HOLE) in found
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# find_python.sh VERSION: prints the path of a Python of VERSION, or says that there is none and fails.
+# find_python.sh VERSION: prints the path of a Python of VERSION, or reports that none was found and fails.
 version=$1
 find="import sys; print(sys.executable)"
 

@@ -38,7 +38,7 @@ class Influxd(Server):
     An influxd with its data in *directory*.
 
     With *auth* it asks for user and password; *tls*, lines of its
-    configuration, makes it answer by HTTPS alone; *data* are lines of its
+    configuration, makes it answer only HTTPS; *data* are lines of its
     configuration too, such as its limits.
     """
 

@@ -1,6 +1,8 @@
 """A real server on loopback, with a port and data of its own; for tests and measurements."""
 
+import contextlib
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -25,10 +27,17 @@ def unpacked(package: str, program: str) -> Path:
 
 
 def free_port() -> int:
-    """A port on loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    A port on loopback that is free now, below the range from which the kernel takes the ports of connections.
+
+    One of that range could be taken by any connection before its server listens.
+    """
+    end = max(20_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
+    while True:
+        port = random.randrange(10_000, end)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

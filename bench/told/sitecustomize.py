@@ -1,5 +1,5 @@
 """
-On PYTHONPATH of a program in a guest, by what stands in its environment.
+For PYTHONPATH of a program in a guest, controlled by its environment.
 
 $HOLD: a FIFO; the interpreter is held for as many seconds as are written to it.
 $BUSY: a FIFO; a thread computes for as many seconds, and never sleeps.

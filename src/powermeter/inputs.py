@@ -33,7 +33,7 @@ class WatchedMeter:
     """
 
     __slots__ = (
-        *("flickers", "is_contact", "is_export", "meter", "misses_since_ns", "noise", "noisy", "said_ns"),
+        *("flickers", "is_contact", "is_export", "meter", "misses_since_ns", "noise", "noisy", "logged_ns"),
         *("silence_ns", "silent", "stuck"),
     )
 
@@ -52,7 +52,7 @@ class WatchedMeter:
         #: None while no edge was rejected.
         self.noise: tuple[int, int, int] | None = None
         #: When lost edges were said last; and since when no flash can be seen, None while it can.
-        self.said_ns: int | None = None
+        self.logged_ns: int | None = None
         self.misses_since_ns: int | None = None
 
     def change(self, silence_minutes: float | None, *, is_contact: bool, is_export: bool) -> None:
@@ -79,8 +79,8 @@ class WatchedMeter:
 
     def lose(self, edge: Edge) -> None:
         """Say that edges were lost before *edge*, now and then."""
-        if self.said_ns is None or edge.at_ns - self.said_ns > LOST_AGAIN_NS:
-            self.said_ns = edge.at_ns
+        if self.logged_ns is None or edge.at_ns - self.logged_ns > LOST_AGAIN_NS:
+            self.logged_ns = edge.at_ns
             log.warning(
                 "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
                 "counted without power: %d so far",
@@ -89,7 +89,7 @@ class WatchedMeter:
                 self.meter.made_up,
             )
 
-    def look(self, now_ns: int) -> int:
+    def note_edge(self, now_ns: int) -> int:
         """After an edge that was taken at *now_ns* (monotonic): when it is to be judged because of it."""
         if self.faulty or self.meter.flash.flickers:
             return 0

@@ -1,8 +1,8 @@
 """
-Edges to pulses, pulses to watts and watt-hours. Pure: no clock, no file, no thread.
+Turns edges into pulses, and pulses into watts and watt-hours. Pure: no clock, no file, no thread.
 
-The count of pulses, an ``int``, is the truth; power, energy and register are
-derived from it and never summed up, so no rounding error can grow.
+The count of pulses, an ``int``, is the truth. Power, energy and register are
+derived from it and never accumulated, so no rounding error can grow.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,32 @@ from typing import NamedTuple
 JOULES_PER_KWH = 3.6e6
 NS_PER_S = 1_000_000_000
 
-#: The part of the shortest spacing of pulses in which an edge is bounce.
-#: Below 1, so that a load at the fuse's limit with jitter loses nothing.
+#: The hold-off, as a fraction of the shortest possible spacing of pulses: an edge within it is bounce.
+#: It is below 1, so that a load at the fuse's limit loses no pulse to jitter.
 HOLD_OFF = 0.7
 
-#: A flash is over once the input has been dark for this part of the hold-off, at most this long (ns): an edge before
-#: that is bounce of its end, which may come later than any hold-off. Light that fades slowly through the input's
-#: threshold crosses it many times (tests/kernel/traces/slow_ramp.trace).
+#: A flash is over once the input has been dark for this fraction of the hold-off, or for LONGEST_SETTLE_NS if that is
+#: shorter. An edge before that is bounce at the end of the flash, which may come later than any hold-off. Light that
+#: fades slowly through the input's threshold crosses it many times (tests/kernel/traces/slow_ramp.trace).
 SETTLE = 0.1
 LONGEST_SETTLE_NS = 5_000_000
 
-#: A flash that has not settled for this long, in ns, is none: other light flickers on the sensor, and hides flashes.
+#: If the input has not settled for this long, in ns, it is not a flash: other light flickers on the sensor and hides
+#: the flashes.
 FLICKER_NS = 60 * NS_PER_S
 
-#: Longer than any time, in ns.
+#: Longer than any time span that occurs, in ns.
 LONG_NS = 2**63
 
 
 class Edge(NamedTuple):
     """
-    A change of the light on one input, as a board gives it.
+    A change of the light on one input, as a board reports it.
 
-    *meter* is its place in the settings, *at_ns* its monotonic time; it is
-    *falling* where the light came. *lost* edges of this meter just before it
-    were dropped for want of room. It is *late* where the board can't tell when
-    between a stall of the program and now it came.
+    *meter* is the meter's position in the settings and *at_ns* the monotonic
+    time. The edge is *falling* if the LED lit up. *lost* is how many edges of
+    this meter just before it were dropped for lack of space. The edge is *late*
+    if the program was stalled and the board can't tell when it really came.
     """
 
     meter: int
@@ -48,7 +49,7 @@ class Edge(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """A pulse as the meter counts it: its running number, monotonic time, and time since the one before, if known."""
+    """A pulse as the meter counts it: its running number, monotonic time, and interval since the last one if known."""
 
     number: int
     at_ns: int
@@ -57,14 +58,15 @@ class Counted(NamedTuple):
 
 class Pulse(NamedTuple):
     """
-    One counted pulse, as every writer gets it.
+    One counted pulse, as every writer receives it.
 
-    *number* is the meter's running count with it; *time_ns* UTC, in ns since 1970; *watts* the mean power since the
-    meter's previous pulse, None if that is not known; *watt_hours* the energy
-    of this pulse; *register_kwh* the running energy with this pulse.
+    *number* is the meter's running count including this pulse; *time_ns* is
+    UTC, in ns since 1970; *watts* is the mean power since the meter's previous
+    pulse, None if that is not known; *watt_hours* is the energy of this pulse;
+    *register_kwh* is the running energy including this pulse.
     """
 
-    # Not a dataclass: a tuple is made in a third of the time, once a pulse and writer.
+    # Not a dataclass: a tuple takes a third of the time to create, and each writer creates one per pulse.
     meter: str
     number: int
     time_ns: int
@@ -76,9 +78,9 @@ class Pulse(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Constant:
     """
-    A meter constant and the stretch of the count it holds for.
+    A meter constant, and the count from which it applies.
 
-    It is in force from pulse number *from_count* + 1 on; *register_kwh* is the
+    It applies from pulse number *from_count* + 1 on; *register_kwh* is the
     register after pulse number *from_count*.
     """
 
@@ -123,19 +125,21 @@ class Constant:
 
 def kwh_of(constants: Sequence[Constant], after: int, last: int) -> float:
     """
-    The energy of the pulses behind *after* up to *last*, in kWh; *constants* are the meter's, by their counts.
+    The energy of the pulses from *after* (exclusive) to *last* (inclusive), in kWh.
 
-    It is the count times what a pulse is worth, and never a difference of registers: these are set to the meter's face.
+    *constants* are the meter's, ordered by count. The energy is the count times
+    the energy per pulse, and never a difference of registers: a reading sets
+    the register to the meter's face.
 
     >>> kwh_of([Constant(1000), Constant(500, from_count=10, register_kwh=12345.6)], after=5, last=20)
     0.025
     """
-    if len(constants) == 1:  # as nearly always: a peak asks thousands of times
+    if len(constants) == 1:  # nearly always; finding a peak calls this thousands of times
         return (last - after) / constants[0].impulses_per_kwh
     kwh = 0.0
     for index, constant in enumerate(constants):
         end = constants[index + 1].from_count if index + 1 < len(constants) else last
-        # What comes before the first one is worth the same.
+        # The first constant also applies to the pulses before it.
         begin = constant.from_count if index else min(after, constant.from_count)
         kwh += max(0, min(end, last) - max(begin, after)) / constant.impulses_per_kwh
     return kwh
@@ -143,9 +147,9 @@ def kwh_of(constants: Sequence[Constant], after: int, last: int) -> float:
 
 def hold_off_ns(impulses_per_kwh: float, max_watts: float) -> int:
     """
-    The time after a pulse in which further edges are bounce, in ns.
+    The hold-off, in ns: the time after a pulse in which further edges are bounce.
 
-    It is :data:`HOLD_OFF` of the shortest spacing that *max_watts*, the limit
+    It is :data:`HOLD_OFF` times the shortest spacing that *max_watts*, the limit
     of the main fuse, allows. At 24 kW and 1,000 impulses per kWh:
 
     >>> hold_off_ns(impulses_per_kwh=1000, max_watts=24000)
@@ -157,46 +161,46 @@ def hold_off_ns(impulses_per_kwh: float, max_watts: float) -> int:
 @dataclass(slots=True)
 class Flash:
     """
-    What the light of one LED does: edges to flashes, of any length and with bounce.
+    The light of one LED: turns its edges into flashes, of any length and with bounce.
 
-    A flash is light from a falling edge on until the input has settled in the
-    dark. It is a pulse where it begins no sooner than the hold-off after the
-    last one and, with *min_flash_ns*, has shone that long. The counts of edges
-    and flashes are since the start.
+    A flash lasts from a falling edge until the input has settled in the dark.
+    It is a pulse if it begins no sooner than the hold-off after the last pulse
+    and, if *min_flash_ns* is set, is lit for at least that long. Edges and
+    flashes are counted since the start.
     """
 
     hold_off_ns: int
     min_flash_ns: int | None = None
-    #: The last edge's time, None before the first; for how long the last flash has shone without a break, None if not
-    #: known; and whether it has gone on for too long to be one.
+    #: The time of the last edge, None before the first; the longest time that the last flash was lit without a break,
+    #: None if not known; and whether it has gone on for too long to be a flash.
     edge_ns: int | None = None
     length_ns: int | None = None
     flickers: bool = False
-    #: Falling edges taken for bounce; those of them after a stall that the board can't place; flashes shorter than
-    #: min_flash_ns.
+    #: Falling edges rejected as bounce; falling edges rejected after a stall, whose time the board can't tell; flashes
+    #: shorter than min_flash_ns.
     rejected: int = 0
     rejected_late: int = 0
     too_short: int = 0
-    #: When the last pulse came; when the flash under way, or the last one, began; since when it is lit, None in the
-    #: dark; since when it is dark, None if not known; and how long the flash before has shone.
+    #: When the last pulse came; when the current or last flash began; since when the input has been lit, None if it is
+    #: dark; since when it has been dark, None if not known; and the length of the flash before.
     _pulse_ns: int | None = None
     _began_ns: int = 0
     _lit_ns: int | None = None
     _dark_ns: int | None = None
     _length_before_ns: int = 0
-    #: Whether ends of flashes are seen at all; whether the flash waits to have shone min_flash_ns; and when a falling
-    #: edge came while it was lit, which may be bounce or, where its end was not seen, the next flash.
+    #: Whether the board reports the ends of flashes at all; whether the flash has yet to reach min_flash_ns; and when a
+    #: falling edge came while the input was lit: bounce, or the next flash if the end of this one was not seen.
     _sees_ends: bool = False
     _waits: bool = False
     _again_ns: int | None = None
 
     def take(self, edge: Edge) -> Sequence[int]:
         """
-        Take *edge*, the next one in time; return the times of the flashes that are known to be pulses now.
+        Take *edge*, the next one in time; return the times of the flashes that are now known to be pulses.
 
         Not the library's bouncetime: it drops a flash shorter than itself.
-        The hold-off runs from the last pulse, not from the last edge. A line
-        that never settles in the dark holds it up all the same: it flickers.
+        The hold-off runs from the last pulse, not from the last edge. Even so,
+        an input that never settles in the dark gives no more pulses: it flickers.
         """
         times = self._decided(edge.at_ns)
         if edge.falling:
@@ -204,7 +208,8 @@ class Flash:
         elif self._dark_ns is None:
             time = self._dark(edge.at_ns)
         else:
-            # Dark already: the light came and went before the kernel looked which it was, or its coming was not seen.
+            # It was dark already: the flash began and ended before the kernel read the level, or its beginning was
+            # not seen.
             time = self._light(edge._replace(at_ns=self._unseen_ns(edge.at_ns)))
             ended = self._dark(edge.at_ns)
             time = ended if time is None else time
@@ -213,20 +218,20 @@ class Flash:
         return times if time is None else (*times, time)
 
     def lose(self, edge: Edge) -> int:
-        """How many flashes began among the edges that were lost before *edge*; what was under way is forgotten."""
-        # Edges fall and rise by turns; and a flash that waited to be judged is not seen to end.
+        """How many flashes began among the edges that were lost before *edge*; the current flash is forgotten."""
+        # Falling and rising edges alternate. A flash that was still to be judged counts: its end was lost.
         flashes = (edge.lost + (self._lit_ns is None)) // 2 + (self.waits_since_ns is not None)
         self._lit_ns = self._dark_ns = self.length_ns = self._again_ns = None
         self._waits = False
         return flashes
 
     def hold_off_from(self, at_ns: int) -> None:
-        """Let the hold-off begin at *at_ns*: a flash whose edges were lost is counted there."""
+        """Start the hold-off at *at_ns*, where a flash whose edges were lost is counted."""
         self._pulse_ns = at_ns
 
     @property
     def waits_since_ns(self) -> int | None:
-        """When the flash began that is not judged yet, None without one: it may become a pulse of that time."""
+        """When the flash began that is not judged yet: it may become a pulse with this time. None if there is none."""
         if self._waits and self._lit_ns is not None:
             return self._began_ns
         return self._again_ns
@@ -234,7 +239,8 @@ class Flash:
     def _light(self, edge: Edge) -> int | None:
         at_ns, dark_ns = edge.at_ns, self._dark_ns
         if self._sees_ends and self._lit_ns is not None and at_ns - self._began_ns <= self._longest_ns():
-            # Lit already: the dark in between was too short for the kernel to see, as bounce is, or was not seen.
+            # It was lit already: the dark in between was too short for the kernel to see, as with bounce, or was
+            # missed.
             if self._again_ns is None and not self._waits and not self._holds_off(at_ns):
                 self._again_ns = at_ns
             else:
@@ -248,7 +254,7 @@ class Flash:
         return self._begin(at_ns, late=edge.late)
 
     def _unseen_ns(self, at_ns: int) -> int:
-        """When a flash began that ended at *at_ns* and was not seen to begin: as long before as the last one shone."""
+        """When the flash that ended at *at_ns* began, if that was not seen: it is taken to be as long as the last."""
         length_ns = self.length_ns or self._length_before_ns
         if self.min_flash_ns is not None or length_ns <= self._settle_ns():
             return at_ns
@@ -279,15 +285,15 @@ class Flash:
         return min(SETTLE * self.hold_off_ns, LONGEST_SETTLE_NS)
 
     def _longest_ns(self) -> int:
-        """How long one flash may shine by what the one before did; without one before, as long as it likes."""
+        """How long a flash may last, judging by the one before; without one before there is no limit."""
         return 2 * self._length_before_ns + self.hold_off_ns if self._length_before_ns else LONG_NS
 
     def _decided(self, at_ns: int) -> Sequence[int]:
         """
-        What the falling edge was that came while it was lit, now that it is known how long it was lit after it.
+        Decide what a falling edge was that came while the input was lit, now that the light after it has ended.
 
-        Light that goes out does so with bounce, which is shorter than it takes
-        to settle; a flash is as long as the others, by and large.
+        Bounce when the light goes out is shorter than the time to settle; a
+        flash is about as long as the others.
         """
         again_ns, self._again_ns = self._again_ns, None
         if again_ns is None:
@@ -304,7 +310,8 @@ class Flash:
         self._lit_ns, self._dark_ns, self._sees_ends = None, at_ns, True
         if lit_ns is None:
             return None
-        # At a stretch: neither from the first edge to the last nor in all, or much short interference were a flash.
+        # The longest unbroken light: from the first edge to the last, or in total, a burst of short interference would
+        # pass for a flash.
         short = self.length_ns is not None
         self.length_ns = max(self.length_ns or 0, at_ns - lit_ns)
         if not self._waits or self.min_flash_ns is None:
@@ -321,9 +328,9 @@ class Flash:
 @dataclass(slots=True)
 class Meter:
     """
-    One meter while the program runs: its count, and the power by the spacing of its pulses.
+    One meter while the program runs: its count, and its power from the spacing of its pulses.
 
-    *watched_ns* is the monotonic time from which no flash was missed, None if not known.
+    *watched_ns* is the monotonic time since which no flash has been missed, None if not known.
     """
 
     name: str
@@ -331,12 +338,13 @@ class Meter:
     flash: Flash
     count: int = 0
     watched_ns: int | None = None
-    #: The last pulse's time, None before the first since the start; the time from the pulse before to it, if known.
+    #: The time of the last pulse, None before the first since the start; and its interval since the one before, if
+    #: known.
     last_ns: int | None = None
     interval_ns: int | None = None
-    #: Flashes that were counted in place of lost edges, since the start.
+    #: Flashes counted in place of lost edges, since the start.
     made_up: int = 0
-    #: Whether last_ns is when the last pulse came; and the edge behind the last lost ones.
+    #: Whether last_ns is when the last pulse really came; and the time of the first edge after the last lost ones.
     _placed: bool = True
     _lost_ns: int | None = None
 
@@ -350,10 +358,10 @@ class Meter:
 
     def _make_up(self, edge: Edge) -> Sequence[Counted]:
         """
-        The flashes among the edges lost before *edge*, spread over the time in which they came.
+        The flashes among the edges lost before *edge*, spread over the time in which they were lost.
 
-        No more than fit into it at the limit of the main fuse, so that a burst
-        of noise makes no energy.
+        Never more than fit into that time at the limit of the main fuse, so
+        that a burst of noise adds no energy.
         """
         from_ns = self._known_ns()
         lost = self.flash.lose(edge)
@@ -361,12 +369,12 @@ class Meter:
         if from_ns is None:
             return ()
         gap_ns, hold_off_ns = edge.at_ns - from_ns, self.flash.hold_off_ns
-        # A falling edge may be a flash itself, and needs its own time.
+        # A falling edge may itself begin a flash, which needs its share of the time.
         if not lost or gap_ns < (1 + edge.falling) * hold_off_ns:
             return ()
-        # From here on it is not known when the last flash was.
+        # From here on it is not known when the last flash came.
         self._placed = False
-        # What is added is less than a clock's jitter.
+        # The small addition makes up for rounding; it is less than a clock's jitter.
         room = int(gap_ns * HOLD_OFF / hold_off_ns + 1e-6) - edge.falling
         flashes = max(0, min(lost, room))
         self.made_up += flashes
@@ -376,7 +384,7 @@ class Meter:
         return [self._count(at_ns, placed=False) for at_ns in places]
 
     def _known_ns(self) -> int | None:
-        """The time since which no flash came, None if not known: of the last pulse, of a loss, or of the beginning."""
+        """The time since which no flash came, None if not known: that of the last pulse, a loss, or the beginning."""
         if not self._placed:
             return self._lost_ns
         return self.last_ns if self.last_ns is not None else self.watched_ns
@@ -397,11 +405,11 @@ class Meter:
 
     def watts_at(self, now_ns: int) -> tuple[float | None, bool]:
         """
-        Power shown at *now_ns*, monotonic, in watts (W), and whether it is but a bound; None if not known.
+        The power to show at *now_ns* (monotonic), in watts (W), None if not known; and whether it is only a bound.
 
-        It is the mean since the previous pulse; but never more than the
-        silence since the last one allows, or a load switched off would be
-        shown for ever. Such a bound is no measurement and is never stored.
+        It is the mean between the last two pulses, but never more than the
+        silence since the last one allows: otherwise a load that was switched off
+        would be shown for ever. Such a bound is not a measurement and is never stored.
         """
         since_ns = self._known_ns()
         if since_ns is None:

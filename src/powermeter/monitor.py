@@ -162,12 +162,12 @@ class Monitor:
             thread.start()
         if self._log is not None:
             self._log.on_state = self.show_condition
-        log.info("counting: %s", ", ".join(self._said(meter.name) for meter in settings.meters))
+        log.info("counting: %s", ", ".join(self._with_register(meter.name) for meter in settings.meters))
         stack.callback(self._stop_views)
         self._start_page(settings)
         self._start_mqtt(settings)
 
-    def _said(self, name: str) -> str:
+    def _with_register(self, name: str) -> str:
         begin = self._keeper.tallies[name].begin
         return name if begin is None else f"{name} from {begin[1]:.3f} kWh on"
 
@@ -585,7 +585,7 @@ class Monitor:
             else:
                 condition = Condition.WELL
             self._lamps.show(condition)
-            self._recorder.look()
+            self._recorder.wake()
 
     @property
     def log_failing(self) -> str:
@@ -689,6 +689,7 @@ class Monitor:
             reason=delivery.reason,
             waiting=waiting,
             oldest_s=None if oldest_ns is None else round(max(0.0, (self._clock.wall_ns() - oldest_ns) / NS_PER_S), 1),
+            batch_s=delivery.batch_s + self.settings.commit_interval_s,
             refused=delivery.refused,
             skipped=delivery.skipped,
         )

@@ -65,15 +65,15 @@ class Recorder:
         self._taken_ns = self._started_ns
         #: What to do between two edges.
         self._changes: deque[Callable[[], None]] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
 
     def close(self) -> None:
         """Give back the file descriptor, once :meth:`run` has ended; may be called twice."""
-        if self._wake >= 0:
+        if self._wake_fd >= 0:
             # In this order: a thread left behind must not write to whatever gets the number next.
-            wake, self._wake = self._wake, -1
-            os.close(wake)
+            wake_fd, self._wake_fd = self._wake_fd, -1
+            os.close(wake_fd)
 
     @property
     def faulty(self) -> bool:
@@ -105,12 +105,12 @@ class Recorder:
         waiting.register(self._board.fileno(), select.POLLIN)
         return bool(waiting.poll(0))
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Have the lamps stepped at once; from any thread."""
-        wake = self._wake
-        if wake >= 0:
+        wake_fd = self._wake_fd
+        if wake_fd >= 0:
             with contextlib.suppress(OSError):  # closed this moment: there is nothing more to step
-                os.eventfd_write(wake, 1)
+                os.eventfd_write(wake_fd, 1)
 
     def change(self, work: Callable[[], None]) -> None:
         """
@@ -122,7 +122,7 @@ class Recorder:
         if self._ended:
             self._work_off()
         else:
-            self.look()
+            self.wake()
 
     def _work_off(self) -> None:
         while self._changes:
@@ -136,12 +136,12 @@ class Recorder:
     def stop(self) -> None:
         """Let :meth:`run` end once it has taken the edges there are."""
         self._stopping = True
-        self.look()
+        self.wake()
 
     def run(self) -> None:
         """Count until stopped; the lamps are dark then."""
         self._sleep.register(self._board.fileno(), select.POLLIN)
-        self._sleep.register(self._wake, select.POLLIN)
+        self._sleep.register(self._wake_fd, select.POLLIN)
         for watched in self.meters:
             if watched.meter.watched_ns is None:
                 watched.meter.watched_ns = self._started_ns
@@ -180,10 +180,10 @@ class Recorder:
             wait_ms = min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000
         edges = False
         for fd, _ in self._sleep.poll(wait_ms):
-            if fd != self._wake:
+            if fd != self._wake_fd:
                 edges = True
             else:
-                os.eventfd_read(self._wake)
+                os.eventfd_read(self._wake_fd)
         return edges
 
     def _take(self) -> int:
@@ -200,7 +200,7 @@ class Recorder:
                 keep(Row(watched.meter.name, number, at_ns, interval_ns))
             if edge.lost:
                 watched.lose(edge)
-            self._judge_at_ns = min(self._judge_at_ns, watched.look(taken_ns))
+            self._judge_at_ns = min(self._judge_at_ns, watched.note_edge(taken_ns))
         self._taken_ns = taken_ns
         self._taking = False
         if pulse:

@@ -1,5 +1,5 @@
 """
-For pytest in an emulated root: leaves out what can't be had there, and counts it under its reason at the end.
+For pytest in an emulated root: leaves out what is not available there, and counts it under its reason at the end.
 
 A test that asks for a server says itself that there is none; it counts as
 skipped. The rest is left out by name, below.
@@ -29,7 +29,7 @@ FILES = {
 OF_GPIOD = {"tests/test_boards.py::TestGpiod::test_a_chip_that_is_none"}
 GPIOD = hasattr(importlib.import_module("gpiod"), "LineSettings")
 
-#: Files that start a program in nearly every test, which takes seconds there; of these the named tests alone.
+#: Files that start a program in nearly every test, which takes seconds there; of these, only the named tests.
 SOME = {
     "tests/test_process.py": {
         "test_daemon_is_detached",

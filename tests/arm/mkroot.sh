@@ -2,7 +2,7 @@
 # mkroot.sh CACHE ARCH SUITE PACKAGE...: makes a Debian of ARCH with Python and the packages in CACHE once, and prints
 # its archive's path. It runs here under qemu-user. For root, whose apt-get installs the tools that are missing.
 #
-# Packages are unpacked alone, by this machine's dpkg: no script of theirs runs, so that a root takes half a minute.
+# Packages are only unpacked, by this machine's dpkg: none of their scripts runs, so that a root takes half a minute.
 # There is no compiler, as on a Pi that was just set up.
 set -eu
 cache=$1 arch=$2 suite=$3

@@ -6,7 +6,7 @@ The program on a Pi's userland: Debian for Arm, emulated by qemu-user.
 In each root: the install steps of README.rst, from a clone of what is committed;
 the tests that need no server and no kernel; the program with the simulated meter
 for a minute, by its command line. A line a step; ends with 1 where one failed.
-What was said stands in CACHE/arm-logs.
+The output is kept in CACHE/arm-logs.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ ROOTS = {
 
 
 class Root:
-    """A root of *kind* in *directory*, with a copy of *repository*; what is said there goes to *log*."""
+    """A root of *kind* in *directory*, with a copy of *repository*; its output goes to *log*."""
 
     def __init__(self, kind, repository, cache, directory, log):
         self.directory, self.log = directory, log
@@ -130,7 +130,7 @@ class Root:
         shutil.copy(HERE / "choose.py", directory / "srv")
 
     def run(self, script, *args):
-        """Run a shell's *script* in the project, at HOME before there is one; return its status and what was said."""
+        """Run a shell's *script* in the project, at HOME before there is one; return its status and output."""
         there = f"{HOME}/power" if (self.directory / HOME[1:] / "power").exists() else HOME
         line = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER, "enter", self.directory]
         begin = self.log.seek(0, os.SEEK_END)
@@ -146,16 +146,16 @@ class Root:
             check=False,
         )
         self.log.seek(begin)
-        said = self.log.read().decode()
+        output = self.log.read().decode()
         self.log.write(f"\nstatus {done.returncode}\n\n".encode())
-        return done.returncode, said.partition(script.strip() + "\n")[2]
+        return done.returncode, output.partition(script.strip() + "\n")[2]
 
     def must(self, script, *args):
         """The same, where anything but status 0 is a failure."""
-        status, said = self.run(script, *args)
+        status, output = self.run(script, *args)
         if status:
-            raise StepError(f"status {status}: {' | '.join(said.strip().splitlines()[-5:])}")
-        return said
+            raise StepError(f"status {status}: {' | '.join(output.strip().splitlines()[-5:])}")
+        return output
 
 
 def readme_packages(readme):
@@ -175,8 +175,8 @@ def install(root):
     root.must(readme_steps(root.readme))
     versions = root.must(f"venv/bin/python -c '{VERSIONS}'")
     # There are no pins: its status is 1.
-    said = root.run("venv/bin/python src/power.py --check")[1]
-    pins = re.search(r"^pins: (.*?)([;:] on a Raspberry Pi|$)", said, re.MULTILINE)
+    output = root.run("venv/bin/python src/power.py --check")[1]
+    pins = re.search(r"^pins: (.*?)([;:] on a Raspberry Pi|$)", output, re.MULTILINE)
     if not pins:
         raise StepError("--check says nothing of the pins")
     return f"{versions}; pins: {pins[1]}"
@@ -185,21 +185,21 @@ def install(root):
 def tests(root):
     """The tests that choose.py leaves."""
     root.must(f"venv/bin/pip install --quiet --only-binary=:all: -c tests/requirements.lock {TEST_PACKAGES}")
-    status, said = root.run(
+    status, output = root.run(
         "PYTHONPATH=/srv venv/bin/python -m pytest -q --ignore=tests/arm -p choose -p no:cacheprovider --durations=30"
     )
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    summary = [line for line in said.splitlines() if re.match(r"left out: |\d+ (passed|failed|deselected)", line)]
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    summary = [line for line in output.splitlines() if re.match(r"left out: |\d+ (passed|failed|deselected)", line)]
     if status or not summary:
-        raise StepError("; ".join([*summary, *failed]) or said[-500:])
+        raise StepError("; ".join([*summary, *failed]) or output[-500:])
     return "; ".join(summary)
 
 
 def simulated(root):
     """A minute of the simulated meter, ended with SIGTERM: journal, file and status agree, and nothing is missing."""
-    said = root.must(A_MINUTE, str(WATTS))
+    output = root.must(A_MINUTE, str(WATTS))
     for line in ("INFO counting", "INFO stopped"):
-        if line not in said:
+        if line not in output:
             raise StepError(f"it did not say {line!r}")
     data = root.directory / "var/lib/power/simulated"
     status = json.loads((root.directory / "srv/status.json").read_text())

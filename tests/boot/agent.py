@@ -20,7 +20,7 @@ def answers(line):
     import inside
 
     def run(command, timeout):
-        """Run *command* in a shell, as root at /; return its exit status and what it said."""
+        """Run *command* in a shell, as root at /; return its exit status and output."""
         try:
             done = subprocess.run(
                 ["/bin/bash", "-c", command],

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A Pi's chip on gpio-sim: 54 lines labelled pinctrl-bcm2711, for the group gpio. Its directory stands in /run/sim_dir.
+# A Pi's chip on gpio-sim: 54 lines labelled pinctrl-bcm2711, for the group gpio. /run/sim_dir names its directory.
 set -e
 at=/sys/kernel/config/gpio-sim/pi
 mkdir -p $at/bank

@@ -41,7 +41,7 @@ class Counting(machine.Machine):
         self.run(f"chmod 600 {self.settings} && chown -R pi: {PROJECT}")
 
     def install(self, *words, project=PROJECT):
-        """Install it, as its documentation says; return what was said."""
+        """Install it as its documentation says; return the output."""
         return self.run(f"cd {project} && python3 install_init_script.py {' '.join(words)}")
 
     def service(self, action):
@@ -76,15 +76,15 @@ print(db.execute("SELECT json_group_array(json_array(count, time_ns)) FROM pulse
         return [time_ns for _, time_ns in rows], lines
 
     def log(self):
-        """What the program has said since the boot."""
+        """What the program has logged since the boot."""
         return self.run("journalctl -b -u power -o cat || cat /var/lib/power/power.log 2> /dev/null")
 
     def set(self, text):
-        """Write the settings anew."""
+        """Rewrite the settings."""
         self.write(self.settings, text)
 
     def files(self):
-        """Every file but :data:`PRUNED`; links to init scripts without their numbers, which insserv gives anew."""
+        """Every file but :data:`PRUNED`; links to init scripts without their numbers, which insserv assigns again."""
         pruned = " -o ".join(f"-path '{path}'" for path in PRUNED)
         unnumbered = "sed 's,^/etc/rc\\(.\\)[.]d/[SK][0-9][0-9],/etc/rc\\1.d/,'"
         return set(self.run(f"find / -xdev \\( {pruned} \\) -prune -o -print | {unnumbered}").splitlines())

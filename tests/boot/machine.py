@@ -111,7 +111,7 @@ class Machine:
         self._guest.send(json.dumps([name, arguments]) + "\n")
         answer = self._answer(within_s)
         if "returned" not in answer:
-            raise MachineError(f"{name}: the machine said {answer}; its console:\n{self._guest.tail()}")
+            raise MachineError(f"{name}: the machine answered {answer}; its console:\n{self._guest.tail()}")
         return answer["returned"]
 
     def try_run(self, command, timeout=COMMAND_S):
@@ -122,11 +122,11 @@ class Machine:
         """What *command* says, with its errors; it has to succeed."""
         done = self.try_run(command, timeout)
         if done.status != 0:
-            raise MachineError(f"{command}\n--- ended with {done.status} and said:\n{done.output}")
+            raise MachineError(f"{command}\n--- ended with {done.status} and this output:\n{done.output}")
         return done.output
 
     def wait_until(self, command, timeout=60):
-        """Run *command* again and again until it succeeds; return what it said."""
+        """Run *command* again and again until it succeeds; return its output."""
         end_s = time.monotonic() + timeout
         while (done := self.try_run(command)).status != 0:
             if time.monotonic() > end_s:
@@ -170,7 +170,7 @@ class Machine:
             self._guest = None
 
     def console(self):
-        """The end of what its kernel and its process 1 have said."""
+        """The end of the messages of its kernel and its process 1."""
         return self._guest.tail() if self._guest else ""
 
     def changes(self, path):

@@ -106,7 +106,7 @@ def reload_while_flashing(on, settings):
 
 
 def test_reload(on):
-    """Settings that are read again take effect, wrong ones do not and are said; no flash is lost meanwhile."""
+    """Settings that are read again take effect; wrong ones do not, and are reported; no flash is lost meanwhile."""
     pid = on.status()["pid"]
     reload_while_flashing(on, SETTINGS.replace("1000", "2000", 1))
     on.flash(10)
@@ -338,7 +338,7 @@ def test_wrong_settings_fail(on):
 
 @systemd_only
 def test_sandbox(on):
-    """In the unit's sandbox nothing but the data can be written, no device but the chip opens; the clock is told."""
+    """In the unit's sandbox only the data can be written, only the chip opens, and the clock's state is known."""
     assert on.run("systemd-analyze verify /etc/systemd/system/power.service") == ""
     exposure = re.search(r"exposure level for power.service: ([\d.]+)", on.run("systemd-analyze security power"))
     assert float(exposure[1]) <= 2.0

@@ -1,11 +1,12 @@
 """
-A real daemon, with file, InfluxDB and Librato, in which a method of ours is made to raise at a chosen moment.
+A real daemon with file, InfluxDB and Librato, in which one of the program's methods is made to raise at a chosen
+moment.
 
-A bug in a writer, whatever it raises, costs that writer alone: it is shown as failing with the bug's name, tried again
-later and later, opened anew for that, and goes on where it was once the bug is gone; the others deliver meanwhile, and
-each pulse arrives once. A bug on any other thread, be it ours or the library's of pins, ends the program with status 1,
-so that the init starts it again: with the reason in the log, and with all that was counted in the journal. No thread
-is left out: those that the program starts are looked up in a table of what was tried.
+A bug in a writer, whatever it raises, affects only that writer: it is shown as failing with the name of the bug, is
+opened again after longer and longer pauses, and continues where it was once the bug is gone. The others deliver
+meanwhile, and each pulse arrives once. A bug on any other thread, be it ours or one of the GPIO library's, ends the
+program with status 1, so that init starts it again: with the reason in the log, and with everything that was counted in
+the journal. No thread is left out: those that the program starts are compared with a table of what was tried.
 """
 
 import ctypes
@@ -26,6 +27,8 @@ from powermeter.errors import PowerError
 from powermeter.process.control import ask
 
 TITLE = "Bugs"
+PROMISE = "A bug in a writer stops neither the counting nor the other writers"
+MEASURED = "bugs in a writer, each shown, retried after growing pauses, and overcome"
 
 PER_S = 20
 WATTS = PER_S * 3600
@@ -286,9 +289,9 @@ def run(part, rig):
     assert there == {*THREADS, *(f"writer {name}" for name in WRITERS)}, f"not all threads were tried: {there}"
     kinds = sorted({raised for _, raised, _ in chosen})
     return [
-        Row("bugs in a writer, each shown, restarted later and later, and got over", str(len(chosen)), "all"),
-        Row("of which kinds", ", ".join(kinds)),
-        Row("pulses in them, each delivered once", f"{tried_pulses:,}", "all"),
+        Row("bugs in a writer, each shown, retried after growing pauses, and overcome", str(len(chosen)), "all"),
+        Row("of these kinds", ", ".join(kinds)),
+        Row("pulses meanwhile, each delivered once", f"{tried_pulses:,}", "all"),
         Row("threads whose bug ended the program with status 1, all counted saved", ", ".join(THREADS)),
-        Row("threads whose bug did that or was shown and got over", ", ".join(sorted(there - set(THREADS)))),
+        Row("threads whose bug did that, or was shown and overcome", ", ".join(sorted(there - set(THREADS)))),
     ]

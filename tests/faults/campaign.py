@@ -1,9 +1,9 @@
 """
-The fault campaign in its whole numbers: what docs/reliability.rst says is found by this.
+The whole fault campaign, which measures what docs/reliability.rst reports.
 
     python tests/faults/campaign.py [--write] [--seed N] [--part P] [fault ...]     (make campaign: all, and written)
 
---write puts each fault's table into docs/reliability.rst, in place of the one that it has of it.
+--write puts each fault's table into docs/reliability.rst, where it replaces the previous one.
 
 Everything runs on loopback, with its data in a temporary directory (under $TMPDIR, else /var/tmp, which is a disk).
 It ends with status 1 where something does not hold, and writes nothing of that.
@@ -14,13 +14,12 @@ import datetime as dt
 import importlib
 import inspect
 import random
-import re
 import signal
 import sys
 import time
 import traceback
 
-from rig import FAULTS, TOP, machine, run
+from rig import FAULTS, TOP, list_table, machine, run, sections_of, summary
 
 sys.path.append(str(TOP / "tests" / "home_assistant"))
 
@@ -36,9 +35,7 @@ def section(fault, seed):
     title, text, rows = run(fault, 1.0, seed)
     minutes = max(1, round((time.monotonic() - started_s) / 60))
     lines = [title, "-" * len(title), "", inspect.cleandoc(text), ""]
-    lines += [".. list-table::", "   :header-rows: 1", ""]
-    for row in [("what", "found", "must hold"), *rows]:
-        lines += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(row)]
+    lines += list_table([("what", "found", "must hold"), *rows])
     command = f"``.venv-test/bin/python tests/faults/campaign.py --write --seed {seed} {fault}``"
     today = dt.datetime.now(dt.UTC).date()
     lines += ["", f"Made on {today} in {minutes} min by {command} on: {machine()}."]
@@ -51,22 +48,23 @@ Reliability
 
 .. Written by ``make campaign``: do not edit.
 
-What was done to the program, what must hold then, and what was found. The
-program is the shipped one, in processes of its own; InfluxDB is a real one;
-where power is cut, a real kernel with a real ext4 is.
+What was done to the program, what must hold, and what was found. The program is the real one, in its own processes, and
+InfluxDB is real; where the power is cut, a real kernel writes to a real ext4 file system.
 
-A tenth of it runs with every change (``make test-faults``). Where a row's last
-cell says what must hold, nothing is written if it does not.
+A tenth of it runs with every change (``make test-faults``). Where a row says what must hold, nothing is written unless
+it does hold.
 
 """
 
 
 def document(new, before):
     """docs/reliability.rst with the sections *new*, by title, in place of those that the text *before* has of them."""
-    parts = re.split(r"^(?=.+\n-+\n)", before, flags=re.MULTILINE)[1:]
-    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in parts} | new
-    titles = [importlib.import_module(fault).TITLE for fault in ALL]
-    return HEAD + "\n".join(sections[title] for title in titles if title in sections)
+    sections = sections_of(before) | new
+    faults = [importlib.import_module(fault) for fault in ALL]
+    promises = [(fault.PROMISE, fault.TITLE, fault.MEASURED) for fault in faults]
+    return (
+        HEAD + summary(promises, sections, goal=2) + "\n".join(sections[f.TITLE] for f in faults if f.TITLE in sections)
+    )
 
 
 def main():
@@ -93,7 +91,7 @@ def main():
                 PAGE.write_text(document({title: text}, PAGE.read_text() if PAGE.exists() else ""))
             else:
                 run(fault, args.part, seed)
-        except Exception:  # noqa: BLE001 - the others' figures are wanted too; it is told, and of this one none is written
+        except Exception:  # noqa: BLE001 - reported; the other faults still run, and nothing is written of this one
             traceback.print_exc()
             failed.append(fault)
     print(f"\ndoes not hold: {', '.join(failed)}" if failed else "\nall holds")

@@ -1,10 +1,10 @@
 """
-The program is killed by SIGKILL around changes of what a pulse is worth.
+The program is killed by SIGKILL while the number of impulses per kWh changes.
 
-It counts 20 pulses a second. Again and again the settings get another constant, SIGHUP has them read, and a random
-moment later it is killed: before the change is in force, while it is written, or behind it. A change and the pulses
-before it are one transaction: in what the journal has after each kill, each constant begins at a pulse that is there,
-with the register that the pulses before it make; and the next start goes on from that register.
+It counts 20 pulses per second. Again and again the settings get another constant, SIGHUP makes the program read them,
+and a random moment later it is killed: before the change takes effect, while it is written, or after it. A change and
+the pulses before it are one transaction. So, after each kill, every constant in the journal begins at an existing
+pulse, with the register that the pulses before it add up to, and the next start continues from that register.
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from program import PATIENCE_S, Program, wait_until
 from rig import Row, times
 
 TITLE = "SIGKILL around a change"
+PROMISE = "A change of the constant and the register never disagree, whenever the program is killed"
+MEASURED = "starts after a kill that continued from that register"
 
 KILLS = 200
 
@@ -57,7 +59,7 @@ def run(part, rig):
             "all",
             "all",
         ),
-        Row("starts after a kill that went on from that register", f"{kills - 1:,} of {kills - 1:,}", "all"),
+        Row("starts after a kill that continued from that register", f"{kills - 1:,} of {kills - 1:,}", "all"),
     ]
 
 

@@ -1,22 +1,25 @@
 """
 The machine's clock is wrong, or is set while the program counts.
 
-A Pi has no clock chip: it boots with some old time, and is set over the network minutes later. The program
-counts in a guest with a clock of its own, a flash every 3.6 s (1,000 W), with the file and a server of
-InfluxDB's protocol; the kernel is told of the synchronisation (adjtimex) as an NTP client does it.
-Whatever the clock does, every power that is shown, filed or derived must be that of the load. Until the clock
-is known to be right, for CLOCK_WAIT s after the boot at most, nothing may be delivered, and the status must say
-that it waits; then every pulse must be there with the time that it had by the right clock. A time that has
-been delivered must stay; every writer must have every pulse once, in the order of the count.
+A Pi has no clock chip: it boots with some past time, which the network corrects minutes later. The program counts in a
+virtual machine with its own clock, one flash every 3.6 s (1,000 W), with the file and a server of InfluxDB's protocol.
+The kernel learns of the synchronisation (adjtimex) in the way an NTP client reports it.
 
-Not tried: a real hardware clock. The guest's kernel has no driver for one, so the file by which a kernel tells
-that it was set by one (``/sys/class/rtc/*/hctosys``) is made up.
+Whatever the clock does, every power that is shown, written or derived must be that of the load. Until the clock is
+known to be right, or CLOCK_WAIT seconds after the boot, nothing may be delivered, and the status must say that it is
+waiting for the clock. After that, every pulse must be there with the time at which it came by the right clock. A time
+that was delivered must not change; every writer must get every pulse once, in the order of the count.
+
+Not tried: a real hardware clock. The kernel of the virtual machine has no driver for one, so the file in which a kernel
+reports that such a clock has set it (``/sys/class/rtc/*/hctosys``) is made up.
 """
 
 import guests
 from rig import Row
 
 TITLE = "Wrong clock"
+PROMISE = "Power and times are right, whatever the clock does"
+MEASURED = "starts in 2020, set after 5 minutes"
 
 YEAR_2020_NS = 1_577_836_800_000_000_000
 
@@ -58,11 +61,11 @@ def run(part, rig):
         rows.append(
             Row(
                 what,
-                f"{result['pulses']} pulses, each once and in order, times right to {result['off_ms']:.1f} ms; powers "
-                f"right to {result['filed_off']:.2%}, those shown to {result['shown_off']:.2%}",
+                f"{result['pulses']} pulses, each once and in order, times within {result['off_ms']:.1f} ms; powers "
+                f"within {result['filed_off']:.2%}, those shown within {result['shown_off']:.2%}",
                 f"{OFF_MS} ms; {POWER_OFF:.0%}",
             )
         )
     assert simulated["lines"] > 0, simulated
     lines = f"{simulated['lines']} pulses"
-    return [*rows, Row("--simulate, unsynchronised: filed in the first minute", lines, "some")]
+    return [*rows, Row("--simulate, unsynchronised: written in the first minute", lines, "some")]

@@ -1,9 +1,9 @@
 """
-Journals of two meters, damaged: bytes that are others, pages of zeros, pages of noise, an end that is cut off.
+Journals of two meters, damaged: changed bytes, pages of zeros, pages of noise, a missing end.
 
-Each is opened as the program opens it. It must open, the file that was damaged must stand beside it byte for byte
-under a dated name, the register must be none that never was, and new pulses must be taken. Where only pages of pulses
-are damaged the register must be what it was.
+Each is opened as the program opens it. It must open, the damaged file must be kept beside it byte for byte under a
+dated name, the register must not be one that never was, and new pulses must be accepted. Where only pages of pulses are
+damaged, the register must be unchanged.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ from rig import NS_PER_S, Journal, JournalRow, Row
 from powermeter.journal import salvage
 
 TITLE = "A damaged journal"
+PROMISE = "A damaged journal opens again, and the damaged file is kept"
+MEASURED = "opened, intact again, and accepted pulses"
 
 TRIES, PULSES, WAITING = 400, 30_000, 2000
 METERS = {"house": 1000, "pump": 800}
@@ -56,11 +58,14 @@ def run(part, rig):
     assert aside > tries // 2, "too few were damaged where it is noticed"
     return [
         Row("journals damaged", f"{tries}"),
-        Row("opened, whole again, and took pulses", f"{opened}", "all"),
-        Row("set aside, byte for byte; the others were readable as they were", f"{aside}"),
-        Row("damaged in pages of pulses alone: registers as they were", f"{exact}", "all of these"),
-        Row("register of the others too, of what it was: mean", f"{100 * sum(waiting) / tries:.1f} %"),
-        Row("pulses saved, of what there were: mean", f"{100 * sum(saved) / tries / len(METERS) / PULSES:.1f} %"),
+        Row("opened, intact again, and accepted pulses", f"{opened}", "all"),
+        Row("set aside, byte for byte; the others were readable without repair", f"{aside}"),
+        Row("damaged only in pages of pulses: registers unchanged", f"{exact}", "all of these"),
+        Row("register of all, as a share of what it was, on average", f"{100 * sum(waiting) / tries:.1f} %"),
+        Row(
+            "pulses saved, as a share of what there were, on average",
+            f"{100 * sum(saved) / tries / len(METERS) / PULSES:.1f} %",
+        ),
     ]
 
 

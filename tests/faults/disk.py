@@ -1,17 +1,17 @@
 """
-The disk is full, read-only, or gone for an hour, while the meter goes on flashing.
+The disk is full, read-only or gone for an hour, while the meter keeps flashing.
 
-The program counts in a guest, with its journal and its CSV file on an ext4 disk and a server of InfluxDB's
-protocol on loopback; a flash comes every 3 s. *Full*: to the last block. *Read-only*: after an error of the
-file system, as the kernel does it (errors=remount-ro), or by force (sysrq u). *Gone*: the block device fails
-every access; half an hour later it is unmounted; after the hour it is there again as another device. All the
-time every flash must be counted; lamp L2 must blink slowly, and ``--status`` say that the journal fails and how
-many pulses are kept in memory. Once the disk is back, the journal must have every pulse with its time, the file
-and the server must get each once, and L2 be steady.
+The program counts in a virtual machine, with its journal and its CSV file on an ext4 disk and a server of InfluxDB's
+protocol on loopback; a flash comes every 3 s. *Full* means to the last block. *Read-only*: after an error of the file
+system, as the kernel does it (errors=remount-ro), or forced (sysrq u). *Gone*: the block device fails every access;
+half an hour later it is unmounted; after the hour it returns as another device. Throughout, every flash must be
+counted, lamp L2 must blink slowly, and ``--status`` must report that the journal fails and how many pulses are kept in
+memory. Once the disk is back, the journal must have every pulse with its time, the file and the server must get each
+once, and L2 must be steady.
 
-*Too long*: a simulated meter of 5,000 pulses a second, no guest, and no file may grow (RLIMIT_FSIZE), until there
-are more than the 100,000 pulses that are kept in memory. What comes then must be counted and said, so that the
-register and the energy in the file are right to the pulse.
+*Too long*: a simulated meter of 5,000 pulses per second, without a virtual machine, where no file may grow
+(RLIMIT_FSIZE), until there are more than the 100,000 pulses that are kept in memory. The pulses after those must be
+counted and reported, so that the register and the energy in the file are right to the pulse.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from program import Program, wait_until
 from rig import Row
 
 TITLE = "Failing disk"
+PROMISE = "A disk that fails for an hour costs no pulse"
+MEASURED = "full, 60 minutes"
 
 WAYS = {
     "full": "full",
@@ -86,7 +88,7 @@ def _judged(what, kept):
     found = (
         f"{made:,} flashes, {kept['in_memory']:,} of them in memory at the end; counted, in the journal, the file and "
         f"on the server {made:,} ({kept['sent_again']} came twice), times right to {kept['off_ms']:.1f} ms; "
-        f"L2 1 Hz, then steady; said: {kept['failing']}"
+        f"L2 1 Hz, then steady; reported: {kept['failing']}"
     )
     return Row(what, found, f"all, once; {OFF_MS} ms")
 
@@ -140,7 +142,7 @@ def _too_long(directory):
     rss_mib = int(re.search(r"VmRSS:\s+(\d+)", memory)[1]) / 1024
     return Row(
         f"writes fail for too long, {PULSES_A_S:,} pulses/s",
-        f"{BOUND:,} pulses kept in memory ({rss_mib:.0f} MiB RSS), {missing:,} counted alone, and said; the register "
-        f"and the file's energy right to the pulse",
+        f"{BOUND:,} pulses kept in memory ({rss_mib:.0f} MiB RSS), {missing:,} only counted, and reported; the "
+        f"register and the file's energy right to the pulse",
         f"{BOUND:,}; to the pulse",
     )

@@ -1,16 +1,16 @@
 """
-The program gets what nobody would give it on purpose.
+The program is given what nobody would give it on purpose.
 
-- Settings files: the example with bytes or values changed, settings with any value of Python at all, files that raise,
-  exit, print, recurse or make classes of their own. Each is taken, or refused in plain, short lines.
-- Answers of servers: bodies, headers, chunks and trailers without an end, wrong lengths, a byte now and then,
-  redirects, bombs, secrets said back. Each keeps the batch with a plain line, within the writer's timeout and in
-  bounded memory.
-- Pidfiles, sockets beside them, and journals, of any bytes and any kind. Each is used or refused in one line; what was
-  there is neither overwritten nor waited for.
-- In a directory that all may write, links, files and directories that another user has laid in the way of what root
-  writes. None is followed; honest links are.
-- The password and the token stand in nothing that the program writes, says or shows of itself, and it leaves no core.
+- Settings files: the example with changed bytes or values, settings with any Python value at all, files that raise,
+  exit, print, recurse or define their own classes. Each is accepted, or refused in short, plain lines.
+- Answers of servers: endless bodies, headers, chunks and trailers, wrong lengths, a byte now and then, redirects,
+  compression bombs, secrets echoed. Each keeps the batch with a plain line, within the writer's timeout and in bounded
+  memory.
+- Pidfiles, the sockets beside them, and journals, with any bytes and of any kind. Each is used, or refused in one line;
+  what was there is neither overwritten nor waited for.
+- In a directory that everyone may write: links, files and directories that another user has put in the way of what root
+  writes. None is followed; root's own links are.
+- The password and the token are in nothing that the program writes, logs or shows, and it leaves no core dump.
 """
 
 import base64
@@ -39,7 +39,7 @@ from rig import Row, times
 
 from powermeter.errors import DeliveryError
 from powermeter.meter import NS_PER_S, Pulse
-from powermeter.process.control import ANSWER_S, MOST_ANSWER, stop
+from powermeter.process.control import ANSWER_S, MAX_ANSWER, stop
 from powermeter.process.holder import holder
 from powermeter.process.pidfile import PidFile
 from powermeter.settings.schema import REQUIRED
@@ -47,6 +47,8 @@ from powermeter.settings.values import Secret, WriterSettings
 from powermeter.writers import librato, open_writer, writer_type
 
 TITLE = "Hostile input"
+PROMISE = "No input makes it crash, hang or show a secret"
+MEASURED = "password and token of services that echo them, in log (-v), journal, CSV, output and /proc/PID"
 
 #: A view that has rows without an end, each longer than the one before.
 ENDLESS = (
@@ -59,7 +61,7 @@ PIDFILES = 1000
 JOURNALS = 100
 
 #: The bounds. Of memory, in MiB: what the process has at its peak above what it had before.
-MOST_GROWN_MIB = 32
+MAX_GROWN_MIB = 32
 #: The timeout of the writers here, and by how much a busy machine may be late, in s.
 TIMEOUT_S = 1.0
 LATE_S = 2.0
@@ -105,7 +107,7 @@ def settings_files(part, rig):
     assert done.returncode == 0, f"ended by {done.returncode}, see {rig.directory}/settings.py: {done.stderr[-2000:]}"
     found = json.loads(done.stdout)
     assert found["faults"] == {}, f"{found['faults']}: see {rig.directory}"
-    assert found["grown_kib"] < MOST_GROWN_MIB * 1024, found
+    assert found["grown_kib"] < MAX_GROWN_MIB * 1024, found
     tried = set(rig.random.sample(found["local"], min(times(BY_COMMAND_LINE, part), len(found["local"]))))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         sources = (source for number, source in enumerate(hostile_settings.generated(seed, count)) if number in tried)
@@ -117,10 +119,10 @@ def settings_files(part, rig):
             f"{found['taken']:,} taken, {found['refused']:,} refused in plain lines, "
             f"the slowest in {found['slowest_s']:.1f} s, {found['grown_kib'] / 1024:.1f} MiB grown",
             f"no traceback, no secret, no line of more than {hostile_settings.LONGEST_LINE:,} characters, "
-            f"none longer than {hostile_settings.PATIENCE_S} s, {MOST_GROWN_MIB} MiB",
+            f"none longer than {hostile_settings.PATIENCE_S} s, {MAX_GROWN_MIB} MiB",
         ),
         Row(
-            f"{len(tried)} of them by --check",
+            f"{len(tried)} of these with --check",
             f"exit 0 or 1, the slowest in {slowest_s:.1f} s",
             f"no traceback, within {PATIENCE_S} s",
         ),
@@ -254,7 +256,7 @@ def answers(part, rig):
         found = [unread, *(job.result() for job in jobs)]
     grown_mib = peak_mib() - before_mib
     slowest_s = max(took_s for took_s, _, _ in found)
-    assert grown_mib < MOST_GROWN_MIB, f"{grown_mib} MiB"
+    assert grown_mib < MAX_GROWN_MIB, f"{grown_mib} MiB"
     outcomes = [outcome for _, outcome, _ in found]
     count = times(CHANGED_ANSWERS, part)
     changed_outcomes = [changed_answers(rig, kind, count // 2) for kind in ("influxdb", "librato")]
@@ -263,7 +265,7 @@ def answers(part, rig):
             f"{len(found)} hostile answers, to InfluxDB's and Librato's writers, with TLS too",
             f"{outcomes.count('kept')} batches kept, {outcomes.count('taken')} taken; the slowest in {slowest_s:.1f} s "
             f"of a timeout of {TIMEOUT_S:g}; {AT_ONCE} at once took {grown_mib:.0f} MiB",
-            f"one plain line without a secret, within the timeout (late: {LATE_S:g} s), {MOST_GROWN_MIB} MiB",
+            f"one plain line without a secret, within the timeout (late: {LATE_S:g} s), {MAX_GROWN_MIB} MiB",
         ),
         Row(
             f"{count:,} right answers with bytes changed",
@@ -342,7 +344,7 @@ def pidfiles(part, rig):
                 assert one_line(done.stdout + done.stderr), (kind, done)
         shutil.rmtree(rig.directory / "kinds")
     return [
-        Row(f"{count:,} pidfiles of any bytes", "none is held, each is taken and removed", "the same"),
+        Row(f"{count:,} pidfiles of any bytes", "none counts as held, each is taken over and removed", "the same"),
         Row(
             f"in its place {', '.join(kinds)}",
             "each refused in one line, by a start, --status and --kill",
@@ -395,7 +397,7 @@ def sockets(rig):
     return [
         Row(
             f"at the socket beside it {', '.join(SAID)}, another process",
-            f"--status, --status --json and --restart say so or show it plainly, the slowest in {slowest_s:.1f} s",
+            f"--status, --status --json and --restart report it or show it plainly, the slowest in {slowest_s:.1f} s",
             f"no traceback, no control character, nothing stopped, within {bound_s:g} s",
         )
     ]
@@ -426,7 +428,7 @@ def answered_at_the_socket(rig, said):
             assert done.returncode in (0, 1, 4), (said, args, done)
             shown = (done.stdout + done.stderr).replace("\n", "")
             assert shown.isprintable(), (said, args, done)
-            assert len(shown) <= MOST_ANSWER, (said, args)
+            assert len(shown) <= MAX_ANSWER, (said, args)
         assert_refused(done, name="nothing was stopped")
         assert holder.poll() is None
     return slowest_s
@@ -548,7 +550,7 @@ def attacked(directory, attack):
 def laid_in_the_way(rig):
     """Links, files and directories of another user's."""
     if os.geteuid() != 0:
-        return [Row("files and links of another user's", "not tried: root alone can lay them", "")]
+        return [Row("files and links of another user's", "not tried: only root can create them", "")]
     found = list(attacks())
     honest = [
         Attack("link", "my.log", LOG.replace("NAME", "my.log"), honest=True),
@@ -563,12 +565,12 @@ def laid_in_the_way(rig):
             job.result()
     return [
         Row(
-            f"{len(found)} links, files and directories of another user's, in a directory like /tmp, in the way of "
-            "root's log, pidfile, CSV file, DATA_DIR and what stands in it",
+            f"{len(found)} links, files and directories of another user, in a directory like /tmp, in the way of "
+            "root's log, pidfile, CSV file, DATA_DIR and the files in it",
             "none followed, each named in one line",
             "what they point at is untouched",
         ),
-        Row("links of root's own there, for the log and the CSV file", "followed", "the same"),
+        Row("root's own links there, for the log and the CSV file", "followed", "the same"),
         Row(
             "the log and the CSV file of a running one replaced by such links",
             "not followed; the writer is shown as failing, counting goes on",
@@ -653,11 +655,11 @@ WRITERS = {{
             assert secret.encode() not in content, content[:2000]
     return [
         Row(
-            "password and token of services that say them back, in log (-v), journal, CSV, output and /proc/PID",
+            "password and token of services that echo them, in log (-v), journal, CSV, output and /proc/PID",
             f"nowhere in {len(shown)} files and outputs",
             "nowhere",
         ),
-        Row("size of a core, of a daemon and in the foreground", "0", "0"),
+        Row("size of a core dump, of a daemon and in the foreground", "0", "0"),
     ]
 
 
@@ -712,7 +714,7 @@ def journals(part, rig):
         Row(
             f"{len(started)} files in the journal's place: {', '.join(kinds)}",
             f"{started.count(True)} started, {started.count(False)} refused in one line",
-            f"what was there is there still, by its name or another; no traceback, within {PATIENCE_S} s",
+            f"what was there still exists, under its name or another; no traceback, within {PATIENCE_S} s",
         )
     ]
 

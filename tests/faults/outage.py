@@ -1,11 +1,13 @@
 """
-A real InfluxDB and a Librato were away for a week of one pulse a second: so many pulses wait in the journal when the
-program starts, with both still away. Meanwhile it counts 20 a second, which go to a file and to another InfluxDB that
-is well. Then the first comes back, and when that has all, the second.
+A real InfluxDB and a Librato were away for a week with one pulse per second: that many pulses are waiting in the
+journal when the program starts, and both services are still away. Meanwhile the program counts 20 pulses per second,
+which go to a file and to another, healthy InfluxDB. Then the first InfluxDB comes back, and once it has caught up,
+Librato.
 
-Every pulse is there once, in order, with its own time. The backlog goes at the rate that ``make bench`` asks for: 0.6
-of what a bare loop over such rows manages in the same minute. No request is larger than a batch, and memory does not
-grow with what waits. Live pulses do not starve: none is missed, and where all is well they arrive as fast as before.
+Every pulse arrives once, in order, with its own time. The backlog is delivered at the rate that ``make bench`` demands:
+0.6 of what a bare loop over such rows reaches in the same minute. No request is larger than a batch, and memory does
+not grow with the number of waiting pulses. Live pulses do not starve: none is missed, and the healthy services receive
+them as fast as before.
 """
 
 import contextlib
@@ -34,6 +36,8 @@ from powermeter.meter import NS_PER_S
 from powermeter.process.control import ask
 
 TITLE = "An outage of a week"
+PROMISE = "After a week's outage every pulse arrives, once and in order"
+MEASURED = "pulses missing, doubled, out of order or with another time, in any service"
 
 WEEK = 7 * 86400
 PER_S = 20
@@ -267,10 +271,10 @@ def judge(away, status, memory, undisturbed, during_influxdb, during_librato):
     grew = {name: most - before for name, (before, most) in memory.items()}
     assert max(grew.values()) <= MEMORY_MIB, f"memory grew: {memory}"
     return [
-        Row("pulses that waited; that came meanwhile", f"{backlog:,}; {len(live):,}"),
+        Row("pulses waiting; counted meanwhile", f"{backlog:,}; {len(live):,}"),
         Row("live pulses missed", str(len(late)), "0"),
         Row(
-            "pulses missing, twice, out of order or at another time, in any service",
+            "pulses missing, doubled, out of order or with another time, in any service",
             str(sum(map(len, found.values()))),
             "0",
         ),
@@ -283,14 +287,14 @@ def judge(away, status, memory, undisturbed, during_influxdb, during_librato):
         Row("bytes of the largest request", f"{max(sizes):,}", f"<= {BODY_BYTES:,}"),
         *(
             Row(
-                f"memory before {name} came back; what catching up added at its most, MiB",
+                f"memory before {name} came back; added at most by catching up, MiB",
                 f"{before:.1f}; {most - before:.1f}",
                 f"<= {MEMORY_MIB} more",
             )
             for name, (before, most) in memory.items()
         ),
         *(
-            judged("the InfluxDB", undisturbed, during, f"while {name} catches up")
+            judged("the healthy InfluxDB", undisturbed, during, f"while {name} catches up")
             for name, during in (("InfluxDB", during_influxdb), ("Librato", during_librato))
         ),
     ]

@@ -1,16 +1,15 @@
 """
-The power of the whole machine fails, at random moments, again and again.
+The power of the whole machine fails at random moments, again and again.
 
-The program counts in a guest, with its journal and its file on an ext4 disk. The guest is killed: what its
-disk had not flushed is gone. At the next boot on what is left, SQLite's integrity_check must find the journal
-whole, with every count once and none missing between the first and the last; of the flashes that were made
-before the cut those of COMMIT_INTERVAL at most may be missing; and once the program has delivered what waited,
-the CSV file must have every pulse of the journal once, in order, with the same time and register. At the end
-e2fsck must find nothing to mend.
+The program counts in a virtual machine, with its journal and its file on an ext4 disk. Killing the virtual machine
+loses everything that its disk had not flushed. At the next boot, SQLite's integrity_check must find the journal intact,
+with every count once and none missing between the first and the last. Of the flashes before the cut, at most those of
+one COMMIT_INTERVAL may be missing. Once the program has delivered what was waiting, the CSV file must contain every
+pulse of the journal once, in order, with the same time and register. At the end, e2fsck must find nothing to repair.
 
-Each life has a rate and a COMMIT_INTERVAL of its own. In every other one the guest's clock jumps over what
-nobody does anything in, so that hours of pulses and SQLite's checkpoints are hit too; the others run at the
-pace of the world, with 20 pulses a second.
+Each life of the machine has its own rate and COMMIT_INTERVAL. In every second one, the clock of the virtual machine
+skips the time in which nothing happens, so that hours of pulses and SQLite's checkpoints are tried too; the others run
+in real time, with 20 pulses per second.
 """
 
 import itertools
@@ -21,6 +20,8 @@ import guests
 from rig import Row, times
 
 TITLE = "Power cut"
+PROMISE = "A power cut costs at most one COMMIT_INTERVAL of pulses"
+MEASURED = "missing after a cut, as a share of COMMIT_INTERVAL"
 
 #: A tenth of them hit a boot before it has looked at the journal, and are judged with the next.
 CUTS = 110
@@ -136,14 +137,14 @@ def run(part, rig):
     opened, delivered = (sum(getattr(disk, name) for disk in disks) for name in ("opened", "delivered"))
     return [
         Row("power cuts", f"{cuts}"),
-        Row("boots that looked at the journal and found it whole", f"{opened} of {opened}", "all"),
-        Row("flashes made, and kept", f"{made:,}, {kept:,}"),
+        Row("boots that checked the journal and found it intact", f"{opened} of {opened}", "all"),
+        Row("flashes made; saved", f"{made:,}, {kept:,}"),
         Row(
-            "missing after a cut, in shares of COMMIT_INTERVAL",
-            f"{sum(shares) / len(shares):.2f} in the mean, {max(shares):.2f} at most",
+            "missing after a cut, as a share of COMMIT_INTERVAL",
+            f"{sum(shares) / len(shares):.2f} on average, {max(shares):.2f} at most",
             "1, and the time of a commit",
         ),
         Row("pulses missing after a cut, at most", f"{max(count for count, _ in missing)}"),
         Row("files that agreed with the journal after the next delivery", f"{delivered} of {delivered}", "all"),
-        Row("file systems in which e2fsck -fn finds something to mend", "none", "none"),
+        Row("file systems in which e2fsck -fn finds something to repair", "none", "none"),
     ]

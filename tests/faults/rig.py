@@ -4,6 +4,7 @@ What the modules of the fault campaign share: a place on a disk, servers, a kern
 Each fault is a module beside this one with a docstring (what is done, and what must hold) and
 
 - ``TITLE``: the heading in docs/reliability.rst;
+- ``PROMISE``, ``MEASURED``: what users are promised, and the beginning of the row that shows it, for the summary there;
 - ``run(part, rig)``: does it, 1.0 of the whole numbers or less, and returns a list of :class:`Row`.
 
 What does not hold raises AssertionError with the evidence: no row says that something was missed.
@@ -31,6 +32,7 @@ sys.path[:0] = [
 from guest import kernel_path  # noqa: E402 - found by the line before, as is what follows
 from hardware import machine  # noqa: E402, F401 - for campaign.py
 from influxd import Influxd, influxd_path  # noqa: E402
+from results import list_table, sections_of, summary  # noqa: E402, F401 - for campaign.py
 
 from powermeter.journal.history import History  # noqa: E402, F401
 from powermeter.journal.journal import Journal  # noqa: E402
@@ -57,7 +59,7 @@ FAULTS = (
 
 
 class Row(NamedTuple):
-    """A line of a fault's table: what was looked at, what was found, what it is held to ("" for a plain figure)."""
+    """A row of a fault's table: what was measured, what was found, what must hold ("" for a plain figure)."""
 
     what: str
     found: str

@@ -1,12 +1,12 @@
 """
-A month of a household, with all that goes wrong in one.
+A month of a household, with everything that goes wrong in one.
 
-The program counts in a guest whose clock jumps over what nobody does anything in: 30 days with the load that
-``--simulate`` has, on a real kernel's GPIO line, with the file and a server of InfluxDB's protocol on loopback
-(one request a minute at the most). Every day, at random, the server is away for a minute to 12 hours (refuses,
-hangs, resets, answers 500 or 503), and the clock is set by 0.2 s to 3 days, and back some hours later. At the
-end the counter, the journal, the file and the server must have every flash once, the two writers with the
-journal's time and register; and the program's memory and open files must not have grown.
+The program counts in a virtual machine whose clock skips the time in which nothing happens: 30 days with the load of
+``--simulate``, on a real kernel's GPIO line, with the file and a server of InfluxDB's protocol on loopback (at most one
+request per minute). Every day, at random, the server is away for between a minute and 12 hours (refuses, hangs, resets,
+answers 500 or 503), and the clock is set by between 0.2 s and 3 days, and back some hours later. At the end the
+counter, the journal, the file and the server must have every flash once, the two writers with the journal's time and
+register; and the program's memory and open files must not have grown.
 """
 
 import math
@@ -15,6 +15,8 @@ import guests
 from rig import Row, times
 
 TITLE = "A month"
+PROMISE = "A month with everything that goes wrong in one costs no pulse"
+MEASURED = "flashes made; counted, in the journal, in the file, on the server"
 
 DAYS = 30
 
@@ -48,7 +50,7 @@ def run(part, rig):
         Row("simulated days", f"{days}"),
         Row("flashes made; counted, in the journal, in the file, on the server", f"{made:,}; each {made:,}", "equal"),
         Row(
-            "memory (RSS) on the first day at most, at the end, at most",
+            "memory (RSS) on the first day at most; at the end; at most",
             f"{max(memory_kib[:4]) / 1024:.1f}, {memory_kib[-1] / 1024:.1f}, {max(memory_kib) / 1024:.1f} MiB",
             f"at the end within {GROWN_KIB // 1024} MiB of the first day",
         ),

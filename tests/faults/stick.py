@@ -1,9 +1,10 @@
 """
-Two CSV files on a memory stick, FAT or exFAT, whose files have other inode numbers at each mount.
+Two CSV files on a memory stick with FAT or exFAT, where files get new inode numbers at each mount.
 
-The program counts in a guest, with its journal on an ext4 disk and two files of the same pulses on the stick, which are
-renamed now and then, as logrotate does. The power fails at random moments, or the stick is taken out and put back while
-it counts. Once the program has delivered what waited, each pulse of the journal is in each writer's files exactly once.
+The program counts in a virtual machine, with its journal on an ext4 disk and two files of the same pulses on the stick,
+which are renamed from time to time, as logrotate does. The power fails at random moments, or the stick is pulled out
+and put back while the program counts. Once the program has delivered what was waiting, each pulse of the journal is in
+the files of each writer exactly once.
 """
 
 import itertools
@@ -13,6 +14,8 @@ import guests
 from rig import Row, times
 
 TITLE = "A file on a stick"
+PROMISE = "Each pulse is in the CSV file exactly once, also on a stick that is pulled out"
+MEASURED = "vfat: checks of the files that found each pulse exactly once"
 
 #: Lives on a stick of each kind; one in four is a stick taken out and put back, the others end with the power.
 LIVES = 60
@@ -77,15 +80,15 @@ def run(part, rig):
         some = list(of_kind)
         rows += [
             Row(
-                f"{kind}: lives, of which the stick was taken out and put back in",
+                f"{kind}: lives; of these, with the stick pulled out and put back",
                 f"{lives}, {sum(s.taken_out for s in some)}",
             ),
             Row(
-                f"{kind}: lines in the end, in so many files",
+                f"{kind}: lines in the end; files",
                 f"{sum(s.lines for s in some):,}, {sum(s.renamed for s in some)}",
             ),
             Row(
-                f"{kind}: looks at the files that found each pulse exactly once",
+                f"{kind}: checks of the files that found each pulse exactly once",
                 f"{sum(s.judged for s in some)} of {sum(s.judged for s in some)}",
                 "all",
             ),

@@ -1,9 +1,9 @@
 """
-A journal of ten years, at 4 million pulses a year, that one writer follows and another never gets.
+A journal of ten years, at 4 million pulses per year, with one writer that keeps up and one whose service never answers.
 
-It is filled as the program fills it, a batch after another, and thinned as the years pass (``KEEP_DAYS = 400``). It
-stays within the bound, however many years there are; the energy of each day is what was counted; and the writer that
-was away gets the energy of all pulses, and is told how many of them it can't have any more.
+It is filled as the program fills it, batch after batch, and thinned as the years pass (``KEEP_DAYS = 400``). Its size
+stays within the bound, however many years there are; the energy of each day is what was counted; and the writer whose
+service was away delivers the energy of all pulses and learns how many of them are no longer available one by one.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import time
 from rig import NS_PER_S, History, Journal, JournalRow, Row
 
 TITLE = "Ten years, and a service that never returns"
+PROMISE = "The journal stays small, however many years it runs"
+MEASURED = "the journal"
 
 YEARS, A_YEAR, KEEP_DAYS = 10, 4_000_000, 400
 BATCH = 20_000
@@ -55,9 +57,9 @@ def run(part, rig):
         Row("the journal", f"{bytes_kept / 2**20:.0f} MiB", f"<= {bound / 2**20:.0f} MiB, whatever the years"),
         Row("days whose energy is what was counted", f"{len(per_day):,} of {len(per_day):,}", "all"),
         Row("kWh of each of these days, read in", f"{took_s * 1000:.0f} ms"),
-        Row("pulses that the writer that was away got", f"{got:,}"),
-        Row("pulses that it was told it can't have", f"{skipped:,}"),
-        Row("energy that it got", f"{energy_wh / 1000:,.3f} kWh", f"{pulses / 1000:,.3f} kWh"),
+        Row("pulses delivered by the writer whose service was away", f"{got:,}"),
+        Row("pulses that were no longer available to it one by one", f"{skipped:,}"),
+        Row("energy that it delivered", f"{energy_wh / 1000:,.3f} kWh", f"{pulses / 1000:,.3f} kWh"),
     ]
 
 

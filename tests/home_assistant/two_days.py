@@ -17,6 +17,8 @@ from rig import Row, times
 from troubles import ROUND_HOURS, live_through
 
 TITLE = "Two days in Home Assistant"
+PROMISE = "Home Assistant's energy is what was counted, and never falls"
+MEASURED = "kWh in Home Assistant"
 
 ROUNDS, RATE = 8, 240
 

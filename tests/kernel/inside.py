@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parents[2]
 
-#: The host's directory of this job, which alone of the host's files can be written.
+#: The host's directory of this job, the only one of the host that can be written.
 HOST = Path("/run/host")
 
 #: What is between two edges at least, in ns, unless the trace has them closer: simulated edges that are
@@ -165,7 +165,7 @@ def as_user(function, *, user=None, groups=()):
 
 
 def open_way(path):
-    """Make *path* reachable for everybody: what is closed above it gives way to the way alone."""
+    """Make *path* reachable for everybody: closed directories above it only let it be passed through."""
     host = Path("/run/root", *path.parts[1:])
     for parent in reversed(path.parents):
         if not Path("/run/root", *parent.parts[1:]).stat().st_mode & stat.S_IXOTH:

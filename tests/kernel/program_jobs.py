@@ -21,7 +21,7 @@ from powermeter.process.control import ask
 INPUTS = (24, 25, 5, 6, 13, 19, 26, 20)
 L1, L2 = 18, 23
 
-#: What rpi-lgpio is told of the Pi that it finds none of: a Pi 4, whose header is the first chip.
+#: The Pi that rpi-lgpio is to assume, as it finds none: a Pi 4, whose header is the first chip.
 PI_4 = {"RPI_LGPIO_REVISION": "c03114", "RPI_LGPIO_CHIP": "0"}
 
 
@@ -291,7 +291,7 @@ def stuck():
     """The LED lights up and stays so for hours: status and L2 then, and after the next flash."""
     l2, meter, seen = Line(L2), Line(INPUTS[0], high=True), []
 
-    def look(counting):
+    def seen_now(counting):
         now = counting.meter()
         return [now["stuck"], now["watts"], now["watts_is_bound"], now["pulses"], levels(l2, 2)]
 
@@ -302,12 +302,12 @@ def stuck():
         meter.low()
         for seconds in (60, 900, 7200):
             time.sleep(seconds)
-            seen.append(look(counting))
+            seen.append(seen_now(counting))
         meter.high()
         time.sleep(60)
         play(flashes(INPUTS[0], [0], 5_000_000), {INPUTS[0]: meter})
         time.sleep(1)
-        seen.append(look(counting))
+        seen.append(seen_now(counting))
         kept = counting.stop()
     return {"seen": seen, **kept}
 
@@ -336,8 +336,8 @@ def day(seed, zone):
 
 
 def refused(how):
-    """A start that can't be: its exit status and what it said, for each way of starting."""
-    text, said = settings(meters(1), library="gpiod"), []
+    """A start that must fail: its exit status and output, for each way of starting."""
+    text, outputs = settings(meters(1), library="gpiod"), []
     Line(INPUTS[0], high=True)
     stack = contextlib.ExitStack()
     with stack:
@@ -356,11 +356,11 @@ def refused(how):
             for flags in ([], ["--nodaemon"]):
                 # Of each way a directory of its own: the user that runs it owns it.
                 with Program(
-                    Path(os.environ.get("HOME", "/run/job"), f"p{len(said)}{how}".replace(" ", "")), text
+                    Path(os.environ.get("HOME", "/run/job"), f"p{len(outputs)}{how}".replace(" ", "")), text
                 ) as p:
                     done = p.run(*flags)
-                    said.append([done.returncode, done.stdout, done.stderr])
-            return said
+                    outputs.append([done.returncode, done.stdout, done.stderr])
+            return outputs
 
         return inside.as_user(start) if how == "forbidden" else start()
 

@@ -79,7 +79,7 @@ def test_ordinary_user(run):
 
 
 def test_writable(run):
-    """Of the host's files a job can write those of its own directory alone."""
+    """Of the host's files a job can write only those in its own directory."""
     assert run("writable") == ["/run/job", "/run/host"]
 
 

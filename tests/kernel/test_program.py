@@ -50,7 +50,7 @@ def p99(values):
 
 
 def assert_all_of(kept, *, late_ns=MS, apart_ns=MS // 5):
-    """Every flash written stands in the journal and in the file, in its time, with its spacing and power."""
+    """Every flash that was made is in the journal and in the file, with its time, spacing and power."""
     for name, written in kept["written"].items():
         late, apart = off_by(kept["journal"][name], written)
         assert late[-1] < late_ns
@@ -110,7 +110,7 @@ def test_a_stall(run, seconds, how):
 
 
 def test_a_stall_too_long_for_the_kernels_buffer(run):
-    """What the kernel dropped is counted without power, spread over the gap, and said in the log and by --status."""
+    """What the kernel dropped is counted without power, spread over the gap, and reported by log and --status."""
     kept = program(run, "stalled", seconds=5, per_s=1000, options=FAST, timeout=600)
     written, rows, meter = kept["written"], kept["journal"]["meter0"], kept["status"]["meters"]["meter0"]
     made_up = meter["counted_without_being_seen"]
@@ -260,7 +260,7 @@ def assert_blinks(levels, half_s):
 
 @pytest.mark.parametrize("library", BOTH)
 def test_lamps(run, library):
-    """L1 and L2 as the device has them: steady, 1 Hz, 5 Hz; 100 ms a flash, 50 ms by turns in a train."""
+    """L1 and L2 as the device sees them: steady, 1 Hz, 5 Hz; 100 ms per flash, 50 ms on and off in a train."""
     seen = program(run, "lamps", library=library)
     assert [level for level, _ in seen["well"]] == [1]
     assert [level for level, _ in seen["flash"]][-2:] == [1, 0]
@@ -272,7 +272,7 @@ def test_lamps(run, library):
 
 
 def test_a_led_that_stays_on(run):
-    """A LED lit for hours: power is a falling bound and never stored, the state is said, L2 blinks until it flashes."""
+    """A LED lit for hours: power is a falling bound, never stored; it is reported; L2 blinks until it flashes."""
     kept = program(run, "stuck")
     minute, quarter, hours, after = kept["seen"]
     assert minute[0] is False

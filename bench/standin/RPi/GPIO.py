@@ -2,7 +2,7 @@
 """
 A stand-in for ``RPi.GPIO``, put on PYTHONPATH: edges come from the FIFO that $GPIO_FIFO names.
 
-What stands in the FIFO are the kernel's events, two a flash: 96 bytes are one
+The FIFO holds the kernel's events, two per flash: 96 bytes are one
 falling edge, on the pin that was watched first. One thread reads with a
 blocking read and calls the callback, as the library does. Levels put out stay
 in :data:`levels`.

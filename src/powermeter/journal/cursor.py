@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
-from powermeter.journal.tables import MOST_COUNT, connect, constants_of, pulses_of, transaction
+from powermeter.journal.tables import MAX_COUNT, connect, constants_of, pulses_of, transaction
 from powermeter.meter import Constant, Pulse
 
 
@@ -98,7 +98,7 @@ class Cursor:
         rows = connection.execute(
             "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count > ?2 "
             "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
-            (meter, after, MOST_COUNT, limit),
+            (meter, after, MAX_COUNT, limit),
         ).fetchall()
         # A writer begins with no pulse from before its meter was known to this journal.
         return pulses_of(name, max(after, constants[0].from_count), rows, constants)

@@ -15,7 +15,7 @@ from powermeter.errors import JournalError
 from powermeter.journal.cursor import Position
 from powermeter.journal.readings import Reading
 from powermeter.journal.tables import (
-    MOST_COUNT,
+    MAX_COUNT,
     SCHEMA_VERSION,
     SQLITE_CORRUPT,
     THINNED_TO_NS,
@@ -400,7 +400,7 @@ class History:
                     "SELECT count, time_ns, interval_ns FROM read_pulses WHERE meter = ?1 AND count <= ?2 "
                     "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) "
                     "ORDER BY count DESC LIMIT 2",
-                    (meter, reached.get(meter) or MOST_COUNT, MOST_COUNT),
+                    (meter, reached.get(meter) or MAX_COUNT, MAX_COUNT),
                 ).fetchall()
                 constants = constants_of(connection, meter)
                 # One without its predecessor may stand for others that were thinned.
@@ -516,7 +516,7 @@ def _runs(connection: sqlite3.Connection, meter: _Meter) -> Iterator[_Run]:
         "SELECT count FROM steps WHERE meter = ? AND count > ? ORDER BY count", (meter.key, after + 1)
     )
     begin = after + 1
-    for (step,) in itertools.chain(steps, [(MOST_COUNT,)]):
+    for (step,) in itertools.chain(steps, [(MAX_COUNT,)]):
         last = connection.execute(
             "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? AND count < ?"
             " ORDER BY count DESC LIMIT 1",

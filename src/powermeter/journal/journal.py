@@ -14,7 +14,7 @@ from powermeter.errors import DamagedError, JournalError, StoppedError, UnsafePa
 from powermeter.journal.cursor import Cursor, Position
 from powermeter.journal.readings import Drift, Reading, refusal
 from powermeter.journal.tables import (
-    MOST_COUNT,
+    MAX_COUNT,
     SCHEMA_VERSION,
     SCHEMAS,
     THINNED_TO_NS,
@@ -416,7 +416,7 @@ class Journal:
                 ).rowcount
                 self._mark_step(meter, after)
             self._connection.execute("DELETE FROM unsettled")
-            last_times = {meter: self._time_of(meter, MOST_COUNT) for meter in self._last_times}
+            last_times = {meter: self._time_of(meter, MAX_COUNT) for meter in self._last_times}
         self._last_times = {meter: time_ns for meter, time_ns in last_times.items() if time_ns is not None}
         return settled
 

@@ -72,7 +72,7 @@ LOG = 32
 INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
 #: No meter has flashed so often: 30 years at 1,000 a second.
-MOST_PULSES = 10**12
+MAX_PULSES = 10**12
 
 #: After so many pages it is noted how far it is: some 8 MB.
 NOTED_PAGES = 2048
@@ -164,17 +164,17 @@ def _replace(path: str, meters: Mapping[str, float], error: DamagedError, going:
             with _readable(path, going) as old:
                 found = _Found.of(old, path, meters, notes)
             notes.found_is(found)
-        said = found.write(new, path, notes)
+        messages = found.write(new, path, notes)
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
     aside = _finish(path)
     # Said once it is done: it may be tried again and again.
     log.error("journal: %s", error)
-    for line in said:
+    for line in messages:
         log.error("journal: %s; older ones stay in %s", line, aside)
     for writer in found.lost:
         log.error("journal: how far %s was can't be read: it goes on from now on", writer)
-    if not said:
+    if not messages:
         log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
 
 
@@ -439,7 +439,7 @@ class _Found:
                     "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
                     [pulse for pulse in page.pulses(meter, after) if pulse[1] <= last],
                 )
-        said = []
+        messages = []
         for meter, (after, last) in wanted.items():
             saved = _mark_steps(new, meter)
             in_force = _in_force(self.constants[meter], last)
@@ -451,7 +451,7 @@ class _Found:
                     (meter, last, in_force.impulses_per_kwh, register),
                 )
             name = self.names[meter]
-            said.append(
+            messages.append(
                 f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
             )
         # The others begin as new ones do, after the last pulse: from 0 on they would get again all that was saved.
@@ -463,7 +463,7 @@ class _Found:
             # The id that the new one was made with gives way to the old one's.
             new.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
         notes.end()
-        return said
+        return messages
 
 
 def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type | UnionType) -> list[tuple[Any, ...]]:
@@ -588,6 +588,6 @@ def _pulse(content: bytes, cell: int) -> Saved | None:
     except IndexError:
         return None
     meter, count, time_ns, interval_ns = values
-    if meter is None or count is None or time_ns is None or not (0 < meter < 2**16 and 0 < count < MOST_PULSES):
+    if meter is None or count is None or time_ns is None or not (0 < meter < 2**16 and 0 < count < MAX_PULSES):
         return None
     return meter, count, time_ns, interval_ns if interval_ns is None or interval_ns > 0 else None

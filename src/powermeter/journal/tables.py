@@ -108,7 +108,7 @@ VIEW = """
 THINNED_TO_NS = 900 * NS_PER_S
 
 #: More than any count.
-MOST_COUNT = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 
 #: What SQLite adds to the name of a database for the files beside it.
 BESIDE = ("-wal", "-shm", "-journal")

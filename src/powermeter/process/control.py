@@ -36,13 +36,13 @@ ANSWER_S = 2.0
 ASKED_S = 0.3
 
 #: The largest answer that is read, in bytes.
-MOST_ANSWER = 1_000_000
+MAX_ANSWER = 1_000_000
 
 #: The longest question, in bytes.
 MAX_QUESTION = 1024
 
 #: How many may wait to ask it.
-MOST_WAITING = 128
+MAX_WAITING = 128
 
 #: What a file system answers that knows no sockets: FAT and exFAT, some of the network.
 NO_SOCKETS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -198,7 +198,7 @@ def _whole_answer(asking: socket.socket) -> bytes:
     answer = b""
     while part := asking.recv(65536):
         answer += part
-        if len(answer) > MOST_ANSWER or time.monotonic() > end_s:
+        if len(answer) > MAX_ANSWER or time.monotonic() > end_s:
             raise ProcessError("its answer has no end")
     return answer
 
@@ -334,7 +334,7 @@ class Control:
         except OSError:
             listener.close()
             raise
-        listener.listen(MOST_WAITING)
+        listener.listen(MAX_WAITING)
         listener.setblocking(False)
         return listener
 

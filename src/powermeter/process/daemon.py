@@ -33,25 +33,25 @@ def daemonize(pidfile: "PidFile", working_directory: str, work: Callable[[Callab
         return _daemon(pidfile, working_directory, work, writing)
     os.close(writing)
     with open(reading, "rb") as from_daemon:
-        said = printable(from_daemon.read().decode(errors="replace")).strip()
+        message = printable(from_daemon.read().decode(errors="replace")).strip()
     os.waitpid(child, 0)
-    ready, _, rest = said.partition(" ")
+    ready, _, rest = message.partition(" ")
     if ready == READY.decode():
         print(f"power: counting, pid {rest}")
         return 0
-    print(f"power: {said or 'the daemon ended before it was counting: its log says why'}", file=sys.stderr)
+    print(f"power: {message or 'the daemon ended before it was counting: its log says why'}", file=sys.stderr)
     return 1
 
 
 def _daemon(pidfile: "PidFile", working_directory: str, work: Callable[[Callable[[], None]], int], writing: int) -> int:
     import daemon  # not needed to stop or ask one
 
-    told = False
+    reported = False
 
-    def tell(message: bytes) -> None:
-        nonlocal told
-        if not told:
-            told = True
+    def report(message: bytes) -> None:
+        nonlocal reported
+        if not reported:
+            reported = True
             with contextlib.suppress(BrokenPipeError):  # the caller was interrupted; the daemon goes on
                 os.write(writing, message)
             os.close(writing)
@@ -67,10 +67,10 @@ def _daemon(pidfile: "PidFile", working_directory: str, work: Callable[[Callable
     )
     try:
         with context:
-            return work(lambda: tell(READY + b" %d" % os.getpid()))
+            return work(lambda: report(READY + b" %d" % os.getpid()))
     except (PowerError, daemon.daemon.DaemonError) as error:
-        tell(str(error).encode())
+        report(str(error).encode())
         return 1
     except BaseException as error:
-        tell(f"ended by a bug: {type(error).__name__}: {error}".encode())
+        report(f"ended by a bug: {type(error).__name__}: {error}".encode())
         raise

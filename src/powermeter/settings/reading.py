@@ -93,7 +93,7 @@ FEW_IMPULSES = 10
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 
 #: The largest settings file that is read, in bytes: the example has less than 4,000.
-MOST_SOURCE = 1_000_000
+MAX_SOURCE = 1_000_000
 
 
 def show(found: Any, *, secret: bool = False) -> str:
@@ -333,13 +333,13 @@ def _placed(path: str, data_dir: str, *, inside: bool) -> str:
 def _executed(path: str) -> Values:
     """The public names that the Python file *path* sets."""
     try:
-        source = read_code(path, MOST_SOURCE + 1)
+        source = read_code(path, MAX_SOURCE + 1)
     except UnsafePathError as error:
         raise SettingsError(path, [f"is not run: {error}"]) from None
     except OSError as error:
         raise SettingsError(path, [f"can't be read: {error.strerror}"]) from None
-    if len(source) > MOST_SOURCE:
-        raise SettingsError(path, [f"is larger than {MOST_SOURCE:,} bytes"])
+    if len(source) > MAX_SOURCE:
+        raise SettingsError(path, [f"is larger than {MAX_SOURCE:,} bytes"])
     if b"\0" in source:
         raise SettingsError(path, ["holds bytes that are no text: copy the example again"])
     names: Values = {"__file__": path, "__name__": "settings"}

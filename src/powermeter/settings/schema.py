@@ -131,7 +131,7 @@ def tags(
             raise ValueError(f'{allowed} ("{wrong[0]}" has a meaning of its own)')
         if (
             not isinstance(found, dict)
-            or len(found) > MOST_TAGS
+            or len(found) > MAX_TAGS
             or not all(isinstance(part, str) for item in found.items() for part in item)
             or not all(re.fullmatch(key_pattern, key) for key in found)
             or not all(re.fullmatch(value_pattern, value) for value in found.values())
@@ -176,7 +176,7 @@ def file_path(found: Any) -> str:
 
 
 #: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
-MOST_TAGS = 49
+MAX_TAGS = 49
 
 visible_ascii = text(r"[!-~]+", "text of visible ASCII characters, not empty")
 words = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
@@ -211,7 +211,7 @@ def ip_address(found: Any) -> str:
 
 def pin_number(found: Any) -> int:
     """A pin of the header, or a line of another board's chip; which of them there are is known later."""
-    if isinstance(found, int) and 40 < found <= MOST_LINES:
+    if isinstance(found, int) and 40 < found <= MAX_LINES:
         return found
     return int(whole(0, 40)(found))
 
@@ -223,7 +223,7 @@ def url_prefix(found: Any) -> str:
 
 
 #: No chip has more lines: 54 on a Pi, some hundred on other boards.
-MOST_LINES = 1023
+MAX_LINES = 1023
 
 
 class Mistake(NamedTuple):

@@ -26,8 +26,8 @@ from powermeter.settings.values import Secret
 #: As much of an answer's body as is read, in bytes: only the beginning of an error's is shown. Twice that is the most
 #: that an answer may have on the wire before its body is read so far: headers, the marks of chunks and the records of
 #: TLS included. A handshake of TLS may have as much.
-MOST_READ = 65536
-MOST_ANSWER = 2 * MOST_READ
+MAX_READ = 65536
+MAX_ANSWER = 2 * MAX_READ
 
 #: As much as is sent in one go, in bytes: with TLS, each has the time that is left.
 SENT_AT_ONCE = 16384
@@ -96,7 +96,7 @@ class _Allowance:
 
     def begin_answer(self) -> None:
         """What is received from now on belongs to another answer."""
-        self._bytes = MOST_ANSWER
+        self._bytes = MAX_ANSWER
 
     def left_s(self) -> float:
         """How much of the time is left, in s. Raises :exc:`TimeoutError` where none is."""
@@ -109,7 +109,7 @@ class _Allowance:
         """Count so many bytes. Raises :exc:`http.client.HTTPException` if that is too many."""
         self._bytes -= received
         if self._bytes < 0:
-            raise http.client.HTTPException(f"an answer of more than {MOST_ANSWER:,} bytes")
+            raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER:,} bytes")
 
 
 class _Socket(socket.socket):

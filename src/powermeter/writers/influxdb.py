@@ -184,7 +184,7 @@ class _Session:
 
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
         """Send one request and return its answer, whatever that is."""
-        from powermeter.writers.http import MOST_READ, retry_after_s
+        from powermeter.writers.http import MAX_READ, retry_after_s
 
         connection = self._connection
         if connection.has_ended():
@@ -195,7 +195,7 @@ class _Session:
         try:
             connection.request(method, f"{self._path}{path}?{urllib.parse.urlencode(params)}", data, headers)
             with connection.getresponse() as answer:  # one that ends with the connection has taken it over
-                content = answer.read(MOST_READ)
+                content = answer.read(MAX_READ)
                 if not answer.isclosed():
                     connection.close()  # there is more, or the answer was cut off
         except BaseException:

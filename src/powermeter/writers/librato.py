@@ -143,10 +143,10 @@ class _Service:
 
     def _taken(self, resp: "http.client.HTTPResponse", backoff: int) -> tuple[dict[str, Any], bool, int]:
         """What the library makes of an answer: its content, whether it needs no second try, and the next pause."""
-        from powermeter.writers.http import MOST_READ, retry_after_s
+        from powermeter.writers.http import MAX_READ, retry_after_s
 
         with resp:  # one that ends with the connection has taken it over
-            content = resp.read(MOST_READ)
+            content = resp.read(MAX_READ)
         page = is_page(resp.getheader("Content-Type") or "", content)
         if 300 <= resp.status < 400:
             raise MisdirectedError(f"{self.hostname} answered {resp.status}, a redirect: check hostname and protocol")
