@@ -55,7 +55,7 @@ test-home-assistant: .venv-test/.made servers home-assistant
 test-hostile: .venv-test/.made
 	.venv-test/bin/python -m pytest tests/hostile $(PYTEST_ARGS)
 
-# The page in a real browser, Debian's chromium, and what strangers may send to it (some minutes).
+# Page and handbook in a real browser, Debian's chromium, and what strangers may send to the page (some minutes).
 test-page: .venv-test/.made servers
 	@sh tools/fetch_axe.sh "$(CACHE)"
 	.venv-test/bin/python -m pytest tests/page $(PYTEST_ARGS)
@@ -113,7 +113,7 @@ help:
 	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
 	@echo "make test-home-assistant  MQTT on a real Home Assistant, where there is Python 3.13, and with Node-RED"
 	@echo "make test-hostile attacks by other users of a throwaway machine, in namespaces of their own (as root)"
-	@echo "make test-page    the page in Debian's chromium, at three widths, by keyboard, and under attack"
+	@echo "make test-page    page and handbook in Debian's chromium, at several widths, by keyboard; the page under attack"
 	@echo "make pictures     the handbook's pictures of the page, taken again"
 	@echo "make pictures-home-assistant  those of Home Assistant, taken again, where there is Python 3.13"
 	@echo "make check        style and types (make lint), then the tests"
