@@ -718,7 +718,7 @@ def mqtt(place, influxd):
         # A broker each: a view leaves a broker with another's id alone.
         with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
-                program = ProgramByCallback(place / f"mqtt_{name}_{port}", server, daemon=True)
+                program = Program(place / f"mqtt_{name}_{port}", server, daemon=True)
                 program.mqtt_port = port
                 with program:
                     feed([program.fifo], 100, 100)
