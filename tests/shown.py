@@ -36,7 +36,7 @@ METER = {
     "flickers": False,
     "noisy": False,
 }
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "batch_s": 35.0, "refused": 0, "skipped": 0}
 HEALTHY = {
     "version": "1.2.3",
     "pid": 4242,

@@ -57,6 +57,7 @@ MAY_IMPORT = {
         "journal.journal",
         "log",
         "mounts",
+        "periods",
         "safe_path",
         "settings.values",
         "views.mqtt",

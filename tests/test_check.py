@@ -69,6 +69,7 @@ def test_all_is_well(program):
     """Each thing that was tried has its line; what a start would make is not left behind."""
     log = program.data_dir / "mine.log"
     set_more(program, 'LOG_FILE = "mine.log"')
+    program.env["TZ"] = "Europe/Berlin"
     before = files_of(program)
     done = program.run("--check")
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,10 +77,21 @@ def test_all_is_well(program):
         f"settings: ok, {program.settings}",
         f"data: ok, {program.data_dir}",
         f"log: ok, {log}",
+        "time zone: ok, Europe/Berlin",
         "pins: ok, house on 18, 1000 imp/kWh",
         f"writer file: ok, {program.data_dir}/power.csv",
     ]
     assert files_of(program) == before
+
+
+def test_an_unknown_time_zone(program):
+    """A mistake in TZ, which the C library takes for UTC in silence, has a line and is a failure."""
+    set_more(program, "")
+    program.env["TZ"] = "Europe/Berln"
+    done = program.run("--check")
+    assert (done.returncode, done.stderr) == (1, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("time zone")]
+    assert line.startswith("time zone: TZ=Europe/Berln: there is no such zone, so that days begin by UTC: ")
 
 
 def test_a_data_dir_in_memory(program):

@@ -133,7 +133,7 @@ def test_foreground(program, pins, influxd, influx_db, librato_server):
     assert popen.wait(15) == 0
     assert_all_have(program, influxd, influx_db, librato_server, sent)
     assert_lamps_shown(pins)
-    assert program.out.read_text().startswith("house power not known before two flashes, today 0.000 kWh | heating ")
+    assert program.out.read_text().startswith("house waiting for two flashes, today 0.000 kWh | heating ")
     assert program.out.read_text().count("\n") <= 1 + (time.monotonic() - begun_s) / PLAIN_S
     assert program.run("--status").returncode == 3
 

@@ -1,14 +1,15 @@
 """
-The Grafana dashboard's queries, run on a real InfluxDB and a real VictoriaMetrics.
+The queries of Grafana's dashboards, run on a real InfluxDB and a real VictoriaMetrics.
 
-The writer of the settings delivers the pulses; the queries are those that stand in power.json, with Grafana's
-variables put in as its data sources do; the figures are compared with those that the pulses themselves give. Grafana
-itself is not here: what it does with the answers is done as it is documented, see :func:`bars`, and
-docs/grafana/transformations.mjs tries that with its own library.
+The writer of the settings delivers the pulses; the queries are those of the dashboards, with Grafana's variables put
+in as its data sources do; the figures are compared with those that the pulses themselves give. Grafana itself is not
+here: what it does with the answers is done as it is documented, see :func:`bars`, and docs/grafana/transformations.mjs
+tries that with its own library.
 """
 
 import bisect
 import datetime as dt
+import doctest
 import importlib.util
 import itertools
 import json
@@ -27,8 +28,8 @@ from powermeter.settings.values import WriterSettings
 from powermeter.writers import Receipt, open_writer, writer_type
 
 GRAFANA = Path(__file__).resolve().parents[1] / "docs" / "grafana"
-DASHBOARD = json.loads((GRAFANA / "power.json").read_text())
-ROWS = dict(zip(("influxdb", "victoriametrics"), DASHBOARD["panels"], strict=True))
+#: The dashboards, by the name of the variable for their data source.
+DASHBOARDS = {name: json.loads((GRAFANA / f"{name}.json").read_text()) for name in ("influxdb", "victoriametrics")}
 
 ZONE = ZoneInfo("Europe/Berlin")
 #: Summer time ends on the second day, and a month on the eighth.
@@ -209,8 +210,8 @@ ASK = {"influxdb": in_influxql, "victoriametrics": in_metricsql}
 
 
 def panel_of(source, title):
-    """The panel of this title in the row of *source*."""
-    (panel,) = [panel for panel in ROWS[source]["panels"] if panel["title"] == title]
+    """The panel of this title in the dashboard of *source*."""
+    (panel,) = [panel for panel in DASHBOARDS[source]["panels"] if panel["title"] == title]
     return panel
 
 
@@ -232,9 +233,9 @@ def bars(panel, points):
     return {name: {"sum": math.fsum, "max": max}[calculation](values) for name, values in groups.items()}
 
 
-@pytest.fixture(params=list(ROWS))
+@pytest.fixture(params=list(DASHBOARDS))
 def source(request):
-    """Which of the two rows."""
+    """Which of the two dashboards."""
     return request.param
 
 
@@ -260,7 +261,7 @@ def test_energy(source, ask, pulses, meter, period, form):
     expected = {}
     for pulse in pulses[meter]:
         expected.setdefault(local(pulse.time_ns).strftime(form), []).append(pulse.watt_hours / 1000)
-    found = bars(panel_of(source, f"Energy a {period}"), ask(f"Energy a {period}", meter))
+    found = bars(panel_of(source, f"Energy per {period}"), ask(f"Energy per {period}", meter))
     assert found == pytest.approx({name: math.fsum(each) for name, each in expected.items()}, rel=1e-9)
     assert len(found) == {"day": 10, "month": 2}[period]
 
@@ -273,7 +274,7 @@ def test_peak(source, ask, pulses, meter, period, form):
     for pulse in pulses[meter]:
         if pulse.watts is not None:
             expected.setdefault(local(pulse.time_ns).strftime(form), []).append(pulse.watts)
-    found = bars(panel_of(source, f"Peak a {period}"), ask(f"Peak a {period}", meter))
+    found = bars(panel_of(source, f"Peak per {period}"), ask(f"Peak per {period}", meter))
     assert found == pytest.approx({name: max(each) for name, each in expected.items()}, rel=1e-9)
 
 
@@ -386,20 +387,29 @@ def test_what_came_twice_counts_once(victoria, influx, pulses):
     assert kwh == pytest.approx(whole_kwh, rel=1e-9)
 
 
-def test_no_figure_but_the_register_asks_for_registers():
+def questions(source):
+    """The panels of the dashboard of *source* that ask something: all but the row."""
+    return [panel for panel in DASHBOARDS[source]["panels"] if panel["type"] != "row"]
+
+
+def variables(source):
+    """The variables of the dashboard of *source*, by their names."""
+    return {one["name"]: one for one in DASHBOARDS[source]["templating"]["list"]}
+
+
+def test_no_figure_but_the_register_asks_for_registers(source):
     """A reading sets the register, which jumps or falls then: energy and power are asked of the other fields."""
-    for row in DASHBOARD["panels"]:
-        asking = [panel["title"] for panel in row["panels"] if "register" in json.dumps(panel["targets"])]
-        assert asking == ["Register"]
+    asking = [panel["title"] for panel in questions(source) if "register" in json.dumps(panel["targets"])]
+    assert asking == ["Register"]
 
 
 def test_meters(victoria, influx):
     """The variables list the meters that there are."""
-    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
-    (series,) = influx.query(variables["influxdb_meter"]["query"], "grafana")
+    (series,) = influx.query(variables("influxdb")["influxdb_meter"]["query"], "grafana")
     assert sorted(value for _, value in series["values"]) == sorted([*METERS, LOOKALIKE])
     label, metric = re.fullmatch(
-        r"label_values\((?P<metric>\w+), (?P<label>\w+)\)", variables["victoriametrics_meter"]["query"]["query"]
+        r"label_values\((?P<metric>\w+), (?P<label>\w+)\)",
+        variables("victoriametrics")["victoriametrics_meter"]["query"]["query"],
     ).group("label", "metric")
     # As Grafana does for a metric and a label: by the label's values of the series that match.
     found = victoria.ask(f"/api/v1/label/{label}/values", **{"match[]": metric}, start=0, end=NOW_NS / NS_PER_S)
@@ -408,75 +418,115 @@ def test_meters(victoria, influx):
 
 def test_no_pulses_no_figures(ask):
     """Of a meter that is not there, nothing is shown."""
-    for title in ("Energy a day", "Peak a month", "Last 24 hours", "Register", "Power now", "Last flash"):
+    for title in ("Energy per day", "Peak per month", "Last 24 hours", "Register", "Power now", "Last flash"):
         assert ask(title, "garage") == []
 
 
-# --- The file
+# --- The files
 
 
-def test_the_file_is_made_by_its_script():
-    """power.json is what make.py makes of the queries."""
+@pytest.fixture(scope="module")
+def make():
+    """The script that makes the files."""
     spec = importlib.util.spec_from_file_location("make_dashboard", GRAFANA / "make.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    assert (GRAFANA / "power.json").read_text() == make.text(), "run: python docs/grafana/make.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_both_rows_show_the_same():
-    """Titles, units, times and places of the two rows' panels are equal."""
+def test_the_files_are_made_by_their_script(make):
+    """The dashboards and what provisions them are what make.py makes, and there are no others."""
+    found = {
+        str(path.relative_to(GRAFANA)): path.read_text()
+        for path in GRAFANA.rglob("*")
+        if path.suffix in (".json", ".yaml")
+    }
+    assert found == make.files(), "run: python docs/grafana/make.py"
+
+
+def test_what_is_written_as_yaml(make):
+    """Dicts and lists are indented, and a text that YAML would take for something else is in quotes."""
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    (example,) = finder.find(make.yaml, globs={"yaml": make.yaml})
+    assert runner.run(example) == (0, 1)
+
+
+def test_provisioning_leads_to_the_dashboard(make, source):
+    """The data source that is provisioned is of the type and has the uid with which the dashboard begins."""
+    (made,) = make.data_source(next(one for one in (make.INFLUXDB, make.VICTORIAMETRICS) if one.variable == source))[
+        "datasources"
+    ]
+    variable = variables(source)[source]
+    assert variable["current"] == {"text": made["name"], "value": made["uid"]}
+    assert variable["query"] == made["type"]
+    page = (GRAFANA.parent / "howto" / "grafana.rst").read_text()
+    (provider,) = make.PROVIDER["providers"]
+    assert f"{provider['options']['path']}/" in page
+    for path in (
+        f"provisioning/datasources/power-{source}.yaml",
+        "provisioning/dashboards/power.yaml",
+        f"{source}.json",
+    ):
+        assert f"docs/grafana/{path}" in page
+
+
+def test_the_data_source_reads_what_the_page_about_the_server_makes(make):
+    """User, password and database are those that the page of InfluxDB makes for Grafana."""
+    (made,) = make.data_source(make.INFLUXDB)["datasources"]
+    page = (GRAFANA.parent / "howto" / "influxdb.rst").read_text()
+    assert f"CREATE USER \"{made['user']}\" WITH PASSWORD '{made['secureJsonData']['password']}'" in page
+    assert f'GRANT READ ON "{made["jsonData"]["dbName"]}" TO "{made["user"]}"' in page
+
+
+def test_both_dashboards_show_the_same():
+    """Titles, units, times and places of the two dashboards' panels are equal."""
 
     def face(panel):
-        y = panel["gridPos"]["y"]
-        return panel["title"], panel["type"], panel["fieldConfig"], panel.get("timeFrom"), {**panel["gridPos"], "y": y}
+        return panel["title"], panel["type"], panel["fieldConfig"], panel.get("timeFrom"), panel["gridPos"]
 
-    first, second = (
-        [
-            {**panel, "gridPos": {**panel["gridPos"], "y": panel["gridPos"]["y"] - row["gridPos"]["y"]}}
-            for panel in row["panels"]
-        ]
-        for row in ROWS.values()
-    )
-    assert list(map(face, first)) == list(map(face, second))
+    assert list(map(face, questions("influxdb"))) == list(map(face, questions("victoriametrics")))
 
 
-def test_every_panel_can_be_shown():
-    """Ids are unique, no two panels overlap, each has questions with a name of a source that is a variable."""
-    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
-    panels = [panel for row in DASHBOARD["panels"] for panel in (row, *row["panels"])]
-    assert len({panel["id"] for panel in panels}) == len(panels) == 22
-    for variable, row in ROWS.items():
-        assert row["repeat"] == f"{variable}_meter"
-        assert variables[row["repeat"]]["datasource"]["uid"] == f"${{{variable}}}"
-        taken = set()
-        for panel in row["panels"]:
-            place = panel["gridPos"]
-            cells = set(
-                itertools.product(
-                    range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
-                )
-            )
-            assert not cells & taken
-            assert place["x"] + place["w"] <= 24
-            assert place["y"] > row["gridPos"]["y"]
-            taken |= cells
-            refs = [target["refId"] for target in panel["targets"]]
-            assert refs
-            assert len(set(refs)) == len(refs)
-            for asks in (panel, *panel["targets"]):
-                assert asks["datasource"] == {"type": variables[variable]["query"], "uid": f"${{{variable}}}"}
+def test_every_panel_can_be_shown(source):
+    """The row is open; ids are unique, no two panels overlap, and each asks the data source of the variable."""
+    row, *panels = DASHBOARDS[source]["panels"]
+    assert (row["type"], row["collapsed"], row["panels"]) == ("row", False, [])
+    assert row["repeat"] == f"{source}_meter"
+    assert variables(source)[row["repeat"]]["datasource"]["uid"] == f"${{{source}}}"
+    assert len({panel["id"] for panel in (row, *panels)}) == len(panels) + 1 == 11
+    taken = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = set(
+            itertools.product(range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"]))
+        )
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        assert place["y"] > row["gridPos"]["y"]
+        taken |= cells
+        refs = [target["refId"] for target in panel["targets"]]
+        assert refs
+        assert len(set(refs)) == len(refs)
+        for asks in (panel, *panel["targets"]):
+            assert asks["datasource"] == {"type": variables(source)[source]["query"], "uid": f"${{{source}}}"}
 
 
-def test_every_transformation_finds_its_column():
+def test_each_panel_is_explained(source):
+    """The page of the dashboard's figures has each panel by its title."""
+    page = (GRAFANA.parent / "reference" / "dashboard.rst").read_text()
+    assert [panel["title"] for panel in questions(source) if f"\n{panel['title']}\n" not in page] == []
+
+
+def test_every_transformation_finds_its_column(source):
     """The column that the bars add up is the one that the query names."""
-    for row in DASHBOARD["panels"]:
-        for panel in row["panels"]:
-            if "transformations" in panel:
-                (column,) = set(panel["transformations"][1]["options"]["fields"]) - {"Time"}
-                (target,) = panel["targets"]
-                if "query" in target:
-                    assert f'AS "{column}"' in target["query"]
-                    assert target["alias"] == "$col"
-                else:
-                    assert target["legendFormat"] == column
-                assert panel["options"]["xField"] == "Time"
+    adding = [panel for panel in questions(source) if "transformations" in panel]
+    assert len(adding) == 4
+    for panel in adding:
+        (column,) = set(panel["transformations"][1]["options"]["fields"]) - {"Time"}
+        (target,) = panel["targets"]
+        if "query" in target:
+            assert f'AS "{column}"' in target["query"]
+            assert target["alias"] == "$col"
+        else:
+            assert target["legendFormat"] == column
+        assert panel["options"]["xField"] == "Time"

@@ -463,6 +463,20 @@ def test_points_that_come_twice(victoria, to, as_on_the_page, times):
     assert float(found["value"][1]) == pytest.approx(0.002 * times)
 
 
+def test_ask_victoriametrics(victoria, to):
+    """The page's question shows the register; of Debian's build there is no page to ask in, as the handbook has it."""
+    server = victoria()
+    to(server).deliver(now_and_before(1), "")
+    server.flush()
+    (query,) = re.findall(
+        r"curl http://nas\.home:8428/api/v1/query --data-urlencode 'query=(.*)'", PAGES["victoriametrics"]
+    )
+    (found,) = server.ask("/api/v1/query", query=query)["data"]["result"]
+    assert (found["metric"]["meter"], found["value"][1]) == ("house", "0.002")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/vmui", timeout=30)
+
+
 # --- Librato
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -114,6 +115,55 @@ def test_any_width(tmp_path, started):
             assert 0 < max(map(len, lines_of(terminal.shown[seen:])[1:])) <= width
         end(popen)
         terminal.close()
+
+
+#: How a terminal's cursor is hidden, and shown again (xterm's control sequences, DECTCEM).
+HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
+
+
+def test_ctrl_z(tmp_path):
+    """Ctrl-Z leaves the terminal to the shell, with its cursor; with bg it counts unseen, fg brings the line back."""
+    with Program(tmp_path, f'LOG_FILE = "{tmp_path}/my.log"') as program:
+        terminal = Terminal(100)
+        # In a session of its own, whose terminal this is: only there a shell has jobs.
+        shell = subprocess.Popen(
+            ["setsid", "--ctty", "bash", "--norc", "--noprofile", "-i"],
+            cwd=program.directory,
+            env=program.env | {"TERM": "xterm", "PS1": "PROMPT "},
+            **dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs),
+        )
+
+        def typed(text, *shows):
+            """What is shown after *text* was typed, until all of *shows* is there."""
+            terminal.shown = b""
+            os.write(terminal.ours, text)
+            wait_until(lambda: terminal.sees(*shows))
+            return terminal.shown
+
+        def counted():
+            return program.status()["meters"]["house"]["pulses"]
+
+        try:
+            line = shlex.join(map(str, program.line("--nodaemon", "--simulate", "20000")))
+            typed(f"{line}\n".encode(), b"20,000 W, today 0.0")
+            settings = termios.tcgetattr(terminal.theirs)
+            for in_background in (False, True):
+                seen = typed(b"\x1a", b"Stopped", b"PROMPT ")
+                assert seen.rindex(SHOW) > seen.rfind(HIDE)
+                if in_background:
+                    seen = typed(b"bg\n", b"power.py", b"PROMPT ")
+                    at_first = counted()
+                    wait_until(lambda at_first=at_first: counted() > at_first + 10)
+                    assert b" W, today" not in seen + typed(b"echo mark$((6*7))\n", b"mark42", b"PROMPT ")
+                typed(b"fg\n", HIDE, b"20,000 W, today 0.")
+            assert termios.tcgetattr(terminal.theirs) == settings
+            seen = typed(b"\x03", b"PROMPT ")
+            assert seen.rindex(SHOW) > seen.rfind(HIDE)
+            typed(b"echo status$?\n", b"status0")
+        finally:
+            shell.send_signal(signal.SIGHUP)
+            shell.wait(PATIENCE_S)
+            terminal.close()
 
 
 def test_a_terminal_that_goes(tmp_path, started):

@@ -204,6 +204,25 @@ def test_the_zone_is_named(in_zone, zone):
     assert periods.zone() == "Europe/Berlin"
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berln", ":Berlin", "XYZ", "/nowhere"])
+def test_an_unknown_zone_is_not_taken_for_one(in_zone, zone):
+    """Of what TZ may hold by mistake the C library takes UTC: so that is what is named, with the mistake."""
+    in_zone(zone)
+    assert time.localtime(0).tm_gmtoff == 0
+    assert periods.zone() == f"UTC, as {zone.removeprefix(':')!r} is no time zone"
+
+
+@pytest.mark.parametrize(
+    ("zone", "name", "offset_s"),
+    [("CET-1CEST", "CET-1CEST", 3600), ("<+03>-3", "<+03>-3", 10800), ("", "UTC", 0), ("UTC", "UTC", 0)],
+)
+def test_a_zone_without_a_file(in_zone, zone, name, offset_s):
+    """An offset is a zone, and so is nothing: the C library takes that for UTC, whatever the machine's zone is."""
+    in_zone(zone)
+    assert time.localtime(0).tm_gmtoff == offset_s
+    assert periods.zone() == name
+
+
 def test_the_zone_of_the_machine_is_named(monkeypatch):
     """Else by what the machine has been set to, or its abbreviation."""
     monkeypatch.delenv("TZ", raising=False)

@@ -175,7 +175,9 @@ def test_two_pidfiles_on_one_data_dir(program):
     pid = program.start("--simulate", "3000")
     other = program.directory / "other.pid"
     done = program.run("--simulate", "3000", "--pidfile", str(other))
-    assert (done.returncode, done.stderr) == (1, f"power: already running, pid {pid}\n")
+    advice = f"it uses {program.data_dir}/simulated: stop it with kill {pid}, or set another DATA_DIR"
+    assert done.returncode == 1
+    assert done.stderr == f"power: already running, pid {pid}, with another pidfile: {advice}\n"
     assert not other.exists()
     assert program.status()["pid"] == pid
 
@@ -914,7 +916,13 @@ def test_missing_requirements(program, args):
     assert (done.returncode, done.stdout) == (1, "")
     assert one_line(done.stderr)
     assert "missing: lockfile, python-daemon: " in done.stderr
-    assert f"-m pip install -r {top}/requirements.txt" in done.stderr
+    venv = f"{top}/venv"
+    advice = f"venv --system-site-packages {venv} && {venv}/bin/python -m pip install -r {top}/requirements.txt\n"
+    assert done.stderr.endswith(f": {sys.executable} -m {advice}")
+    # A link that leads nowhere, as after the system's Python was removed.
+    (top / "venv" / "bin").mkdir(parents=True)
+    (top / "venv" / "bin" / "python").symlink_to(program.directory / "removed")
+    assert program.run(*args).stderr.endswith(f": {sys.executable} -m {advice.replace('venv ', 'venv --clear ', 1)}")
 
 
 def test_missing_requirements_beside_a_virtual_environment(tmp_path):

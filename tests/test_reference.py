@@ -196,7 +196,7 @@ def test_messages_are_read_from_the_source():
     """The messages are found at all: one of each way of saying one."""
     found = {m.text: m.levels for m in messages()}
     assert found[f"{HOLE}: failing, pulses are kept:{HOLE}"] == {"warning", "error"}
-    assert found["reload: the settings from before stay in force"] == {"error"}
+    assert found[f"reload: the settings from before stay in force:{HOLE}"] == {"error"}
     for text in ("already running, pid*", "answered*", "*: DATA_DIR can't be made:*", "*: found*, allowed:*"):
         assert text.replace("*", HOLE) in found
 

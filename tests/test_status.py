@@ -34,7 +34,7 @@ METER = {
     "flickers": False,
     "noisy": False,
 }
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "refused": 0, "skipped": 0}
+WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "batch_s": 35.0, "refused": 0, "skipped": 0}
 WELL = {
     "version": "1.2.3",
     "pid": 4242,
@@ -78,7 +78,7 @@ def test_text_of_a_program_that_is_well():
     assert view.text(made()) == (
         "power 1.2.3: running, pid 4242, for 1 d 2 h\n"
         "meter house: 1,234 W; today 12,345 pulses, 12.345 kWh; register 98,765.432 kWh; 1,017 edges rejected\n"
-        "writer file: ok; no pulse waits\n"
+        "writer file: ok; nothing is waiting\n"
     )
 
 
@@ -103,11 +103,9 @@ def test_what_is_not_known_is_said_to_be_unknown():
         writers={"file": {"waiting": None, "oldest_s": None}},
     )
     text = view.text(unknown)
-    assert line_of(text, "meter house").startswith(
-        "meter house: power not known before two flashes; today not known; register "
-    )
+    assert line_of(text, "meter house").startswith("meter house: waiting for two flashes; today not known; register ")
     assert line_of(text, "writer file") == "writer file: ok; how many pulses wait is not known"
-    assert view.line(unknown) == "power not known before two flashes, today not known | file ok"
+    assert view.line(unknown) == "waiting for two flashes, today not known | file ok"
     assert "None" not in text
 
 
@@ -131,14 +129,56 @@ def test_a_failing_writer_says_why_and_how_much_waits():
     assert line_of(text, "writer cloud") == (
         "writer cloud: failing: answered 503; 1,234,567 pulses wait, the oldest for 2 h 2 min"
     )
-    assert line_of(text, "writer file") == "writer file: ok; no pulse waits"
+    assert line_of(text, "writer file") == "writer file: ok; nothing is waiting"
     assert view.line(both) == "cloud failing: answered 503 | 1,234 W, today 12.345 kWh | file ok"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"waiting": 66, "oldest_s": 28.4}, "ok; 66 pulses in the next batch, within 35 s"),
+        ({"waiting": 1, "oldest_s": 36.0}, "ok; 1 pulse in the next batch, within 35 s"),
+        ({"waiting": 66, "oldest_s": 36.1}, "ok; 66 pulses wait, the oldest for 36 s"),
+        ({"waiting": 66, "oldest_s": 1.0, "batch_s": 10.5}, "ok; 66 pulses in the next batch, within 11 s"),
+        ({"waiting": 66, "oldest_s": 1.0, "batch_s": 305.0}, "ok; 66 pulses in the next batch, within 6 min"),
+        ({"waiting": 66, "oldest_s": 1.0, "state": "failing"}, "failing; 66 pulses wait, the oldest for 1 s"),
+    ],
+)
+def test_pulses_that_wait_for_their_batch_are_no_trouble(changes, words):
+    """What waits in a healthy writer comes with the next batch, and by when; what is overdue or failing waits."""
+    assert line_of(view.text(made(writers={"db": changes})), "writer db") == f"writer db: {words}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clock": {"waiting": True, "waits_s": 480}},
+        {"journal": {"failing": "disk I/O error", "uncommitted": 66, "dropped": 0}},
+    ],
+)
+def test_no_batch_is_promised_of_pulses_that_are_held_back(changes):
+    """While clock or journal hold pulses back, no writer's line says when they come."""
+    text = view.text(made(writers={"db": {"waiting": 66, "oldest_s": 12.0}}, **changes))
+    assert line_of(text, "writer db") == "writer db: ok; 66 pulses wait, the oldest for 12 s"
+
+
+def test_numbers_for_programs_have_the_digits_that_mean_something():
+    """In JSON power has one decimal, energy six, a flash's length three; what is not known stays so."""
+    exact = {"watts": 1234.56789, "kwh_today": 0.1 + 0.2, "register_kwh": 98765.43210987, "flash_ms": 2.50049}
+    meters = made(meters={"house": exact, "heat": dict.fromkeys(exact)}).as_dict()["meters"]
+    assert {key: meters["house"][key] for key in exact} == {
+        "watts": 1234.6,
+        "kwh_today": 0.3,
+        "register_kwh": 98765.43211,
+        "flash_ms": 2.5,
+    }
+    assert {key: meters["heat"][key] for key in exact} == dict.fromkeys(exact)
+
+
 def test_a_writer_that_catches_up():
-    """A writer that has more to do than a batch is called waiting."""
+    """A writer that has more to do than a batch is catching up."""
     text = view.text(made(writers={"db": {"state": "waiting", "waiting": 60_000, "oldest_s": 3.2}}))
-    assert line_of(text, "writer db") == "writer db: waiting; 60,000 pulses wait, the oldest for 3 s"
+    assert line_of(text, "writer db") == "writer db: catching up; 60,000 pulses wait, the oldest for 3 s"
 
 
 def test_a_clock_that_is_waited_for_is_said():
@@ -147,23 +187,26 @@ def test_a_clock_that_is_waited_for_is_said():
     assert line_of(view.text(waiting), "clock: ") == (
         "clock: not known to be right yet: pulses are kept, and delivered with their right time in at most 8 min"
     )
-    assert view.line(waiting).endswith(" | waits for the clock")
+    assert view.line(waiting).endswith(" | waiting for the clock")
 
 
 def test_pulses_that_are_no_more_are_counted_aloud():
     """Pulses that a writer can't have any more, and those that the memory had no place for, are said."""
     text = view.text(made(writers={"db": {"skipped": 1200}}))
-    assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses are no more, it has their energy"
+    assert (
+        line_of(text, "writer db")
+        == "writer db: ok; nothing is waiting; 1,200 pulses no longer exist, it has their energy"
+    )
     full = made(journal={"failing": "disk I/O error", "uncommitted": 100_000, "dropped": 2500})
     assert line_of(view.text(full), "journal: ") == (
-        "journal: failing: disk I/O error; 100,000 pulses kept in memory; 2,500 more are counted alone"
+        "journal: failing: disk I/O error; 100,000 pulses kept in memory; 2,500 more only counted"
     )
 
 
 def test_refused_pulses_are_counted_aloud():
     """Pulses that a service refused, and that are gone for it, are on its line."""
     text = view.text(made(writers={"db": {"refused": 1200}}))
-    assert line_of(text, "writer db") == "writer db: ok; no pulse waits; 1,200 pulses refused"
+    assert line_of(text, "writer db") == "writer db: ok; nothing is waiting; 1,200 pulses refused"
 
 
 def test_a_silent_meter_is_asked_about():
@@ -201,8 +244,10 @@ def test_a_meter_that_is_silent_and_stuck():
 def test_a_bound_is_no_power():
     """Power that the silence alone tells of is "at most" so much, in both texts; a measured one never is."""
     bound = made(meters={"house": {"watts": 1234.5, "watts_is_bound": True}})
-    assert line_of(view.text(bound), "meter house").startswith("meter house: at most 1,234 W; today ")
-    assert view.line(bound).startswith("at most 1,234 W, today ")
+    assert line_of(view.text(bound), "meter house").startswith(
+        "meter house: at most 1,234 W until the next flash; today "
+    )
+    assert view.line(bound).startswith("at most 1,234 W until the next flash, today ")
     assert "at most" not in view.text(made()) + view.line(made())
 
 
@@ -278,6 +323,7 @@ def test_the_program_gives_what_is_said_here(tmp_path):
         wait_until(lambda: monitor.status().meters["house"].pulses >= 27)
         now = monitor.status()
     assert shape(now.as_dict()) == shape(WELL)
+    assert now.writers["file"].batch_s == 30.1
     pulses = now.meters["house"].pulses
     text = view.text(now)
     assert line_of(text, "meter house").startswith("meter house: 1,000 W; today ")

@@ -60,14 +60,13 @@ def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def query(row: str, title: str) -> str:
-    """The query of a panel of the dashboard, for the meter house."""
-    for one in json.loads((Path(__file__).parent / "power.json").read_text())["panels"]:
-        for panel in one["panels"]:
-            if one["title"].startswith(row) and panel["title"] == title:
-                (target,) = panel["targets"]
-                text: str = target.get("query") or target["expr"]
-                return re.sub(r"\$\{\w+:regex\}", "house", text)
+def query(source: str, title: str) -> str:
+    """The query of a panel of the dashboard of *source*, for the meter house."""
+    for panel in json.loads((Path(__file__).parent / f"{source}.json").read_text())["panels"]:
+        if panel["title"] == title:
+            (target,) = panel["targets"]
+            text: str = target.get("query") or target["expr"]
+            return re.sub(r"\$\{\w+:regex\}", "house", text)
     raise LookupError(title)
 
 
@@ -95,25 +94,25 @@ def main() -> None:
             while size(place / "wal") > PULSES and time.monotonic() < end_s:
                 time.sleep(1)
             when = f"time >= {BEGIN_NS // 1_000_000}ms and time <= {END_NS // 1_000_000}ms"
-            for title in ("Energy a month", "Peak a month"):
-                asked = query("InfluxDB", title).replace("$timeFilter", when)
+            for title in ("Energy per month", "Peak per month"):
+                asked = query("influxdb", title).replace("$timeFilter", when)
                 print(f"InfluxDB, {title}: {seconds(lambda asked=asked: influx.query(asked))}", flush=True)
-            print(f"InfluxDB: {(size(place / 'data') + size(place / 'wal')) / PULSES:.1f} bytes a pulse", flush=True)
+            print(f"InfluxDB: {(size(place / 'data') + size(place / 'wal')) / PULSES:.1f} bytes per pulse", flush=True)
         with VictoriaMetrics(
             Path(name) / "victoria", "-search.disableCache", "-dedup.minScrapeInterval=1ms"
         ) as victoria:
             deliver(victoria.port)
             victoria.flush()
-            for title in ("Energy a month", "Peak a month"):
+            for title in ("Energy per month", "Peak per month"):
                 asked = {
-                    "query": query("VictoriaMetrics", title),
+                    "query": query("victoriametrics", title),
                     "start": BEGIN_NS / NS_PER_S,
                     "end": END_NS / NS_PER_S,
                     "step": 3600,
                 }
                 took = seconds(lambda asked=asked: victoria.ask("/api/v1/query_range", **asked))
                 print(f"VictoriaMetrics, {title}: {took}", flush=True)
-            print(f"VictoriaMetrics: {size(Path(name) / 'victoria' / 'data') / PULSES:.1f} bytes a pulse")
+            print(f"VictoriaMetrics: {size(Path(name) / 'victoria' / 'data') / PULSES:.1f} bytes per pulse")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """
-The Grafana dashboard power.json, made from the queries below.
+The Grafana dashboards, one per kind of data source, and the files that provision them, made from what is below.
 
     python docs/grafana/make.py
 
-Two rows a meter say the same: one asks in InfluxQL (InfluxDB), one in
-MetricsQL (VictoriaMetrics, a data source of the type Prometheus). Both are
-bound to template variables, so that the file can be imported as it is, and the
-row of the source that one does not have can be removed.
+The dashboards show the same: influxdb.json asks in InfluxQL, victoriametrics.json in MetricsQL, by a data source of the
+type Prometheus. Each chooses its data source by a template variable, so that the file can be imported as it is; the
+variable begins with the data source that the file in provisioning/ makes.
 
 tests/test_grafana.py runs each query on the real servers.
 """
@@ -105,7 +104,7 @@ METRICSQL = {
 
 
 def one_line(query: str) -> str:
-    """*query* as it stands in the dashboard."""
+    """*query* as the dashboard has it."""
     return " ".join(query.split()).replace("( ", "(").replace(" )", ")")
 
 
@@ -120,7 +119,7 @@ def ask_influxdb(query: str, _step: str | None) -> Json:
 
 
 def ask_victoriametrics(query: str, step: str | None) -> Json:
-    """A panel's question in MetricsQL: with a *step* of at least this, or without one for the end of the time alone."""
+    """A panel's question in MetricsQL: with a *step* of at least this, or without one only for the end of the time."""
     return {
         "editorMode": "code",
         "expr": one_line(METRICSQL[query]),
@@ -135,11 +134,12 @@ def ask_victoriametrics(query: str, step: str | None) -> Json:
 
 class Source(NamedTuple):
     """
-    A kind of data source that has a row.
+    A kind of data source that has a dashboard.
 
     *variable* names the template variable by which one of Grafana's *type* is
     chosen, and begins the name of the one for its meters, which *meters* lists.
     *ask* makes a panel's question of a query's name and the least step.
+    *provisioned* is what a data source's file holds beside what all of them do.
     """
 
     title: str
@@ -147,6 +147,12 @@ class Source(NamedTuple):
     type: str
     meters: str | Json
     ask: Callable[[str, str | None], Json]
+    provisioned: Json
+
+    @property
+    def uid(self) -> str:
+        """What identifies both the dashboard and the data source that is provisioned for it."""
+        return f"power-{self.variable}"
 
     @property
     def reference(self) -> Json:
@@ -155,7 +161,17 @@ class Source(NamedTuple):
 
 
 INFLUXDB = Source(
-    "InfluxDB", "influxdb", "influxdb", 'SHOW TAG VALUES FROM "electricity_power" WITH KEY = "meter"', ask_influxdb
+    "InfluxDB",
+    "influxdb",
+    "influxdb",
+    'SHOW TAG VALUES FROM "electricity_power" WITH KEY = "meter"',
+    ask_influxdb,
+    {
+        "url": "http://localhost:8086",
+        "user": "grafana",
+        "jsonData": {"version": "InfluxQL", "dbName": "power", "httpMode": "GET"},
+        "secureJsonData": {"password": "a third password"},
+    },
 )
 VICTORIAMETRICS = Source(
     "VictoriaMetrics",
@@ -163,6 +179,7 @@ VICTORIAMETRICS = Source(
     "prometheus",
     {"qryType": 1, "query": "label_values(electricity_power_energy, meter)", "refId": "meters"},
     ask_victoriametrics,
+    {"url": "http://localhost:8428", "jsonData": {"httpMethod": "POST"}},
 )
 
 
@@ -187,7 +204,7 @@ class Stat(NamedTuple):
     """One number: the last that the *query* gives for the time *since* ago until now."""
 
     title: str
-    said: str
+    description: str
     query: str
     unit: str
     since: str
@@ -214,7 +231,7 @@ def stats(source: Source) -> list[Json]:
                 one.title,
                 source,
                 source.ask(one.query, None),
-                description=one.said,
+                description=one.description,
                 gridPos={"h": 4, "w": one.width, "x": x, "y": 0},
                 timeFrom=one.since,
                 hideTimeOverride=True,
@@ -261,13 +278,13 @@ class Bars(NamedTuple):
     """
     A bar for each *period*, since *since*.
 
-    *said* is the period's format in moment.js. The server gives hours, and
+    *form* is the period's format in moment.js. The server gives hours, and
     Grafana adds them up by the calendar of the viewer's time zone: neither
     language knows months, and only one knows zones.
     """
 
     period: str
-    said: str
+    form: str
     since: str
 
 
@@ -277,7 +294,7 @@ BARS = (Bars("day", "YYYY-MM-DD", "30d/d"), Bars("month", "YYYY-MM", "12M/M"))
 def bars(source: Source, one: Bars, y: int) -> list[Json]:
     """Energy and, beside it, peak of each period."""
     panels = []
-    for x, (title, query, unit, said, column, calculation) in enumerate(
+    for x, (title, query, unit, description, column, calculation) in enumerate(
         (
             ("Energy", "energy", "kwatth", "The energy of all flashes together.", "kWh", "sum"),
             ("Peak", "peak", "watt", "The highest power between two flashes.", "W", "max"),
@@ -290,10 +307,10 @@ def bars(source: Source, one: Bars, y: int) -> list[Json]:
         panels.append(
             panel(
                 "barchart",
-                f"{title} a {one.period}",
+                f"{title} per {one.period}",
                 source,
                 source.ask(query, "1h"),
-                description=f"{said} A {one.period} is one of your time zone.",
+                description=f"{description} A {one.period} is one of your time zone.",
                 gridPos={"h": 8, "w": WIDTH // 2, "x": x * WIDTH // 2, "y": y},
                 timeFrom=one.since,
                 hideTimeOverride=True,
@@ -303,7 +320,7 @@ def bars(source: Source, one: Bars, y: int) -> list[Json]:
                 transformations=[
                     {
                         "id": "formatTime",
-                        "options": {"timeField": "Time", "outputFormat": one.said, "useTimezone": True},
+                        "options": {"timeField": "Time", "outputFormat": one.form, "useTimezone": True},
                     },
                     {"id": "groupBy", "options": {"fields": fields}},
                 ],
@@ -324,21 +341,22 @@ def bars(source: Source, one: Bars, y: int) -> list[Json]:
     return panels
 
 
-def row(source: Source, y: int) -> Json:
-    """The row of one source, repeated for each of its meters. Closed, it asks nothing of a source that isn't there."""
+def row(source: Source) -> list[Json]:
+    """An open row, which is repeated for each meter, and the panels in it: in the dashboard they follow it."""
     panels = [*stats(source), graph(source)]
     for i, one in enumerate(BARS):
         panels += bars(source, one, 13 + 8 * i)
     for each in panels:
-        each["gridPos"]["y"] += y + 1
-    return {
+        each["gridPos"]["y"] += 1
+    head: Json = {
         "type": "row",
-        "title": f"{source.title}: ${source.variable}_meter",
-        "collapsed": True,
+        "title": f"${source.variable}_meter",
+        "collapsed": False,
         "repeat": f"{source.variable}_meter",
-        "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
-        "panels": panels,
+        "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": 0},
+        "panels": [],
     }
+    return [head, *panels]
 
 
 def variables(source: Source) -> list[Json]:
@@ -346,7 +364,7 @@ def variables(source: Source) -> list[Json]:
     return [
         {
             "name": source.variable,
-            "label": source.title,
+            "label": "Data source",
             "type": "datasource",
             "query": source.type,
             "regex": "",
@@ -354,12 +372,13 @@ def variables(source: Source) -> list[Json]:
             "hide": 0,
             "multi": False,
             "includeAll": False,
-            "current": {},
+            # The one that is provisioned; Grafana takes another of the type where it is not there.
+            "current": {"text": f"power ({source.title})", "value": source.uid},
             "options": [],
         },
         {
             "name": f"{source.variable}_meter",
-            "label": f"{source.title}: meter",
+            "label": "Meter",
             "type": "query",
             "datasource": source.reference,
             "definition": source.meters if isinstance(source.meters, str) else source.meters["query"],
@@ -376,18 +395,18 @@ def variables(source: Source) -> list[Json]:
     ]
 
 
-def dashboard() -> Json:
+def dashboard(source: Source) -> Json:
     """The whole dashboard."""
-    rows = [row(source, y) for y, source in enumerate((INFLUXDB, VICTORIAMETRICS))]
-    for number, each in enumerate((each for one in rows for each in (one, *one["panels"])), start=1):
+    panels = row(source)
+    for number, each in enumerate(panels, start=1):
         each["id"] = number
     return {
         "__requires": [
             {"type": "grafana", "id": "grafana", "name": "Grafana", "version": GRAFANA},
             *({"type": "panel", "id": kind, "name": name, "version": ""} for kind, name in KINDS),
         ],
-        "title": "Electricity",
-        "uid": "power-electricity",
+        "title": f"Electricity ({source.title})",
+        "uid": source.uid,
         "description": "Power, energy and peaks of the meters that power counts.",
         "tags": ["power"],
         "schemaVersion": SCHEMA,
@@ -402,18 +421,65 @@ def dashboard() -> Json:
         "refresh": "1m",
         "annotations": {"list": []},
         "links": [],
-        "templating": {"list": [*variables(INFLUXDB), *variables(VICTORIAMETRICS)]},
-        "panels": rows,
+        "templating": {"list": variables(source)},
+        "panels": panels,
     }
 
 
 KINDS = (("stat", "Stat"), ("timeseries", "Time series"), ("barchart", "Bar chart"))
 
 
-def text() -> str:
-    """What stands in power.json."""
-    return json.dumps(dashboard(), indent=1) + "\n"
+def data_source(source: Source) -> Json:
+    """The provisioning file of a data source: https://grafana.com/docs/grafana/latest/administration/provisioning/."""
+    common = {"name": f"power ({source.title})", "uid": source.uid, "type": source.type, "access": "proxy"}
+    return {"apiVersion": 1, "datasources": [{**common, **source.provisioned, "editable": True}]}
+
+
+#: The provisioning file that has Grafana show the dashboards of a directory.
+PROVIDER: Json = {
+    "apiVersion": 1,
+    "providers": [
+        {
+            "name": "power",
+            "type": "file",
+            "allowUiUpdates": True,
+            "options": {"path": "/var/lib/grafana/dashboards/power"},
+        }
+    ],
+}
+
+
+def yaml(value: Json | list[Json], indent: str = "") -> str:
+    """
+    *value* as YAML, for people to edit: dicts, lists of dicts, and scalars, which YAML takes as JSON writes them.
+
+    >>> print(yaml({"a": 1, "b": [{"c": "x: y", "d": {"e": True}}]}), end="")
+    a: 1
+    b:
+      - c: "x: y"
+        d:
+          e: true
+    """
+    if isinstance(value, list):
+        return "".join(f"{indent}- {yaml(one, indent + '  ').lstrip()}" for one in value)
+    return "".join(
+        f"{indent}{key}:\n{yaml(inner, indent + '  ')}"
+        if isinstance(inner, (dict, list))
+        else f"{indent}{key}: {json.dumps(inner)}\n"
+        for key, inner in value.items()
+    )
+
+
+def files() -> dict[str, str]:
+    """All that is made, by its path below this directory."""
+    made = {"provisioning/dashboards/power.yaml": yaml(PROVIDER)}
+    for source in (INFLUXDB, VICTORIAMETRICS):
+        made[f"{source.variable}.json"] = json.dumps(dashboard(source), indent=1) + "\n"
+        made[f"provisioning/datasources/power-{source.variable}.yaml"] = yaml(data_source(source))
+    return made
 
 
 if __name__ == "__main__":
-    (HERE / "power.json").write_text(text())
+    for name, text in files().items():
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / name).write_text(text)

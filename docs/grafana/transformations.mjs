@@ -1,4 +1,4 @@
-// Tries the transformations of power.json with Grafana's own library, beside sums made by the calendar here.
+// Tries the transformations of the dashboards with Grafana's own library, beside sums made by the calendar here.
 //
 //     npm install --prefix DIRECTORY --legacy-peer-deps @grafana/data@11.6.0 react react-dom rxjs
 //     node docs/grafana/transformations.mjs DIRECTORY
@@ -36,11 +36,11 @@ grafana.setTimeZoneResolver(() => zone);
 const hours = Array.from({ length: 240 }, (_, hour) => Date.UTC(2025, 9, 24, 22) + hour * 3600e3);
 const numbers = hours.map((_, hour) => (hour % 7) + 1);
 const dateOf = new Intl.DateTimeFormat('sv', { timeZone: zone, dateStyle: 'short' }); // 2025-10-25
-const dashboard = JSON.parse(fs.readFileSync(new URL('power.json', import.meta.url)));
 let failed = false;
 
-for (const row of dashboard.panels) {
-  for (const panel of row.panels.filter((one) => one.transformations)) {
+for (const source of ['influxdb', 'victoriametrics']) {
+  const dashboard = JSON.parse(fs.readFileSync(new URL(`${source}.json`, import.meta.url)));
+  for (const panel of dashboard.panels.filter((one) => one.transformations)) {
     const [{ options: time }, { options: group }] = panel.transformations;
     const [column, { aggregations }] = Object.entries(group.fields)[1];
     const frame = {
@@ -65,7 +65,7 @@ for (const row of dashboard.panels) {
     const good = JSON.stringify(found) === JSON.stringify(expected) && !range.invalid;
     failed ||= !good;
     const names = fields.map((one) => one.name);
-    console.log(`${good ? 'ok ' : 'BAD'} ${row.title.split(':')[0]}, ${panel.title}: ${names}, from ${range.from}`);
+    console.log(`${good ? 'ok ' : 'BAD'} ${source}, ${panel.title}: ${names}, from ${range.from}`);
   }
 }
 process.exitCode = failed ? 1 : 0;

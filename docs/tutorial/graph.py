@@ -5,7 +5,7 @@ Draws the power of the last day from power.csv, as an SVG picture that any brows
     python3 graph.py power.csv > power.svg          the last 24 hours in the file
     python3 graph.py power.csv 6 > power.svg        the last 6
 
-Needs Python alone.
+Needs only Python.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 WIDTH, HEIGHT = 960, 400
 LEFT, RIGHT, TOP, BOTTOM = 80, 910, 50, 350
 
-#: Readable on a bright and on a dark page, and told apart by who is blind to red and green.
+#: Readable on a bright and on a dark page, and different to those who are blind to red and green.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 #: A line of the file: time (s since 1970), power (W, None where it is not known), energy (Wh).

@@ -11,7 +11,9 @@ ABOUT = "power: counts the flashes of an electricity meter and takes each one to
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="power.py", description=ABOUT, allow_abbrev=False)
-    parser.add_argument("--pidfile", metavar="PATH", type=_path, help="who holds its lock is the running one")
+    parser.add_argument(
+        "--pidfile", metavar="PATH", type=_path, help="the process that holds its lock is the running one"
+    )
     parser.add_argument(
         "--settings",
         metavar="PATH",
@@ -31,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         ("--nodaemon", commands.foreground, "run in the foreground"),
         ("--kill", commands.kill, "stop the running one"),
         ("--restart", commands.restart, "stop the running one, if any, and start a daemon"),
-        ("--status", commands.status, "tell how the running one does"),
+        ("--status", commands.status, "show how the running one is doing"),
         ("--check", commands.check, "check settings, pins and every writer; start nothing"),
     ):
         group.add_argument(
@@ -50,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="[METER=]KWH",
         help="what the meter's face shows: set the register to it, and show the drift",
     )
-    parser.add_argument("--force", action="store_true", help="with --reading: take one that can't follow the last one")
+    parser.add_argument(
+        "--force", action="store_true", help="with --reading: accept one that can't follow the last one"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="with --status and --report: for programs")
     form.add_argument("--csv", action="store_true", help="with --report: for a spreadsheet")

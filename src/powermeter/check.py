@@ -12,6 +12,7 @@ from powermeter.journal.history import about, delivered_pulses
 from powermeter.journal.journal import prepare_dir
 from powermeter.log import try_log
 from powermeter.mounts import not_mounted, volatile
+from powermeter.periods import unknown_zone, zone
 from powermeter.safe_path import resolved
 from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, PageSettings, Settings, WriterSettings
 from powermeter.views.mqtt import place
@@ -23,24 +24,25 @@ from powermeter.writers import open_writer
 
 def check(settings: Settings, running: int | None) -> int:
     """
-    Try what *settings* name, say what was found, and return the exit status.
+    Try what *settings* name, print what was found, and return the exit status.
 
     *running* is the process id of the program that has the pins, None without
-    one. Nothing is started, and nothing that was not there is left.
+    one. Nothing is started, and nothing new is left behind.
     """
     with _data_dir_as_it_was(settings.data_dir):
-        found = [_said("data", lambda: _data(settings.data_dir))]
+        found = [_report("data", lambda: _data(settings.data_dir))]
         if log_file := settings.log_file:
-            found.append(_said("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
-    found.append(_said("pins", lambda: _pins(settings, running)))
+            found.append(_report("log", lambda: try_log(log_file, keep=False)))  # it may be in DATA_DIR
+    found.append(_report("time zone", _zone))
+    found.append(_report("pins", lambda: _pins(settings, running)))
     # In a DATA_DIR that can't be used nothing is opened: its owner may have laid links where SQLite makes files.
     path = None if found[0] else os.path.join(settings.data_dir, JOURNAL)
-    found += [_said(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
+    found += [_report(f"writer {writer.name}", functools.partial(_writer, writer, path)) for writer in settings.writers]
     if page := settings.page:
-        found.append(_said("view page", lambda: _page(page, running)))
+        found.append(_report("view page", lambda: _page(page, running)))
     if (mqtt := settings.mqtt) is not None:
         meters = [meter.name for meter in settings.meters]
-        found.append(_said("view mqtt", functools.partial(_mqtt, mqtt, meters, path)))
+        found.append(_report("view mqtt", functools.partial(_mqtt, mqtt, meters, path)))
     return max(found)
 
 
@@ -74,7 +76,7 @@ def _data_dir_as_it_was(path: str) -> Iterator[None]:
                 os.rmdir(made)
 
 
-def _said(name: str, try_it: Callable[[], str]) -> int:
+def _report(name: str, try_it: Callable[[], str]) -> int:
     try:
         print(f"{name}: ok, {try_it()}")
     except PowerError as error:
@@ -87,6 +89,15 @@ def _data(path: str) -> str:
     prepare_data_dir(path)
     kind = volatile(path)
     return path if kind is None else f"{path}, but it is on {kind}: pulses and register are gone after a reboot"
+
+
+def _zone() -> str:
+    if (unknown := unknown_zone()) is not None:
+        raise ProcessError(
+            f"TZ={unknown}: there is no such zone, so that days begin by UTC: use a name that "
+            "timedatectl list-timezones shows"
+        )
+    return zone()
 
 
 def _pins(settings: Settings, running: int | None) -> str:
@@ -137,6 +148,6 @@ def _mqtt(settings: MqttSettings, meters: Sequence[str], path: str | None) -> st
             f"ours {own_id}"
         )
     energies = [f"{name} with {kwh:,.3f} kWh" for name, kwh in retained.energies.items()]
-    said = f"{retained.version or 'a broker'} at {place(settings)}, by MQTT {'5' if retained.mqtt5 else '3.1.1'}"
+    broker = f"{retained.version or 'a broker'} at {place(settings)}, by MQTT {'5' if retained.mqtt5 else '3.1.1'}"
     has = f"the monitor {retained.monitor}{', ours' if own_id else ''}" if retained.monitor else "nothing"
-    return f"{said}; it lets us read {settings.topic}, and has retained there {', '.join([has, *energies])}"
+    return f"{broker}; it lets us read {settings.topic}, and has retained there {', '.join([has, *energies])}"

@@ -55,7 +55,7 @@ def require(modules: Mapping[str, str]) -> None:
     if missing:
         venv = os.path.join(TOP, "venv")
         python = os.path.join(venv, "bin", "python")
-        # Debian's own Python refuses to install. The README's virtual environment has them, or says what it lacks.
+        # The README's virtual environment has them, or names what it lacks.
         if os.access(python, os.X_OK) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
             from powermeter.safe_path import ours, user_name
 
@@ -70,11 +70,22 @@ def require(modules: Mapping[str, str]) -> None:
                 f"python3 -m venv --upgrade --system-site-packages {sys.prefix} && "
                 f"{sys.executable} -m pip install -r {TOP}/requirements.txt"
             )
-        raise ProcessError(f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt")
+        if sys.prefix != sys.base_prefix:
+            raise ProcessError(
+                f"missing: {', '.join(missing)}: {sys.executable} -m pip install -r {TOP}/requirements.txt"
+            )
+        # Never the system's pip: Debian has none, and where it is installed it refuses (PEP 668). A venv with a broken
+        # link in place of its Python can't be made again without --clear.
+        clear = "--clear " if os.path.lexists(venv) else ""
+        raise ProcessError(
+            f"missing: {', '.join(missing)}: make a virtual environment, and call {python} {SOURCE}/power.py: "
+            f"{sys.executable} -m venv {clear}--system-site-packages {venv} && "
+            f"{python} -m pip install -r {TOP}/requirements.txt"
+        )
 
 
 def failed(error: PowerError) -> int:
-    """The exit status of *error*; a service manager is told its first line too."""
+    """The exit status of *error*; a service manager also gets its first line."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return FAILED
     from powermeter.process.systemd import notify
@@ -84,7 +95,7 @@ def failed(error: PowerError) -> int:
 
 
 def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = None) -> "Settings":
-    """The settings for a run, checked, with their warnings said; in the file *path*, if it was found before."""
+    """The settings for a run, checked, with their warnings printed; from the file *path*, if it was found before."""
     import dataclasses
 
     from powermeter.settings import reading
@@ -99,7 +110,7 @@ def _settings(args: argparse.Namespace, simulate: Simulate, path: str | None = N
     invented_for: Literal["file", "all", None] = None if simulate is None else "all" if args.settings else "file"
     read = reading.read(path, simulated=invented_for)
     if path == example and not args.settings:
-        # Whoever has no settings yet wants to see what there is.
+        # Without settings of their own, people want to see what there is.
         read = dataclasses.replace(read, page=page_view.DEFAULT)
     if isinstance(simulate, float) and (small := [m.name for m in read.meters if m.max_watts < simulate]):
         raise ProcessError(f"--simulate {simulate:g}: more than max_watts of the meter {small[0]} allows")
@@ -149,7 +160,7 @@ def foreground(args: argparse.Namespace) -> int:
     settings, pidfile = _prepared(args, args.simulate)
     if sys.stdout.isatty():
         require({"rich": "rich"})
-    # As the daemon: a library of pins may make files where it is.
+    # As the daemon does: a library of pins may make files in the working directory.
     os.chdir(settings.data_dir)
     with PidFile(pidfile):
         return run.run(
@@ -174,7 +185,7 @@ def _prepared(args: argparse.Namespace, simulate: Simulate) -> "tuple[Settings, 
     if settings.log_file or args.command is not foreground:
         try:
             try_log(settings.log_file or os.path.join(settings.data_dir, "power.log"))
-        except ProcessError as error:  # it is no condition of counting
+        except ProcessError as error:  # counting does not depend on it
             print(f"power: {error}", file=sys.stderr)
     return settings, pidfile_for(args)
 
@@ -218,7 +229,7 @@ def restart(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Print how the running one does."""
+    """Print how the running one is doing."""
     from powermeter.process.control import ask
     from powermeter.process.holder import holder
 
@@ -260,7 +271,7 @@ def check(args: argparse.Namespace) -> int:
     settings = _settings(args, None)
     print(f"settings: ok, {settings.path}")
     running = None
-    with contextlib.suppress(ProcessError):  # a DATA_DIR that can't be looked into is said with all else that is tried
+    with contextlib.suppress(ProcessError):  # a DATA_DIR that can't be opened is reported with the rest
         # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
         running = holder(os.path.join(settings.data_dir, "lock"))
     return checking.check(settings, running)
@@ -291,9 +302,9 @@ def report(args: argparse.Namespace) -> int:
         gc.disable()
         gc.freeze()
         # From here on nothing may be imported: root's Python, and the program, may be closed to the owner.
-        shown_as, note = (None, "") if subject.told else meters_of(subject)
+        shown_as, note = (None, "") if subject.from_running else meters_of(subject)
         become_owner(args, subject.path)
-        if subject.told:
+        if subject.from_running:
             shown_as, note = meters_of(subject)
         running = holder(os.path.join(os.path.dirname(subject.path), "lock")) is not None
         with History(subject.path) as history:
@@ -321,20 +332,20 @@ def report(args: argparse.Namespace) -> int:
 
 
 def reading(args: argparse.Namespace) -> int:
-    """Have the register become what the meter's face shows, and print how far the two have drifted apart."""
+    """Set the register to what the meter's face shows, and print how far the two have drifted apart."""
     from powermeter.process.holder import holder
 
     pidfile = pidfile_of_running(args)
     try:
         name, typed = _meter_and_kwh(args.reading)
         if holder(pidfile) is not None:
-            said = _read_by_running(args, pidfile, name, typed)
+            words = _read_by_running(args, pidfile, name, typed)
         else:
-            said = _read_into_journal(args, name, typed)
+            words = _read_into_journal(args, name, typed)
     except _UsageError as error:
         print(f"power: --reading: {error}", file=sys.stderr)
         return WRONG_USAGE
-    write_out(said)
+    write_out(words)
     return 0
 
 
@@ -361,12 +372,12 @@ def _which(name: str, meters: Iterable[str]) -> str:
     known = list(meters)
     if name in known or (not name and len(known) == 1):
         return name or known[0]
-    said = f"{name}: no such meter" if name else "which meter?"
-    raise _UsageError(f"{said}: {', '.join(f'--reading {known_name}=KWH' for known_name in known)}")
+    problem = f"{name}: no such meter" if name else "which meter?"
+    raise _UsageError(f"{problem}: {', '.join(f'--reading {known_name}=KWH' for known_name in known)}")
 
 
 def _read_by_running(args: argparse.Namespace, pidfile: str, name: str, typed: str) -> str:
-    """What the running one says of the face, once that is on its disk."""
+    """What the running one answers about the face, once that is on its disk."""
     import json
     import time
 
@@ -398,7 +409,7 @@ def _read_by_running(args: argparse.Namespace, pidfile: str, name: str, typed: s
 
 
 def _read_into_journal(args: argparse.Namespace, name: str, typed: str) -> str:
-    """What is said of the face that is written to the journal, which no program has."""
+    """What is printed for a face that is written to the journal, which no program uses."""
     import sqlite3
     import time
 
@@ -463,7 +474,7 @@ def write_out(text: str = "") -> None:
 
 
 def _columns() -> int:
-    """How wide the terminal is, in columns; 80 where there is none."""
+    """How wide the terminal is, in columns; 80 without one."""
     with contextlib.suppress(ValueError):
         if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
             return columns

@@ -94,6 +94,8 @@ class Delivery:
         self.refused = 0
         #: Pulses that were no more when their turn came, since the start.
         self.skipped = 0
+        #: How long a pulse of the journal may wait for its batch while nothing fails, in s.
+        self.batch_s = 0.0
         self._open_writer = open_writer
         self._complete_ns = complete_ns
         self._on_state, self._on_damage = on_state, on_damage
@@ -162,7 +164,9 @@ class Delivery:
         while not (self._stopping.is_set() and self.state is State.FAILING):
             try:
                 self._met_a_bug = False
-                return self._open_writer()
+                writer = self._open_writer()
+                self.batch_s = _batch_s(writer.pace)
+                return writer
             except BaseException as error:  # noqa: BLE001 - a bug in a writer, SystemExit too: the others go on
                 expected = isinstance(error, DeliveryError)
                 pause_s = self._fail(str(error), loud=True) if expected else self._failed_by_bug(error)
@@ -336,6 +340,11 @@ class Delivery:
         self.state, self.reason = state, reason
         if changed:
             self._on_state()
+
+
+def _batch_s(pace: Pace) -> float:
+    # A period's end is seen a second late, and then looked for once a second.
+    return pace.interval_s + (pace.period_ns / NS_PER_S + 2 if pace.period_ns else 0)
 
 
 def _longest_s(error: BaseException) -> float:

@@ -1,7 +1,7 @@
 """
-What only the journal's file knows of how it is doing, in bounded time: a disk that hangs answers nobody.
+What only the journal's file knows about how the program is doing, in bounded time: a disk may hang.
 
-Owns a thread, and on it a connection to the file; both are made when somebody asks.
+Owns a thread, and on it a connection to the file; both are made for the first question.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Lookup:
         """
         What the file knows of *meters* and of writers at *positions*; nothing where it does not answer in time.
 
-        *opened* is another number for each time that the file was opened, 0 while there is none.
+        *opened* is another number for each time that the file was opened, 0 while it is not open.
         """
         if not opened or not self._answered.is_set():
             return Found.nothing()
@@ -120,7 +120,7 @@ class Lookup:
 
 @contextlib.contextmanager
 def _noted(found: Found) -> Iterator[None]:
-    """What the file does not answer is not known; damage that is met is noted."""
+    """Whatever the file does not answer stays unknown; damage that is met is noted."""
     try:
         yield
     except sqlite3.Error as error:

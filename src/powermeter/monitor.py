@@ -689,6 +689,7 @@ class Monitor:
             reason=delivery.reason,
             waiting=waiting,
             oldest_s=None if oldest_ns is None else round(max(0.0, (self._clock.wall_ns() - oldest_ns) / NS_PER_S), 1),
+            batch_s=delivery.batch_s + self.settings.commit_interval_s,
             refused=delivery.refused,
             skipped=delivery.skipped,
         )

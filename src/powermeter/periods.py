@@ -171,10 +171,22 @@ def local_time(time_ns: int) -> str:
 
 def zone() -> str:
     """The name of the machine's zone, as Europe/Berlin; its abbreviation where it has no name."""
+    if (unknown := unknown_zone()) is not None:
+        return f"UTC, as {unknown!r} is no time zone"
     name = os.environ.get("TZ", "").removeprefix(":")
-    if not name:
+    if "TZ" not in os.environ:
         _, _, name = os.path.realpath("/etc/localtime").partition("/zoneinfo/")
     return name if name and name.isprintable() else time.tzname[0]
+
+
+def unknown_zone() -> str | None:
+    """What TZ names, where the system knows no such zone and silently uses UTC (tzset(3)); None without a mistake."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    # An offset, as "CET-1CEST", and "<+03>-3", needs no file (POSIX, "TZ").
+    if name in ("", "UTC") or re.match(r"([A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?[0-9]", name):
+        return None
+    known = os.path.isfile(os.path.join("/usr/share/zoneinfo", name))
+    return None if known else name
 
 
 # --- When it begins

@@ -38,7 +38,7 @@ class Row(NamedTuple):
     """
     What a meter counted in *period*; *name*: "today" or the like, "" where the period says it all.
 
-    *kwh* is None where damage keeps it from being read, and *approximate* where pulses once thinned to one an hour lie
+    *kwh* is None where damage keeps it from being read, and *approximate* where pulses once thinned to one per hour lie
     at its ends. *mean_w* is over *covered_s*, in which it was counted; None where that is 0. *peak_w* is the highest
     mean over a quarter of an hour by the clock, which began at *peak_from_ns* (UTC, ns); None in a long span. For
     *uncovered_s* nothing could be counted; None where that was not recorded yet. What is still to come of the period is
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 class MeterReport(NamedTuple):
     """
-    One meter: its *rows*, and their *total*; in the overview there is none, and the last *days* follow.
+    One meter: its *rows*, and their *total*; the overview has no total, and the last *days* follow.
 
     *in_settings* is None where the settings are not known.
     """
@@ -79,7 +79,7 @@ class MeterReport(NamedTuple):
 
 class Report(NamedTuple):
     """
-    All of it; *span* is as it was written, "" for the overview, which alone has *readings*, the newest first.
+    All of it; *span* is as it was written, "" for the overview. Only that has *readings*, the newest first.
 
     *zone* is the machine's. *damage* is what SQLite says where a damaged journal kept something from being read.
     """

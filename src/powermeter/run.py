@@ -19,7 +19,7 @@ from typing import Any
 from powermeter import past
 from powermeter.boards import Board, open_board
 from powermeter.boards.simulated import SimulatedBoard, simulated_load
-from powermeter.errors import PowerError, StoppedError
+from powermeter.errors import AlreadyRunningError, PowerError, ProcessError, StoppedError
 from powermeter.journal.journal import Journal
 from powermeter.journal.readings import parse
 from powermeter.log import Log
@@ -87,8 +87,14 @@ def _run(
     ready: Callable[[], None],
 ) -> int:
     with contextlib.ExitStack() as stack:
-        # Whoever uses another pidfile would still write to the same journal.
-        stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock"), 0o600))
+        # One with another pidfile would still write to the same journal.
+        try:
+            stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock"), 0o600))
+        except AlreadyRunningError as error:
+            raise ProcessError(
+                f"already running, pid {error.pid}, with another pidfile: it uses {settings.data_dir}: "
+                f"stop it with kill {error.pid}, or set another DATA_DIR"
+            ) from error
         # On a terminal a hang-up means that it is gone.
         hangup_stops = not as_daemon and sys.stdin.isatty()
         control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))
@@ -190,9 +196,9 @@ def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:
         settings = reread()
         monitor.change(settings)
     except PowerError as error:
+        # Each line whole: whoever looks only at the last one reads what came of it, and why.
         for line in str(error).splitlines():
-            log.error("reload: %s", line)
-        log.error("reload: the settings from before stay in force")
+            log.error("reload: the settings from before stay in force: %s", line)
     else:
         log.info("reload: %s is in force", settings.path)
 

@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: How many decimals of a meter's numbers mean something. A flash is 1 mWh at the very least, and its length is measured
+#: to about a microsecond.
+DIGITS = {"watts": 1, "kwh_today": 6, "register_kwh": 6, "energy_kwh": 6, "flash_ms": 3}
+
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
@@ -48,12 +52,17 @@ class MeterStatus:
 
 @dataclass(frozen=True, slots=True)
 class WriterStatus:
-    """One writer: its *state* ("ok", "waiting", "failing") and why, how many pulses wait; None is "not known"."""
+    """
+    One writer: its *state* ("ok", "waiting", "failing") and why, how many pulses wait; None is "not known".
+
+    *batch_s* is how long a pulse may wait for its batch while the writer is ok.
+    """
 
     state: str
     reason: str
     waiting: int | None
     oldest_s: float | None
+    batch_s: float
     refused: int
     skipped: int
 
@@ -116,8 +125,11 @@ class Status:
     views: Mapping[str, ViewStatus]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same, as JSON can hold it."""
-        return dataclasses.asdict(self)
+        """The same, as JSON can hold it; each number has only the digits that mean something."""
+        found = dataclasses.asdict(self)
+        for meter in found["meters"].values():
+            meter |= {key: round(meter[key], digits) for key, digits in DIGITS.items() if meter[key] is not None}
+        return found
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Status":

@@ -1,7 +1,7 @@
 """
 What a command is about: which running program, which settings, and which journal.
 
-Where nothing is named it is the user's own, and the installed service's where there is none.
+If nothing is named, it is the user's own, else the installed service's.
 """
 
 import argparse
@@ -25,8 +25,8 @@ TOP = os.path.dirname(SOURCE)
 #: The pidfile of the service that install_init_script.py installs.
 SERVICE_PIDFILE = "/run/power/power.pid"
 
-#: Where its data are unless its settings say otherwise, the file that names these, and the command that finds it, which
-#: is there as long as it is installed.
+#: Where its data is unless its settings name another place, the file that names these, and the command that finds it,
+#: which exists as long as it is installed.
 SERVICE_STATE, SERVICE_DEFAULT, SERVICE_COMMAND = "/var/lib/power", "/etc/default/power", "/usr/local/bin/power"
 
 
@@ -58,7 +58,7 @@ def _runtime_dir() -> str | None:
 
 
 def pidfile_of_running(args: argparse.Namespace) -> str:
-    """The pidfile of the one that is asked or stopped: where nothing is named and nobody holds ours, the service's."""
+    """The pidfile of the one to ask or stop: the service's, if nothing is named and no process holds the user's own."""
     try:
         return _pidfile_of_running(args)
     except SettingsError as error:
@@ -84,9 +84,9 @@ def _data_dir(args: argparse.Namespace) -> str:
 
 def has_another_pidfile(args: argparse.Namespace) -> int | None:
     """
-    The process id of who runs on DATA_DIR; None without one, where a pidfile was named, and for root.
+    The process id of the program that uses DATA_DIR; None without one, if a pidfile was named, and for root.
 
-    For where nobody holds the pidfile: in a login session it is another than for cron. Root runs no settings to learn
+    For when no process holds the pidfile: a login session has another one than cron. Root runs no settings to learn
     where DATA_DIR is: they may be another user's.
     """
     from powermeter.process.holder import holder
@@ -94,7 +94,7 @@ def has_another_pidfile(args: argparse.Namespace) -> int | None:
     if args.pidfile or os.geteuid() == 0:
         return None
     for lock in ("lock", os.path.join("simulated", "lock")):
-        with contextlib.suppress(PowerError):  # of wrong settings nothing is known
+        with contextlib.suppress(PowerError):  # wrong settings name no DATA_DIR
             if (pid := holder(os.path.join(_data_dir(args), lock))) is not None:
                 return pid
     return None
@@ -104,14 +104,14 @@ class Subject:
     """
     The *path* of a journal, whether it is a *simulated* one, and the path of its *settings*, None without any.
 
-    Where the running program *told* that, it is its user who says which file is executed.
+    If they are *from_running*, the running program named them, and so its user chose the file that is executed.
     """
 
     # Not by typing or dataclasses: each takes as long to load as all that --status needs.
-    __slots__ = ("path", "settings", "simulated", "told")
+    __slots__ = ("from_running", "path", "settings", "simulated")
 
-    def __init__(self, path: str, settings: str | None, *, simulated: bool, told: bool) -> None:
-        self.path, self.settings, self.simulated, self.told = path, settings, simulated, told
+    def __init__(self, path: str, settings: str | None, *, simulated: bool, from_running: bool) -> None:
+        self.path, self.settings, self.simulated, self.from_running = path, settings, simulated, from_running
 
 
 def journal_to_read(args: argparse.Namespace) -> Subject:
@@ -123,7 +123,7 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
     if args.pidfile or not args.settings:
         data_dir, path, simulated = _asked_where(args)
     of_service = None if os.environ.get("POWER_SETTINGS") else _settings_of_service()
-    told = path is not None and not args.settings
+    from_running = path is not None and not args.settings
     path = args.settings or path or of_service or reading.find(TOP, SOURCE)
     if data_dir is None:
         try:
@@ -143,15 +143,15 @@ def journal_to_read(args: argparse.Namespace) -> Subject:
             raise closed(args, journal) from error
         except OSError as error:
             raise ProcessError(f"{journal}: {why(error)}") from error
-        return Subject(journal, path, simulated=invented, told=told)
+        return Subject(journal, path, simulated=invented, from_running=from_running)
     raise ProcessError(f"no journal in {data_dir}: nothing has been counted there yet: start power first")
 
 
 def meters_of(subject: Subject) -> "tuple[Mapping[str, ShownAs] | None, str]":
     """
-    How the meters are shown, by its settings; None where these can't be read, and why.
+    How the meters are shown, by its settings; None if these can't be read, and why.
 
-    Where the running program told which they are, it is to be called as the journal's owner.
+    Call it as the journal's owner if the running program named them.
     """
     from powermeter.settings import reading
 
@@ -162,12 +162,12 @@ def meters_of(subject: Subject) -> "tuple[Mapping[str, ShownAs] | None, str]":
 
 
 def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool]:
-    """What the running one says: where its journal is, the path of its settings, and whether it is simulated."""
+    """What the running one answers: where its journal is, the path of its settings, and whether it is simulated."""
     from powermeter.process.holder import holder
 
     try:
         pidfile = _pidfile_of_running(args)
-    except SettingsError:  # of the settings that can't be read DATA_DIR is not known
+    except SettingsError:  # settings that can't be read name no DATA_DIR
         pidfile = SERVICE_PIDFILE
     if holder(pidfile) is None:
         return None, None, False
@@ -182,7 +182,7 @@ def _asked_where(args: argparse.Namespace) -> tuple[str | None, str | None, bool
     except ForbiddenError as error:
         raise closed(args, "the journal of the running power") from error
     except (ProcessError, LookupError, RecursionError, TypeError, ValueError):
-        return None, None, False  # one that hangs keeps nobody from its journal
+        return None, None, False  # its journal can be read even if it hangs
 
 
 def _settings_of_service() -> str | None:
@@ -196,7 +196,7 @@ def _settings_of_service() -> str | None:
 
 
 def _default_data_dir(args: argparse.Namespace) -> str:
-    """DATA_DIR where the settings name none: the service's, if there is one and nothing names another."""
+    """DATA_DIR if the settings do not name it: the service's, if there is one and nothing names another."""
     from powermeter.settings import reading
 
     if not args.settings and not os.environ.get("STATE_DIRECTORY") and os.path.exists(SERVICE_COMMAND):

@@ -152,7 +152,7 @@ def _when(report: Report) -> str:
 
 
 class _Typesetter:
-    """Lines of text for a terminal, and the notes that stand below them."""
+    """Lines of text for a terminal, and the notes below them."""
 
     def __init__(self, columns: int, block: str, *, bold: bool) -> None:
         self.columns = columns
@@ -245,9 +245,9 @@ def _add_meter(set_text: _Typesetter, meter: MeterReport) -> None:
 def title(meter: MeterReport) -> str:
     """The label and the name of *meter*, and what else tells it from others."""
     title = f"{printable(meter.label)} ({printable(meter.name)})" if meter.label else printable(meter.name)
-    said = ["export"] if meter.direction == "export" else []
-    said += ["no longer in the settings"] if meter.in_settings is False else []
-    return ", ".join([title, *said])
+    remarks = ["export"] if meter.direction == "export" else []
+    remarks += ["no longer in the settings"] if meter.in_settings is False else []
+    return ", ".join([title, *remarks])
 
 
 def names(rows: Sequence[Row]) -> list[str]:

@@ -1,5 +1,6 @@
 """How the running program is doing, for people: the text of ``--status``, and the live line."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ from powermeter.views import duration
 
 class Part(NamedTuple):
     """
-    What is said of one part of the program: its *name*, such as "meter house", and the *words*.
+    What is shown for one part of the program: its *name*, such as "meter house", and the *words*.
 
-    *advice* is what to do, or what not to worry about, where it *is_wrong*; "" where the words ask for it already.
+    *advice* is what to do, or what not to worry about, where it *is_wrong*; "" where the words include that already.
     """
 
     name: str
@@ -39,9 +40,11 @@ def headline(status: Status) -> str:
 
 
 def parts(status: Status) -> list[Part]:
-    """What is said of each meter, writer and view, and of what else does not do what it should."""
+    """What is shown for each meter, writer and view, and for anything else that does not do what it should."""
     found = [Part(f"meter {_name(name, of)}", _meter(of), of.faulty) for name, of in status.meters.items()]
-    found += [_writer(name, writer) for name, writer in status.writers.items()]
+    # While these two hold pulses back, a writer's next batch waits for them.
+    held_back = status.clock.waiting or bool(status.journal.failing)
+    found += [_writer(name, writer, held_back=held_back) for name, writer in status.writers.items()]
     found += [Part(f"view {name}", _state(view), view.state == "failing") for name, view in status.views.items()]
     if status.clock.waiting:
         found.append(
@@ -53,7 +56,7 @@ def parts(status: Status) -> list[Part]:
         )
     journal = status.journal
     if journal.failing:
-        dropped = f"; {journal.dropped:,} more are counted alone" if journal.dropped else ""
+        dropped = f"; {journal.dropped:,} more only counted" if journal.dropped else ""
         words = f"failing: {journal.failing}; {journal.uncommitted:,} pulses kept in memory{dropped}"
         advice = "Check the disk: is it full, or worn out? What was counted is written once it can be."
         found.append(Part("journal", words, is_wrong=True, advice=advice))
@@ -72,10 +75,10 @@ def _meter(meter: MeterStatus) -> str:
     )
 
 
-def _writer(name: str, writer: WriterStatus) -> Part:
+def _writer(name: str, writer: WriterStatus, *, held_back: bool) -> Part:
     refused = f"; {writer.refused:,} pulses refused" if writer.refused else ""
-    skipped = f"; {writer.skipped:,} pulses are no more, it has their energy" if writer.skipped else ""
-    words = f"{_state(writer)}; {_waiting(writer)}{refused}{skipped}"
+    skipped = f"; {writer.skipped:,} pulses no longer exist, it has their energy" if writer.skipped else ""
+    words = f"{_state(writer)}; {_waiting(writer, held_back=held_back)}{refused}{skipped}"
     if writer.state != "failing":
         return Part(f"writer {name}", words)
     advice = "Nothing is lost: its pulses wait in the journal until it works again. power.py --check tries it."
@@ -83,7 +86,7 @@ def _writer(name: str, writer: WriterStatus) -> Part:
 
 
 def reading(read: Reading, drift: Drift | None, *, simulated: bool) -> str:
-    """What is said of a reading that was taken, and of its *drift*, if there was one before."""
+    """What is shown for a reading that was taken, and its *drift*, if there was one before."""
     face = shown(read.face_kwh, read.decimals)
     lines = [
         f"meter {read.meter}: the register is {face} kWh from the next pulse on; it was {read.register_kwh:.3f} kWh"
@@ -133,14 +136,13 @@ def line(status: Status, columns: int | None = None) -> str:
         label = f"{meter.label or name} " if several else ""
         (failing if trouble else healthy).append(", ".join([f"{label}{watts(meter)}", f"today {today}", *trouble]))
     for name, writer in status.writers.items():
-        said = f"{name} {fitted(_state(writer), MAX_REASON)}"
-        (failing if writer.state == "failing" else healthy).append(said)
+        (failing if writer.state == "failing" else healthy).append(f"{name} {fitted(_state(writer), MAX_REASON)}")
     failing += [
         f"view {name} {fitted(_state(view), MAX_REASON)}"
         for name, view in status.views.items()
         if view.state == "failing"
     ]
-    clock = ["waits for the clock"] if status.clock.waiting else []
+    clock = ["waiting for the clock"] if status.clock.waiting else []
     return fitted(" | ".join([*failing, *healthy, *clock]), columns)
 
 
@@ -167,10 +169,10 @@ def _name(name: str, meter: MeterStatus) -> str:
 
 
 def watts(meter: MeterStatus) -> str:
-    """The power now; "at most" that, while no flash comes and it sinks."""
+    """The power now; "at most" that, and why, while no flash comes and it sinks."""
     if meter.watts is None:
-        return "power not known before two flashes"
-    return f"{'at most ' if meter.watts_is_bound else ''}{meter.watts:,.0f} W"
+        return "waiting for two flashes"
+    return f"at most {meter.watts:,.0f} W until the next flash" if meter.watts_is_bound else f"{meter.watts:,.0f} W"
 
 
 def _register(meter: MeterStatus) -> str:
@@ -178,10 +180,10 @@ def _register(meter: MeterStatus) -> str:
 
 
 def _input(meter: MeterStatus) -> str:
-    """What else is to be said of a meter's input."""
-    said = [
-        f"{getattr(meter, key):,} {words}"
-        for key, words in (
+    """What else is shown for a meter's input."""
+    words = [
+        f"{getattr(meter, key):,} {what}"
+        for key, what in (
             ("rejected_after_stall", "rejected after a stall"),
             ("too_short", "flashes too short"),
             ("counted_without_being_seen", "flashes counted without being seen"),
@@ -190,26 +192,35 @@ def _input(meter: MeterStatus) -> str:
     ]
     if meter.flash_ms is not None:
         length = meter.flash_ms
-        said.append(f"last flash {length:,.0f} ms" if length >= 100 else f"last flash {length:.3g} ms")
+        words.append(f"last flash {length:,.0f} ms" if length >= 100 else f"last flash {length:.3g} ms")
     if meter.silent:
-        said.append("no flashes: is the sensor in its place?")
+        words.append("no flashes: is the sensor in its place?")
     if meter.stuck:
-        said.append('the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round')
+        words.append('the LED is stuck on, or other light falls on the sensor, or "lit" is the other way round')
     if meter.flickers:
-        said.append('never dark: other light flickers on the sensor, or "lit" is the other way round')
+        words.append('never dark: other light flickers on the sensor, or "lit" is the other way round')
     if meter.noisy:
-        said.append("far more edges than pulses: does the sensor see the pulse LED, and nothing else?")
-    return "".join(f"; {words}" for words in said)
+        words.append("far more edges than pulses: does the sensor see the pulse LED, and nothing else?")
+    return "".join(f"; {each}" for each in words)
 
 
 def _state(of: WriterStatus | ViewStatus) -> str:
-    return f"{of.state}: {of.reason}" if of.reason else str(of.state)
+    state = "catching up" if isinstance(of, WriterStatus) and of.state == "waiting" else of.state
+    return f"{state}: {of.reason}" if of.reason else state
 
 
-def _waiting(writer: WriterStatus) -> str:
+def _waiting(writer: WriterStatus, *, held_back: bool) -> str:
     if writer.waiting is None:
         return "how many pulses wait is not known"
     if writer.oldest_s is None:
-        return "no pulse waits"
+        return "nothing is waiting"
+    # To wait for a batch is how a healthy writer works. What is overdue, but for a second's work, has no such promise.
+    if writer.state == "ok" and not held_back and writer.oldest_s <= writer.batch_s + 1:
+        return f"{_pulses(writer.waiting)} in the next batch, within {_no_longer(writer.batch_s)}"
     waiting = "1 pulse waits" if writer.waiting == 1 else f"{writer.waiting:,} pulses wait"
     return f"{waiting}, the oldest for {duration(writer.oldest_s)}"
+
+
+def _no_longer(seconds: float) -> str:
+    """*seconds* as people say it, rounded up: a promise is not to be shortened."""
+    return f"{math.ceil(seconds)} s" if seconds <= 120 else duration(60 * math.ceil(seconds / 60))
