@@ -37,6 +37,7 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = "power"
 html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["handbook.css"]
 html_js_files = ["copy_button.js"]

@@ -118,7 +118,7 @@ def said_by(node, function, errors, entry):
             place = f"{HOLE}: {entry}" + "".join(f'["{name}"]' for key in names for name in texts(key))
             found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
-            ast.unparse(value) in ("said", "messages", "self.mistakes") and function.name != "_input"
+            ast.unparse(value) in ("said", "messages", "warned", "self.mistakes") and function.name != "_input"
         ):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
