@@ -215,6 +215,8 @@ class Program(Measured):
             name: {"pin": pin, "impulses_per_kwh": IMPULSES_PER_KWH, "max_watts": MAX_WATTS}
             for name, pin in zip(meters, (18, 22), strict=False)
         }
+        #: How long it collects pulses until it commits and until it posts them, in s.
+        self.commit_s, self.post_s = COMMIT_S, POST_S
         #: The port of its page; None for no page.
         self.page_port = None
         #: The port of its broker; None for no MQTT.
@@ -227,7 +229,6 @@ class Program(Measured):
                 "host": "127.0.0.1",
                 "port": influxd.port,
                 "database": self.database,
-                "update_period": POST_S,
             }
 
     def command(self, *flags):
@@ -235,9 +236,11 @@ class Program(Measured):
         return [sys.executable, POWER, "--settings", str(self._settings), "--pidfile", self.pidfile, *flags]
 
     def start(self):
+        if "influxdb" in self.writers:
+            self.writers["influxdb"]["update_period"] = self.post_s
         self._settings.write_text(
             f"METERS = {self.meters!r}\nWRITERS = {self.writers!r}\n"
-            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {COMMIT_S}\nCLOCK_WAIT = 0\n"
+            f"DATA_DIR = {str(self.data)!r}\nCOMMIT_INTERVAL = {self.commit_s}\nCLOCK_WAIT = 0\n"
             f"GPIO_LIBRARY = {self.library!r}\nGPIO_CHIP = {self.fifo.path!r}\n"
             f"PAGE = {self.page_port and {'port': self.page_port}!r}\n"
             f"MQTT = {self.mqtt_port and {'port': self.mqtt_port}!r}\n"

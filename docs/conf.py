@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE / "extensions")]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent), str(HERE / "extensions"), str(HERE / "figures")]
 
 from powermeter import __version__  # noqa: E402 - found by the line before
 
@@ -14,6 +14,7 @@ copyright = "2026, the power developers"  # noqa: A001 - Sphinx's name for it
 release = version = __version__
 extensions = [
     "one_page",
+    "plain_links",
     "settings_reference",
     "short_names",
     "sphinx.ext.autodoc",
@@ -21,14 +22,14 @@ extensions = [
     "sphinx_argparse_cli",
 ]
 nitpicky = True
-# Python's own and a library's: a build asks no network for where they are described.
+# Python's own names and those of libraries: a build asks no network where they are described.
 nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(argparse|bottle|collections\.abc|contextlib|datetime|enum|logging|socket|sqlite3|ssl|threading|types)\..*",
     ),
 ]
-# Quotation marks and dashes stand in commands and messages: they are left as they are.
+# Quotation marks and dashes are parts of commands and messages: they are not changed.
 smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -36,10 +37,11 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = "power"
 html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["handbook.css"]
+html_js_files = ["copy_button.js"]
 html_copy_source = False
 html_show_sourcelink = False
 exclude_patterns = ["_build", "figures", "extensions", "grafana", "examples"]
-# A page of the four kinds a folder: tutorial, howto, explanation, reference.
 toc_object_entries = False

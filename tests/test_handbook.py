@@ -46,6 +46,9 @@ PAGES = sorted(
     if path.name != "index.rst"
 )
 
+#: What the page about backups copies with.
+COPY_JOURNAL = TOP / "tools" / "copy_journal.py"
+
 #: The page whose commands make the virtual environment that the others begin with.
 INSTALL = "howto/install.rst"
 
@@ -461,6 +464,16 @@ def test_what_a_terminal_shows():
     assert screen("one\r\ntwo\x1b[1A\r\x1b[2K1^C") == "1\ntwo"
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.rst")), ids=lambda page: page.stem)
+def test_what_is_typed_can_be_copied(page):
+    """Command lines are in console blocks, whose prompts are left out of a copy; nothing is typed into a heredoc."""
+    text = page.read_text()
+    prompts = re.findall("^ +[$] .*", text, re.MULTILINE)
+    known = [line for _, _, lines in blocks(text, "console") for line in lines if line.startswith("$ ")]
+    assert [line.strip() for line in prompts] == known
+    assert [line for line in known if "<<" in line] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_only_what_can_not_run_here_is_not_run(page):
     """What is in blocks of the class on-the-pi needs a Pi, root, another machine or an editor."""
@@ -541,8 +554,6 @@ def test_a_new_card_goes_on(homes):
 
 def test_a_copy_is_whole_while_pulses_come(tmp_path):
     """The script of the page about backups copies a journal that is written a thousand times a second, and whole."""
-    (script,) = [c.text for c in commands((DOCS / "howto/backup.rst").read_text()) if c.text.startswith("cat > copy-")]
-    (tmp_path / "copy.py").write_text("\n".join(script.splitlines()[1:-1]))
     fast = 'METERS = {"house": {"pin": 18, "impulses_per_kwh": 10000, "max_watts": 500000}}\nCOMMIT_INTERVAL = 0.1\n'
     with Program(tmp_path / "first", fast) as program:
         program.start("--simulate", "360000")
@@ -551,9 +562,7 @@ def test_a_copy_is_whole_while_pulses_come(tmp_path):
         for _ in range(5):
             wait_until(lambda more=before + 500: program.status()["meters"]["house"]["pulses"] > more)
             known = _counts(journal)
-            subprocess.run(
-                [sys.executable, str(tmp_path / "copy.py"), str(journal), str(tmp_path / "copy.db")], check=True
-            )
+            subprocess.run([sys.executable, str(COPY_JOURNAL), str(journal), str(tmp_path / "copy.db")], check=True)
             counts = _counts(tmp_path / "copy.db")
             assert counts == list(range(1, len(counts) + 1))
             assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
@@ -570,16 +579,11 @@ def test_a_copy_is_whole_while_pulses_come(tmp_path):
 
 def test_a_copy_of_nothing_is_refused(tmp_path):
     """The script makes no empty copy of a journal that is not there, and leaves the copy from before."""
-    (script,) = [c.text for c in commands((DOCS / "howto/backup.rst").read_text()) if c.text.startswith("cat > copy-")]
     (tmp_path / "copy.db").write_text("the copy from before")
-    line = [
-        sys.executable,
-        "-c",
-        "\n".join(script.splitlines()[1:-1]),
-        str(tmp_path / "none.db"),
-        str(tmp_path / "copy.db"),
-    ]
-    assert subprocess.run(line, capture_output=True, check=False).returncode == 1
+    line = [sys.executable, str(COPY_JOURNAL), str(tmp_path / "none.db"), str(tmp_path / "copy.db")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r".*/none\.db: not copied to .*: unable to open database file; .* is unchanged\n", done.stderr)
     assert (tmp_path / "copy.db").read_text() == "the copy from before"
     assert not (tmp_path / "none.db").exists()
 

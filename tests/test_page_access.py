@@ -1,4 +1,4 @@
-"""Who is let in to the page, and what every answer says to a browser."""
+"""Who may see the page, and the headers that every answer has."""
 
 import base64
 
@@ -84,7 +84,7 @@ def test_no_host_or_two_are_refused(host, options):
 
 @pytest.mark.parametrize("options", [{"loopback": False}, {"password": PASSWORD}])
 def test_any_name_elsewhere(options):
-    """On the network, or with a password, any name will do, such as one that a proxy passes."""
+    """On the network, or with a password, any name is accepted, such as one that a proxy passes."""
     assert Visitor(**options).status(host="power.example.org", HTTP_AUTHORIZATION=basic(PASSWORD)) == 200
 
 
@@ -109,7 +109,7 @@ def test_no_body():
 
 
 def test_the_password():
-    """With a password nothing is done without it; any user name will do, and the scheme in any case."""
+    """With a password nothing is done without it; any user name is accepted, and the scheme in upper or lower case."""
     visitor = Visitor(password=PASSWORD)
     for authorization in (
         "",
@@ -147,7 +147,9 @@ def test_guessing_has_to_pause():
     assert pauses == [2, 4, 8, 16, 30, 30, 30, 30]
     visitor.now_s += LONGEST_PAUSE_S
     assert visitor.status(HTTP_AUTHORIZATION=basic(PASSWORD)) == 200
-    assert visitor.status(HTTP_AUTHORIZATION=basic("wrong")) == 401, "who knew it begins anew"
+    assert visitor.status(HTTP_AUTHORIZATION=basic("wrong")) == 401, (
+        "after the right one, counting starts from the beginning"
+    )
     assert visitor.status(HTTP_AUTHORIZATION=basic(PASSWORD)) == 200
 
 
@@ -164,7 +166,7 @@ def test_guessing_from_many_addresses_takes_no_memory():
 
 @pytest.mark.parametrize(("status", "word"), [("200 OK", b"ok\n"), ("503 Service Unavailable", b"failing\n")])
 def test_health_without_the_password_is_a_word(status, word):
-    """Whoever does not know the password is told whether all is well, not why not; and can't try passwords there."""
+    """Without the password, /healthz answers only whether all is well, not why not; and tries no passwords."""
     visitor = Visitor(password=PASSWORD, status=status, body=b"writer influxdb: 10.0.0.5 refused")
     for authorization in ("", basic("wrong"), basic(PASSWORD)):
         found, _, body = visitor.ask("/healthz", HTTP_AUTHORIZATION=authorization)

@@ -1,4 +1,4 @@
-"""What the page shows: numbers as --report and --status have them, and nothing else's words as markup."""
+"""What the page shows: the numbers of --report and --status, and foreign text never as markup."""
 
 import csv
 import datetime as dt
@@ -29,7 +29,7 @@ SCRIPT = "<script>alert('x')</script>&\"'"
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory):
-    """The journal of a simulated household, with a second meter for what it feeds in."""
+    """The journal of a simulated household, with a second meter for its export."""
     return household(tmp_path_factory.mktemp("household") / "journal.db", "house", "roof")
 
 
@@ -89,7 +89,7 @@ def test_csv_and_json_are_those_of_the_report(journal, site):
 
 
 def test_steps_of_power_have_the_energy_of_the_report(journal):
-    """What the line of the last hours is drawn from is as much as the same hours have in a report."""
+    """The line of the last hours is drawn from as much energy as a report has for the same hours."""
     now_ns = time.time_ns() // (3600 * NS_PER_S) * 3600 * NS_PER_S - 1
     found = periods.recent(now_ns, hours=12, minutes=5)
     assert len(found) == 144
@@ -102,7 +102,7 @@ def test_steps_of_power_have_the_energy_of_the_report(journal):
 
 
 def test_the_number_sinks_as_a_bound(site):
-    """While no flash comes the power is "at most"; before two flashes there is none, and the page says why."""
+    """While no flash comes the power is "at most"; before two flashes it is unknown, and the page says why."""
     site.now = status(meters={"house": {"watts_is_bound": True}})
     assert "at most 321 W" in site.get("/").words
     site.now = status(meters={"house": {"watts": None, "kwh_today": None, "pulses_today": None}})
@@ -112,7 +112,7 @@ def test_the_number_sinks_as_a_bound(site):
 
 
 def test_live_parts_are_those_of_the_start_page(site):
-    """What the script puts in is what the page had: /live says it, by the identities of the page's parts."""
+    """/live returns what the page itself contains, by the ids of its parts."""
     page, parts = site.get("/").text, json.loads(site.get("/live").text)
     assert parts.pop("title") == "321 W · power"
     for name, part in parts.items():
@@ -126,7 +126,7 @@ def test_live_parts_are_those_of_the_start_page(site):
 
 
 def test_spans_lead_into_each_other(journal):
-    """Years lead to months, these to days and these to hours, by bars and tables; and back, and to what is beside."""
+    """Years lead to months, these to days and these to hours, and back, and to the spans before and after."""
     site, today = Site(journal), dt.date.today()
     month, year = today.isoformat()[:7], str(today.year)
     chain = [("all", year), (year, month), (month, today.isoformat())]
@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_in_the_words_of_status(site):
 def test_health_is_that_of_the_lamp(site):
     """/healthz: 200 while all is well, else 503 with what is wrong."""
     assert site.get("/healthz")[::2] == (200, "ok\n")
-    for change, said in (
+    for change, reason in (
         ({"meters": {"house": {"stuck": True}}}, "meter house: "),
         ({"writers": {"file": {"state": "failing", "reason": "disk full"}}}, "writer file: failing: disk full"),
         ({"log": {"failing": "disk full"}}, "log: failing: disk full"),
@@ -191,11 +191,11 @@ def test_health_is_that_of_the_lamp(site):
         site.now = status(**change)
         answer = site.get("/healthz")
         assert answer.status == 503
-        assert answer.text.startswith(said)
+        assert answer.text.startswith(reason)
 
 
 def test_a_daemon_that_is_gone(site):
-    """Where nobody answers for the status, pages say so with status 503, and programs get a line."""
+    """If the program does not answer, pages show that with status 503, and programs get one line."""
     site.now = ConnectionError("gone")
     page = site.get("/")
     assert (page.status, "does not answer" in page.words) == (503, True)
@@ -215,8 +215,8 @@ def test_a_journal_that_is_not_there(tmp_path):
     assert site.get("/bars").status == 503
 
 
-def test_damage_is_said(journal, tmp_path):
-    """Where a page of the journal is damaged, what can be read is shown, and that it is not all."""
+def test_damage_is_shown(journal, tmp_path):
+    """If a page of the journal is damaged, the page shows what can be read, and that some is missing."""
     broken = tmp_path / "journal.db"
     with sqlite3.connect(journal) as source, sqlite3.connect(broken) as copy:
         source.backup(copy)
@@ -281,7 +281,7 @@ BYTES = st.text(st.characters(max_codepoint=255, exclude_characters="#"), max_si
     ),
 )
 def test_whatever_is_asked_is_answered(journal, path, query):
-    """No path and no parameter is a mistake of the program: each answer is one of a few, and no answer a traceback."""
+    """Whatever the path and the parameters, the answer has one of a few statuses, and is never a traceback."""
     answer = Site(journal).get("/" + path.lstrip("/"), query)
     assert answer.status in (200, 400, 404)
     assert "Traceback" not in answer.text
@@ -348,7 +348,7 @@ def test_what_is_not_known_has_no_sample():
 
 @given(st.lists(st.none() | st.floats(0, 1e6), min_size=1, max_size=60))
 def test_bars_stay_in_their_chart(values):
-    """Whatever the values, each bar is between the floor and the top, and what is there is seen."""
+    """Whatever the values, each bar is between the floor and the top, and no energy is invisible."""
     rows = [charts.Bar(str(i), [value], "words", "", False, False) for i, value in enumerate(values)]
     chart = charts.bars("it", "summary", ["m1"], rows)
     drawn = [
@@ -369,7 +369,7 @@ def test_an_axis_has_a_few_round_marks(most):
 
 
 def test_a_line_breaks_where_nothing_is_known():
-    """The line of steps ends before what is not known, and begins again behind it."""
+    """The line of steps ends before unknown values, and begins again after them."""
     chart = charts.steps("it", "summary", [("m1", [1.0, None, 2.0])], [False, True, False], [])
     assert re.findall(r'class="line m1" d="([^"]*)"', chart) == [f"M0 {charts.Axis.up_to(2).y(1):.1f}H1M2 14.0H3"]
     assert chart.count('class="gap"') == 1
@@ -385,7 +385,7 @@ def test_colours_come_again():
 
 
 def test_a_status_comes_back_from_json():
-    """What as_dict() gives, and JSON keeps, is the same status again; what a newer program adds is passed over."""
+    """What as_dict() gives, and JSON keeps, is the same status again; what a newer program adds is ignored."""
     found = Status.of(json.loads(json.dumps(status())))
     assert json.loads(json.dumps(found.as_dict())) == status()
     newer = status() | {"moon": "full"}

@@ -1,4 +1,4 @@
-"""/metrics, as it is read by what scrapes it: Prometheus and its own checker, and VictoriaMetrics."""
+"""/metrics, read by the servers that scrape it: Prometheus, with its own checker, and VictoriaMetrics."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from prometheus import Prometheus, prometheus_path, promtool_path, scrape_config
 from shown import Site, household, serving, status
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
-#: A name with all that must be escaped. The settings allow none such in a name of a writer, but a reader must not care.
+#: A name with everything that must be escaped. The settings allow no such name, but a reader has to cope with it.
 ODD = 'a "writer"\\ with\na name'
 
 
@@ -23,7 +23,7 @@ def site(tmp_path):
 
 
 def test_promtool_has_nothing_to_say(site):
-    """Prometheus' own checker reads all of it, and finds neither a mistake nor a name that it would not give."""
+    """Prometheus' own checker reads all of it, and finds no mistake and no unusual name."""
     answer = site.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     done = subprocess.run(

@@ -1,9 +1,9 @@
 """
-The built pages looked through: every link within them leads somewhere, every picture has its text.
+Checks the built pages: every link within them leads somewhere, and every picture has its text.
 
     python docs/extensions/links.py docs/_build/html docs/_build/print
 
-Links to other sites are left alone: a build asks no network.
+Links to other sites are not followed: a build asks no network.
 """
 
 import sys
@@ -36,7 +36,7 @@ def _read(path: Path) -> _Page:
 
 
 def faults(site: Path) -> list[str]:
-    """What is wrong with the pages in *site*, a line each."""
+    """What is wrong with the pages in *site*, one line each."""
     site = site.resolve()
     pages = {path: _read(path) for path in sorted(site.rglob("*.html"))}
     if not pages:
@@ -62,7 +62,7 @@ def faults(site: Path) -> list[str]:
 
 
 def main(sites: list[str]) -> int:
-    """Say every fault of *sites*; return the exit status."""
+    """Print every fault of *sites*; return the exit status."""
     found = [fault for site in sites for fault in faults(Path(site))]
     for fault in found:
         print(fault, file=sys.stderr)

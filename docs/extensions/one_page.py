@@ -1,10 +1,10 @@
 """
-The whole handbook on one page, Sphinx's builder singlehtml, mended.
+Corrects the whole handbook on one page, which Sphinx's builder singlehtml makes.
 
 Sphinx 9.0 leaves two anchors in a link of that page to a place in another
-document, "#document-reference/files#csv", of which the page has the second
-alone; and two documents may each have a place of the same name. And there is
-neither an index nor a search on one page.
+document, "#document-reference/files#csv", of which the page has only the
+second; and two documents may each have a place of the same name. A single page
+has neither an index nor a search.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def _one_anchor(app: Sphinx, tree: nodes.document, _docname: str) -> None:
 
 
 def _by_document(node: nodes.Element, own: str = "") -> Iterator[tuple[nodes.Element, str]]:
-    """*node* and all below it, each with the document it stands in. Not by its parent, who may be of another tree."""
+    """*node* and all below it, each with its document. Not by its parent, which may be in another tree."""
     own = node["docname"] if isinstance(node, addnodes.start_of_file) else own
     yield node, own
     for child in node.children:
@@ -35,7 +35,7 @@ def _by_document(node: nodes.Element, own: str = "") -> Iterator[tuple[nodes.Ele
 
 
 def _each_its_own(tree: nodes.document) -> dict[tuple[str, str], str]:
-    """Rename places whose name another document has before; return the new names, by document and name."""
+    """Rename places whose name an earlier document has; return the new names, by document and name."""
     first: dict[str, str] = {}
     renamed: dict[tuple[str, str], str] = {}
     for node, own in _by_document(tree):
@@ -64,7 +64,7 @@ def _other_pages(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Mend links, sidebar and head of the one page."""
+    """Correct links, sidebar and head of the one page."""
     app.connect("builder-inited", _sidebar, priority=900)
     app.connect("doctree-resolved", _one_anchor)
     app.connect("html-page-context", _other_pages)

@@ -1,10 +1,10 @@
 """
 The reference of the settings: defaults and what is allowed from the schema of powermeter.settings and of the writers.
 
-A page has one directive ``setting`` a key, with its meaning as content; default and
-what is allowed are added from the schema, in the words that the program
-itself says to a mistake. A key without its directive fails the build, as does
-a directive without its key. The role ``setting`` links to one.
+A page has one directive ``setting`` per key, with its meaning as content; the
+default and what is allowed are added from the schema, in the words of the
+program's own errors. A key without its directive fails the build, as does a
+directive without its key. The role ``setting`` links to one.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from powermeter.writers import WRITERS, writer_type
 
 log = logging.getLogger(__name__)
 
-#: Every key by the name it has on the page: at the top level alone, else behind where it stands.
+#: Every key by its name on the page: on its own at the top level, else after the place that it belongs to.
 KEYS: dict[str, Key] = {
     **TOP,
     **{f"METERS.{name}": key for name, key in METER.items()},
@@ -37,7 +37,7 @@ KEYS: dict[str, Key] = {
 
 def allowed(key: Key) -> str:
     """
-    What *key* allows, as a mistake says it.
+    What *key* allows, in the words of the error.
 
     >>> allowed(TOP["COMMIT_INTERVAL"])
     'a number from 0.1 to 3,600'
@@ -51,7 +51,7 @@ def allowed(key: Key) -> str:
 
 def default(key: Key) -> str:
     """
-    The default of *key* as it would stand in the settings; "" where there is none.
+    The default of *key* as one would write it in the settings; "" if it has no default.
 
     >>> default(TOP["GPIO_LIBRARY"])
     '"auto"'
@@ -65,7 +65,7 @@ class Setting(ObjectDescription[str]):
     """One key of the settings."""
 
     def handle_signature(self, sig: str, signode: addnodes.desc_signature) -> str:
-        """Show the key's own name, without where it stands."""
+        """Show the key's own name, without the place that it belongs to."""
         if sig not in KEYS:
             raise self.error(f"no such setting: {sig}; known are {', '.join(KEYS)}")
         _, _, name = sig.rpartition(".")
@@ -74,7 +74,7 @@ class Setting(ObjectDescription[str]):
         return sig
 
     def add_target_and_index(self, name: str, sig: str, signode: addnodes.desc_signature) -> None:
-        """Let it be found, by the role and in the index."""
+        """Make it a target of the role, and an entry of the index."""
         node_id = make_id(self.env, self.state.document, "setting", name.replace("_", "-"))
         signode["ids"].append(node_id)
         self.state.document.note_explicit_target(signode)
@@ -82,7 +82,7 @@ class Setting(ObjectDescription[str]):
         self.indexnode["entries"].append(("single", f"{sig.rpartition('.')[2]} (setting)", node_id, "", None))
 
     def transform_content(self, content_node: addnodes.desc_content) -> None:
-        """Put what the schema says before the meaning."""
+        """Put default and what is allowed before the meaning."""
         if not self.names:
             return
         name = self.names[0]
@@ -91,7 +91,7 @@ class Setting(ObjectDescription[str]):
         key = KEYS[name]
         given = default(key)
         line = nodes.paragraph(classes=["schema"])
-        line += nodes.strong("", "Default: " if given else "To be given")
+        line += nodes.strong("", "Default: " if given else "Required")
         if given:
             line += nodes.literal(given, given)
         line += nodes.Text(". ")

@@ -1,10 +1,9 @@
 """
-Names in docstrings as they stand in the code: without their module, or of what has no entry of its own.
+Names in docstrings as the code has them: without their module, or of something without an entry of its own.
 
 A name such as :exc:`JournalError` leads to the one object whose full name ends
-so. A constant of the module, and an attribute of the class, whose docstring
-names it stay without a link; where there is none of that name the build fails
-as for any other.
+with it. A constant of the module, or an attribute of the class, gets no link;
+if nothing has that name, the build fails as for any other.
 """
 
 import importlib
@@ -44,12 +43,12 @@ def _is_there(node: pending_xref) -> bool:
 
 
 def _without_a_word(_app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _options: Any) -> bool | None:
-    """Leave out the fields of a tuple that Python itself describes: their meaning stands with the tuple."""
+    """Leave out the fields of a tuple that Python itself describes: the tuple's docstring explains them."""
     return True if (inspect.getdoc(member) or "").startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Ask us for names that nobody else knows, and for what is worth an entry."""
+    """Resolve names that Sphinx itself does not know, and choose what is worth an entry."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-skip-member", _without_a_word)
     app.connect("missing-reference", _found)

@@ -1,8 +1,8 @@
 """
 Draws the handbook's pictures: ``python docs/figures/draw.py docs/img``.
 
-A picture that is there and looks the same is left as it is, so that a build
-on another machine changes no file for the sake of a pixel's shade.
+A picture that exists and looks the same is not changed, so that a build on
+another machine changes no file for the sake of a pixel's shade.
 """
 
 import os
@@ -19,6 +19,10 @@ import look  # noqa: E402 - found by the line before
 PICTURES = {
     "metrology_monitor.png": "schematic",
     "header.png": "header",
+    "breadboard.png": "breadboard",
+    "soldered.png": "soldered",
+    "hood.png": "hood",
+    "a_day.png": "a_day",
     "power_by_spacing.png": "power_by_spacing",
     "late_stamp.png": "late_stamp",
     "counting_or_integrating.png": "counting_or_integrating",
@@ -33,7 +37,7 @@ def drawing(module: str) -> Callable[[str], None]:
 
 
 def draw_all(directory: str) -> list[str]:
-    """Draw into *directory* each picture that it does not have, or that is stale there; return their names."""
+    """Draw into *directory* each picture that is missing or out of date there; return their names."""
     drawn = []
     for name, module in PICTURES.items():
         path = os.path.join(directory, name)

@@ -1,9 +1,9 @@
-"""The header with 40 pins, and what goes to which."""
+"""The header with 40 pins, and what is connected to which."""
 
 import look
 import matplotlib.pyplot as plt
 
-#: Each pin's name by Raspberry Pi's documentation, in the board's order; a number alone is that of a GPIO.
+#: Each pin's name in Raspberry Pi's documentation, in the board's order; a bare number is that of a GPIO.
 _COLUMNS = (
     "3V3 2 3 4 GND 17 27 22 3V3 10 9 11 GND 0 5 6 13 19 26 GND",
     "5V 5V GND 14 15 18 GND 23 24 GND 25 8 7 1 GND 12 GND 16 20 21",

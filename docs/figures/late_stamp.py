@@ -1,4 +1,4 @@
-"""The error in a pulse's power where its time is told late: the program's own arithmetic."""
+"""The error in a pulse's power if its time is taken late: the program's own arithmetic."""
 
 import look
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ DELAYS_S = {0.1: (look.ORANGE, "--"), 0.01: (look.BLUE, "-"), 0.001: (look.GREEN
 
 def error_percent(watts: float, late_s: float) -> float:
     """
-    How far the power of a pulse is off at a load of *watts* where the pulse is told *late_s* after its flash.
+    How far off the power of a pulse is at a load of *watts* if its time is taken *late_s* after the flash.
 
     >>> round(error_percent(3600, 0.1), 2)
     -9.09

@@ -1,8 +1,8 @@
 """
 How all pictures look, and whether two look the same.
 
-Dark lines on a white card of their own: it reads on paper and, as a card, on a dark screen. Letters are those that
-come with matplotlib; nothing of the machine's own fonts or settings is used, and no file names a date or a version.
+Dark lines on a white card of their own: it reads on paper and, as a card, on a dark screen. The font comes
+with matplotlib; the machine's own fonts and settings are not used, and no file names a date or a version.
 """
 
 import atexit
@@ -32,7 +32,7 @@ GREY, PALE = "#6b6b6b", "#d9d9d9"
 WIDTH = 4.8
 DPI = 200
 
-#: Pictures whose difference is at most this look the same. What other builds of the libraries do to a letter's rim
+#: Pictures that differ by no more than this look the same. What other builds of the libraries do to a letter's rim
 #: stays below it, another digit does not (tests/test_figures.py).
 SAME = 24.0
 #: The side of the squares that are compared, in pixels: about half of a letter.

@@ -4,7 +4,7 @@ import look
 import schemdraw
 import schemdraw.elements as elm
 
-#: What is soldered, by the names on the picture; docs/explanation/circuit.rst tells why these values.
+#: What is soldered, by the names on the picture; docs/explanation/circuit.rst explains these values.
 R1, R2, R3, R4 = "180 kΩ", "470 Ω", "100 kΩ", "470 Ω"
 
 #: How high the supply, the collector and the ground are drawn.

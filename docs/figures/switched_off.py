@@ -7,7 +7,7 @@ from powermeter.boards.simulated import flashes
 from powermeter.meter import NS_PER_S, Constant, Edge, Flash, Meter, hold_off_ns
 
 IMPULSES_PER_KWH = 1000
-#: What is drawn, in W, for how long, in s: a kettle over a base load, then the base load alone.
+#: The load, for how long, in s, and in W: a kettle over a base load, then only the base load.
 LOAD = ((30.0, 2100.0), (100.0, 100.0))
 STEP_S = 0.25
 #: Where the picture begins, in s: the first flashes are past.

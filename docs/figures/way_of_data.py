@@ -41,7 +41,7 @@ def draw(path: str) -> None:
             _box(axes, (left, 0.6, 2.2, 0.9), "writers/", f"{writer}.py", port=True)
             _arrow(axes, (middle, 0.6), (middle, 0.0))
             axes.text(middle, -0.3, place, ha="center", va="center")
-        for height, thread in ((7.0, "thread: recorder"), (6.05, "thread: journal"), (3.95, "one thread a writer")):
+        for height, thread in ((7.0, "thread: recorder"), (6.05, "thread: journal"), (3.95, "one thread each")):
             axes.text(7.0, height, thread, ha="right", va="center", fontsize=9, style="italic", color=look.GREEN)
         look.save(figure, path)
 

@@ -1,4 +1,4 @@
-"""Whatever strangers send to the page: the program counts every flash, and whoever only looks is answered."""
+"""Whatever strangers send to the page, the program counts every flash, and honest visitors get an answer."""
 
 import concurrent.futures
 import contextlib
@@ -68,7 +68,7 @@ def under_attack(tmp_path_factory):
 
 @pytest.fixture
 def program(under_attack):
-    """The attacked program: whatever a test does, the same process answers a visitor, and its memory has a bound."""
+    """The attacked program: whatever a test does, the same process answers a visitor, and its memory stays limited."""
     before = under_attack.status()["meters"]["house"]["pulses"]
     yield under_attack
     assert visited(under_attack).status == 200
@@ -81,7 +81,7 @@ def program(under_attack):
 
 
 def visited(program, path="/healthz"):
-    """What a visitor is answered, who looks once more where the connection was ended, as a browser does."""
+    """The answer to a visitor, who tries again if the connection was closed, as a browser does."""
     begun_s = time.monotonic()
     while True:
         try:
@@ -139,7 +139,7 @@ def malformed(chance, port):  # noqa: PLR0911 - a kind each
 
 
 def test_malformed_requests(program):
-    """10,000 malformed requests: each gets an answer of HTTP or the end of its connection, and no inner detail."""
+    """10,000 malformed requests: each gets an HTTP answer or its connection is closed, and none reveals internals."""
     chance = random.Random(15)
     requests = [malformed(chance, program.port) for _ in range(MALFORMED)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -154,14 +154,14 @@ def test_malformed_requests(program):
 
 
 def test_a_huge_head(program):
-    """A head of 10 MB is refused long before its end, in one line or in many."""
+    """A head of 10 MB, in one line or in many, is refused long before its end."""
     for head in (b"GET /" + b"x" * 10_000_000, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 2_000_000):
         answer = sent(program.port, head)
         assert not answer or answer.startswith((b"HTTP/1.1 431", b"HTTP/1.0 431", b"HTTP/1.1 400", b"HTTP/1.0 400"))
 
 
 def test_pipelined_requests(program):
-    """Requests that are sent before their answers were read are all answered, in order."""
+    """Requests that are sent before the answers are read are all answered, in order."""
     one = b"GET /%s HTTP/1.1\r\nHost: localhost:%d\r\n%s\r\n"
     many = [one % (b"healthz" if number % 2 else b"nothing", program.port, b"") for number in range(200)]
     found = sent(program.port, b"".join(many) + one % (b"healthz", program.port, b"Connection: close\r\n"))
@@ -172,7 +172,7 @@ def test_pipelined_requests(program):
 
 
 def test_half_closed(program):
-    """Whoever says that nothing more comes, before or after a whole request, gets an answer or the end."""
+    """A client that closes its sending half, before or after a whole request, gets an answer or is closed."""
     for raw in (b"", b"GET", GOOD % program.port, (GOOD % program.port) * 3):
         answer = sent(program.port, raw, end=True)
         assert not answer or answer.startswith(b"HTTP/1.1 200")
@@ -198,7 +198,7 @@ def test_parameters_out_of_range(program, path, query):
 
 
 def test_parameters_of_a_megabyte(program):
-    """One of a megabyte is refused by its length."""
+    """A parameter of a megabyte is refused for its length."""
     for path in (f"/bars?span={MILLION}", f"/{MILLION}", f"/?{MILLION}"):
         answer = sent(program.port, f"GET {path} HTTP/1.1\r\nHost: localhost:{program.port}\r\n\r\n".encode())
         assert not answer or b" 431 " in answer.partition(b"\r\n")[0] or b" 400 " in answer.partition(b"\r\n")[0]
@@ -218,7 +218,7 @@ def test_other_files(program, path):
 
 
 def test_a_crowd(program):
-    """1,000 connections at once that say nothing keep nobody else from looking."""
+    """1,000 simultaneous connections that send nothing block nobody else."""
     with contextlib.ExitStack() as stack:
         for _ in range(CROWD):
             stack.enter_context(socket.create_connection(("127.0.0.1", program.port), timeout=PATIENCE_S))
@@ -228,7 +228,7 @@ def test_a_crowd(program):
 
 
 def test_slow_clients(program):
-    """Hundreds who send a byte now and then, and never a whole request, keep nobody else from looking."""
+    """Hundreds of clients that send a byte now and then, but never a whole request, block nobody else."""
     stop = threading.Event()
 
     def drip(connection):
@@ -259,7 +259,7 @@ def test_slow_clients(program):
 
 
 def test_clients_that_do_not_read(program):
-    """Those who ask for much and take none of it keep nobody else from looking, and the memory has its bound."""
+    """Clients that request a lot and read nothing block nobody else, and the memory stays within its limit."""
     raw = b"GET /bars?span=all HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % program.port
     with contextlib.ExitStack() as stack:
         for _ in range(60):
@@ -274,14 +274,14 @@ def test_clients_that_do_not_read(program):
 
 
 def test_many_ask_at_once(program):
-    """A crowd that asks for pages, as fast as it can, costs the program one status a second."""
+    """A crowd that requests pages as fast as it can costs the program one status per second."""
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         found = list(pool.map(lambda _: visited(program, "/api/now").status, range(2000)))
     assert set(found) == {200}
 
 
 def test_one_that_is_killed(under_attack):
-    """Under all of it, one that is killed is followed by another."""
+    """Even under attack, a process that is killed is followed by another."""
     os.kill(under_attack.page, signal.SIGKILL)
     wait_until(lambda: page_of(under_attack.pid) != under_attack.page)
     assert visited(under_attack).status in (200, 503)

@@ -5,10 +5,13 @@ import itertools
 import re
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pictures
 import pytest
+from caddy import Caddy, caddy_path
 from nginx import Nginx, nginx_path
+from page_client import get, page_settings
 from PIL import Image
 from program import Program, wait_until
 from server import free_port
@@ -119,7 +122,7 @@ def tab_to(page, selector):
 
 
 def test_bars_are_walked_by_arrow_keys(browser, household):
-    """The arrow keys go from bar to bar, Home and End to the ends, and Enter opens the day; by keyboard alone."""
+    """The arrow keys go from bar to bar, Home and End to the ends, and Enter opens the day; with the keyboard only."""
     with browser.view(household.address) as view:
         view.go()
         focused = "() => document.activeElement.getAttribute('href')"
@@ -202,14 +205,32 @@ def test_live_numbers_follow_the_flashes(browser, tmp_path):
 # --- Behind a proxy
 
 
-def test_it_works_below_any_path(browser, household, tmp_path):
-    """Behind nginx, with the handbook's own lines, every link leads to a page, and the live part lives."""
-    if not nginx_path().exists():
+def behind_nginx(directory, address):
+    """An nginx with the handbook's lines, before the page at *address*."""
+    (lines,) = re.findall(r"code-block:: nginx\n\n((?:   .*\n)+)", HOWTO.read_text())
+    return Nginx(directory, lines.replace("http://127.0.0.1:8080/", address))
+
+
+def behind_caddy(directory, address):
+    """A Caddy with the handbook's lines, before the page at *address*."""
+    (lines,) = re.findall(r"   nas\.home \{\n((?:       .*\n)+)   \}", HOWTO.read_text())
+    return Caddy(directory, lines.replace("127.0.0.1:8080", urlsplit(address).netloc))
+
+
+@pytest.fixture(params=[behind_nginx, behind_caddy])
+def behind(request):
+    if not (nginx_path().exists() and caddy_path().exists()):
         pytest.fail("run: make servers", pytrace=False)
-    (block,) = re.findall(r"code-block:: nginx\n\n((?:   .*\n)+)", HOWTO.read_text())
-    with Nginx(tmp_path, block.replace("http://127.0.0.1:8080/", household.address)) as nginx:
-        start = f"http://127.0.0.1:{nginx.port}/power/"
+    return request.param
+
+
+def test_it_works_below_any_path(browser, household, tmp_path, behind):
+    """Behind a proxy, with the handbook's own lines, every link leads to a page, and the live part lives."""
+    with behind(tmp_path, household.address) as proxy:
+        start = f"http://127.0.0.1:{proxy.port}/power/"
         with browser.view(start) as view:
+            assert view.page.goto(start.removesuffix("/")).status == 200
+            assert view.page.url == start
             seen, left = set(), {start}
             while left and len(seen) < 40:
                 url = left.pop()
@@ -229,6 +250,22 @@ def test_it_works_below_any_path(browser, household, tmp_path):
                 pass
             assert answered.value.ok
             assert view.messages == []
+
+
+def test_with_a_password_any_host_will_do(tmp_path):
+    """Caddy passes on the name that was asked for: without a password the page refuses it, with one it does not."""
+    if not caddy_path().exists():
+        pytest.fail("run: make servers", pytrace=False)
+    port = free_port()
+    with Program(tmp_path, page_settings(port)) as program, Caddy(tmp_path, f"reverse_proxy 127.0.0.1:{port}") as proxy:
+        program.start("--simulate", "2000")
+        assert get(proxy.port, "/", Host="nas.home").status == 421
+        program.set(page_settings(port, password="x"))
+        assert program.run("--restart").returncode == 0
+        # Until it listens again, Caddy answers 502.
+        wait_until(lambda: get(proxy.port, "/healthz", Host="nas.home").status == 200)
+        assert get(proxy.port, "/", Host="nas.home").status == 401
+        assert get(proxy.port, "/", Host="nas.home", Authorization="Basic bWU6eA==").status == 200
 
 
 # --- The handbook

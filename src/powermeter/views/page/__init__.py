@@ -1,8 +1,8 @@
 """
-The page: its keys in the settings, and what else must be known of it without its libraries.
+The page: its keys in the settings, and what else can be known about it without its libraries.
 
-It is a process of its own, so that nothing it is sent can disturb the counting: ``server.py`` is the daemon's side of
-it, ``child.py`` what runs in it; what it shows is made in ``app.py``, by values that ``pages.py`` words.
+It runs as a separate process, so that nothing it is sent can disturb the counting: ``server.py`` is the daemon's side,
+``child.py`` runs in the process, ``app.py`` answers requests, and ``pages.py`` makes the texts of its pages.
 """
 
 from collections.abc import Mapping

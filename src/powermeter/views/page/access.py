@@ -1,7 +1,7 @@
 """
-Who is let in to the page: what stands between a request and the application.
+Who may see the page: the checks between a request and the application.
 
-Refuses before anything is done what is no plain question to this page, and whoever does not know the password. Owns the
+First it refuses whatever is not a plain request for this page, and anybody who does not know the password. Owns the
 headers that keep a browser from doing more with an answer than showing it.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-#: What every answer has, unless the application says otherwise: nothing from elsewhere, nobody's frame, nothing kept.
+#: Headers of every answer, unless the application has its own: nothing from elsewhere, no frames, nothing kept.
 HEADERS = (
     (
         "Content-Security-Policy",
@@ -39,15 +39,15 @@ HOST = re.compile(r"([A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1
 #: The names that mean this machine only, whoever resolves them.
 LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
 
-#: From so many wrong passwords in a row on an address has to pause, at first so long and at last so long, in s.
+#: After how many wrong passwords in a row an address has to wait; the first and the longest wait, in s.
 FREE_TRIES, PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 30.0
 
-#: Of so many addresses wrong passwords are remembered.
+#: For how many addresses wrong passwords are remembered.
 MAX_ADDRESSES = 256
 
 
 class Refusal(NamedTuple):
-    """What is answered in place of the application: the *status*, one line of *text* and further *headers*."""
+    """The answer in place of the application's: the *status*, one line of *text* and further *headers*."""
 
     status: str
     text: str
@@ -56,11 +56,11 @@ class Refusal(NamedTuple):
 
 class Access:
     """
-    The WSGI application *app*, for those who may use it.
+    The WSGI application *app*, for those who may see it.
 
     It is reached at *port*. On *loopback*, without a *password*, a request must name this machine itself, so that no
-    other site's page can have the browser ask for it (DNS rebinding). With a password any host will do, as a proxy
-    may pass its own. *on_bug* gets what went wrong in *app*, on one line; *clock* gives monotonic seconds.
+    other site's page can have the browser ask for it (DNS rebinding). With a password, any host is accepted, as a
+    proxy may pass its own. *on_bug* gets what went wrong in *app*, as one line; *clock* gives monotonic seconds.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Access:
         self._password = None if password is None else _hash(password.encode())
         self._on_bug = on_bug
         self._clock = clock
-        #: By its address whose passwords were wrong: how often in a row, and when the next one counts.
+        #: By address: how many passwords in a row were wrong, and when the next one is accepted.
         self._wrong: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
 
@@ -96,24 +96,24 @@ class Access:
             if self._password is not None and environ["PATH_INFO"] == "/healthz":
                 return self._health(environ, start)
             return self._app(environ, start)
-        except Exception as error:  # noqa: BLE001 - where it happened is logged by the daemon, and is no visitor's to see
+        except Exception as error:  # noqa: BLE001 - the daemon logs it; visitors learn nothing of it
             self._on_bug(_where(error))
-            return _answered(environ, start, Refusal("500 Internal Server Error", "a bug: the log of power has more"))
+            return _answered(environ, start, Refusal("500 Internal Server Error", "a bug: see the log of power"))
 
     def _refusal(self, environ: Environ) -> Refusal | None:
-        """What is answered in place of the application; None where it may be asked."""
+        """The answer in place of the application's; None if the request may pass."""
         return self._no_question(environ) or self._wrong_password(environ)
 
     def _no_question(self, environ: Environ) -> Refusal | None:
         if not environ.get("REQUEST_URI", "").startswith("/"):
-            return Refusal("400 Bad Request", "this is no request for a page")
-        # Of two hosts the server has made one, "a, b".
+            return Refusal("400 Bad Request", "this is not a request for a page")
+        # The server joins two hosts into one, "a, b".
         if (host := HOST.fullmatch(environ.get("HTTP_HOST", ""))) is None:
             return Refusal("400 Bad Request", "the request does not name one host")
         if self._only_here and not (LOOPBACK.fullmatch(host[1]) and int(host[2] or 80) == self._port):
             return Refusal(
                 "421 Misdirected Request",
-                f"open http://localhost:{self._port}/ instead, or set a password for the page: then any name will do",
+                f"open http://localhost:{self._port}/ instead, or set a password for the page: then any name works",
             )
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return Refusal("405 Method Not Allowed", "nothing can be changed here", [("Allow", "GET, HEAD")])
@@ -126,7 +126,7 @@ class Access:
             return None
         unknown = Refusal(
             "401 Unauthorized",
-            "a password is needed; any user name will do",
+            "a password is needed; any user name is accepted",
             [("WWW-Authenticate", 'Basic realm="power", charset="UTF-8"')],
         )
         if (given := _password_in(environ.get("HTTP_AUTHORIZATION", ""))) is None:
@@ -151,7 +151,7 @@ class Access:
         return unknown
 
     def _health(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
-        """One word, without the reason, which is only for those who know the password."""
+        """One word: the reason is only for those who know the password."""
         found: list[str] = []
         answer = self._app(environ, lambda status, *_: found.append(status))
         if (close := getattr(answer, "close", None)) is not None:
@@ -162,7 +162,7 @@ class Access:
 
 def network_of(address: str) -> str:
     """
-    Whose the *address* is: itself, of IPv6 the network, as everybody there has many addresses.
+    What counts as one visitor: an IPv4 *address*, or the network of an IPv6 one, where everybody has many addresses.
 
     >>> network_of("10.0.0.7"), network_of("::ffff:10.0.0.7"), network_of("fe80::7:8%eth0") == network_of("fe80::9")
     ('10.0.0.7', '10.0.0.7', True)
@@ -171,12 +171,12 @@ def network_of(address: str) -> str:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     except (OSError, ValueError):
         return address
-    # IPv4 in the clothes of IPv6 (RFC 4291, 2.5.5.2).
+    # IPv4 mapped to IPv6 (RFC 4291, 2.5.5.2).
     return socket.inet_ntoa(packed[12:]) if packed[:12] == bytes(10) + b"\xff\xff" else packed[:8].hex()
 
 
 def _hash(password: bytes) -> bytes:
-    # Of equal length, whatever was sent: how long a comparison takes says nothing.
+    # Always of the same length, so that the time of a comparison reveals nothing.
     return hashlib.sha256(password).digest()
 
 

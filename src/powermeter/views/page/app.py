@@ -1,5 +1,5 @@
 """
-The page as a WSGI application: which address shows what, and what is asked for in vain.
+The page as a WSGI application: which address shows what, and how errors are answered.
 
 Owns the addresses and the templates. It reads the journal and asks for the
 status; it knows nothing of sockets, passwords and processes. All links are relative, so that it works below any path
@@ -36,10 +36,10 @@ STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; c
 #: No parameter is longer, in characters.
 MAX_PARAMETER = 100
 
-#: What the start page says of the history is read again after so many seconds; the status is new with each request.
+#: What the start page shows of the history is read again after this time, in s; the status is new with each request.
 ENERGIES_S = 30
 
-#: All times there are: no pulse is before or behind (UTC, ns).
+#: All time: no pulse is earlier or later (UTC, ns).
 ALL_NS = (-(2**62), 2**62)
 
 
@@ -66,13 +66,13 @@ def make_app(ask: Callable[[], dict[str, Any]], journal_path: str, shown_as: Map
         app.route(path, "GET", _reported(show))
     app.default_error_handler = site.error
 
-    # What is not expected is for whoever runs the application: it has a place to report it.
+    # Unexpected errors go to the caller of the application, which reports them.
     app.catchall = False
     return app
 
 
 def _reported(show: Callable[[], str]) -> Callable[[], str]:
-    """*show*, with the errors that can be expected as answers."""
+    """*show*, with expected errors turned into answers."""
 
     def shown() -> str:
         try:
@@ -122,7 +122,7 @@ class _Site:
         )
 
     def live(self) -> str:
-        """What of the start page changes, as HTML by the identities of its parts."""
+        """The parts of the start page that change: HTML by the id of each."""
         status = Status.of(self._ask())
         shown = self._parts(status, self._energies_of(status))
         found = {name: _rendered(name, **shown) for name in ("alert", "now", "recent", "state")}
@@ -140,16 +140,16 @@ class _Site:
         return self._page("bars", here, **found, title=f"{heading} · power", heading=heading, simulated=simulated)
 
     def error(self, found: bottle.HTTPError) -> str:
-        """The page of an error, or a line of text where no person reads it."""
-        said = {404: "There is nothing here.", 405: "This can only be read."}.get(found.status_code, "")
-        said = said or str(found.body)
+        """The page of an error, or one line of text for programs."""
+        words = {404: "There is nothing here.", 405: "This can only be read."}.get(found.status_code, "")
+        words = words or str(found.body)
         path = bottle.request.path
         if path.startswith("/api/") or path in ("/history.csv", "/live", "/metrics", "/healthz"):
             bottle.response.content_type = "text/plain; charset=utf-8"
-            return f"{printable(said)}\n"
-        # Below another directory, where no page is, the links lead up.
+            return f"{printable(words)}\n"
+        # An address that does not exist may be some directories deep: the links lead up from there.
         heading = {400: "That can't be shown", 404: "Nothing here", 503: "Not now"}.get(found.status_code, "An error")
-        return self._page("error", None, path.count("/") - 1, title=f"{heading} · power", heading=heading, words=said)
+        return self._page("error", None, path.count("/") - 1, title=f"{heading} · power", heading=heading, words=words)
 
     def static(self, name: str) -> Callable[[], str]:
         def show() -> Any:
@@ -210,7 +210,7 @@ class _Site:
             return report.build(history, span, self._shown_as, now_ns=now_ns, running=True, simulated=simulated)
 
     def _energies_of(self, status: Status) -> pages.Energies:
-        """What the history says on the start page; of several requests at once only one reads it."""
+        """What the start page shows of the history; of several concurrent requests, only one reads it."""
         with self._reading:
             now_s = time.monotonic()
             if self._energies is None or now_s - self._read_s > ENERGIES_S:
@@ -230,14 +230,14 @@ class _Site:
 
 
 def _rendered(template: str, **shown: Any) -> str:
-    # The templates escape what they are given; only what charts.py has made, and escaped itself, is put in as it is.
+    # The templates escape what they are given, except for what charts.py has made and escaped itself.
     return str(bottle.template(template, template_lookup=TEMPLATES, **shown))
 
 
 def _parameter(name: str) -> str:
-    """The parameter *name* of the request, "" where there is none."""
+    """The parameter *name* of the request, "" without one."""
     given = bottle.request.query.getall(name)
     text = bottle.request.query.getunicode(name, default=None) if given else ""
     if text is None or len(given) > 1 or len(text) > MAX_PARAMETER:
-        raise bottle.HTTPError(400, f"{name}: one value of at most {MAX_PARAMETER} letters is allowed")
+        raise bottle.HTTPError(400, f"{name}: one value of at most {MAX_PARAMETER} characters is allowed")
     return str(text)

@@ -1,9 +1,9 @@
 """
 Charts as SVG: values in, text out.
 
-Owns how they are drawn; colours and fonts are the stylesheet's. There is no style and no script in them, so that a
-strict Content-Security-Policy and a dark screen do no harm. Widths are per cent and heights are pixels, so that a chart
-takes the width that there is, and its text keeps its size.
+Owns how they are drawn; colours and fonts are in the stylesheet. They contain no style and no script, so that they work
+with a strict Content-Security-Policy and in the dark. Widths are per cent and heights are pixels, so that a chart takes
+the available width, and its text keeps its size.
 """
 
 import math
@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-#: What is less is nothing: a flash of any meter is a thousand times more, in kWh.
+#: Less than this counts as nothing, in kWh: one flash of any meter is a thousand times more.
 LEAST = 1e-9
 
 #: The height of a chart, and what is left free above and below for text, in pixels.
 HEIGHT, TOP, BOTTOM = 220, 14, 26
 FLOOR = HEIGHT - BOTTOM
 
-#: So many labels fit below a chart on a telephone, and on a wide screen.
+#: How many labels fit below a chart on a telephone, and on a wide screen.
 NARROW_LABELS, WIDE_LABELS = 6, 16
 
-#: A label nearer to an end than that, in per cent of the width, would be cut off.
+#: A label closer to an end than this, in per cent of the width, would be cut off.
 EDGE = 4
 
-#: Stripes for the times in which nothing could be counted. One per page is enough, but each chart must do by itself.
+#: Stripes for the times in which nothing could be counted. One per page is enough, but each chart must work on its own.
 HATCH = (
     '<defs><pattern id="{0}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path class="stripe" d="M0 0V6"/></pattern></defs>'
@@ -89,7 +89,7 @@ def bars(ident: str, summary: str, series: Sequence[str], rows: Sequence[Bar]) -
     """
     A group of bars for each of *rows*, one bar for each of *series*, which are classes of the stylesheet.
 
-    *ident* is unique on the page. *summary* says for a screen reader what the chart is of. Only one link of the chart
+    *ident* is unique on the page. *summary* tells a screen reader what the chart shows. Only one link of the chart
     is a stop for the Tab key: that of the last bar with a value. The script lets the arrow keys go on from there.
     """
     axis = Axis.up_to(max((value for row in rows for value in row.values if value is not None), default=0.0))
@@ -110,7 +110,7 @@ def bars(ident: str, summary: str, series: Sequence[str], rows: Sequence[Bar]) -
 
 
 def _column(ident: str, x: float, wide: float, *, has_gap: bool) -> str:
-    """What can be pointed at of a bar: all of its column, however low it is."""
+    """The area of a bar that reacts to the pointer: its whole column, however low the bar is."""
     hit = f'<rect class="hit" x="{x:.2f}%" y="0" width="{wide:.2f}%" height="{HEIGHT}"/>'
     return hit + _gap(ident, x, wide) if has_gap else hit
 
@@ -120,7 +120,7 @@ def _group(x: float, wide: float, row: Bar, series: Sequence[str], axis: Axis) -
     each = wide * 0.76 / max(1, len(series))
     for number, (kind, value) in enumerate(zip(series, row.values, strict=True)):
         if value:
-            # What is there is seen, however little it is.
+            # Even the smallest energy is visible.
             high = max(1.5, FLOOR - axis.y(value))
             at = x + wide * 0.12 + number * each
             now = " now" if row.is_now else ""
@@ -199,7 +199,7 @@ def _chart(ident: str, role: str, summary: str, axis: Axis, body: str) -> str:
 
 
 def _hidden(parts: Sequence[str]) -> str:
-    """The *parts*, but for a screen reader: the summary and the words of the bars say it all."""
+    """The *parts*, hidden from a screen reader: it reads the summary and the words of the bars."""
     return f'<g aria-hidden="true">{"".join(parts)}</g>'
 
 

@@ -1,4 +1,4 @@
-"""The status as text for Prometheus (exposition format 0.0.4), and for whatever else reads that."""
+"""The status as text for Prometheus (exposition format 0.0.4) and others that read this format."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Family(NamedTuple):
-    """A metric: its name, type and help, and its samples as labels and a value; None is not known, and left out."""
+    """A metric: its name, type and help, and its samples as labels and a value; an unknown value, None, is left out."""
 
     name: str
     kind: str
@@ -22,8 +22,8 @@ def text(status: Status, energies_kwh: Mapping[str, float]) -> str:
     """
     *status* as metrics; *energies_kwh* is what each meter has counted since the journal began.
 
-    What is not known has no sample. Counters begin again at 0 with the program; only energy and pulses are the
-    journal's.
+    An unknown value has no sample. Counters start from 0 with the program, except for energy and pulses, which are
+    the journal's.
     """
     meters, writers = status.meters, status.writers
     families = [
@@ -42,7 +42,7 @@ def text(status: Status, energies_kwh: Mapping[str, float]) -> str:
         _Family(
             "power_rejected_edges_total",
             "counter",
-            "What was not counted since the program's start, by reason.",
+            "Edges not counted since the program's start, by reason.",
             [
                 ({"meter": name, "reason": reason}, count)
                 for name, meter in meters.items()
@@ -68,7 +68,7 @@ def text(status: Status, energies_kwh: Mapping[str, float]) -> str:
         _Family(
             "power_writer_waiting_pulses",
             "gauge",
-            "Pulses that wait for the writer.",
+            "Pulses that wait to be delivered by the writer.",
             [({"writer": name}, writer.waiting) for name, writer in writers.items()],
         ),
         _Family(

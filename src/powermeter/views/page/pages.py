@@ -1,7 +1,7 @@
 """
-What the pages say: status and history in, the texts, tables and charts of the templates out.
+What the pages show: status and history in; texts, tables and charts for the templates out.
 
-Owns the words, the ways from one span to the next and how meters get their colours. Knows neither HTTP nor templates.
+Owns the words, the links from one span to the next and the colours of the meters. Knows neither HTTP nor templates.
 Energies, notes and states are in the words of ``--report`` and ``--status``.
 """
 
@@ -29,7 +29,7 @@ from powermeter.views.page import charts
 #: impulses per kWh a step has seven flashes.
 RECENT_HOURS, STEP_MINUTES = 12, 5
 
-#: A page has no more rows than that, so that no request is a long one: a year of days, and some.
+#: A page has at most this many rows, so that no request takes long: a little more than a year of days.
 MAX_ROWS = 400
 
 #: Classes of the stylesheet for meters of each direction, in the order of the settings; then again from the first.
@@ -49,9 +49,9 @@ class Entry(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Energies:
     """
-    What the start page says of the history, by meter: its *entries* but today, today's energy, and the last *days*.
+    What the start page shows of the history, by meter: *today*, the other *entries*, and the chart of the last *days*.
 
-    *recent* is the chart of the last hours. *problem* is why some of it can't be read, "" where all can.
+    *recent* is the chart of the last hours. *problem* is why some of it can't be read, "" if all can.
     """
 
     today: Mapping[str, str]
@@ -116,21 +116,21 @@ def now(status: Status, energies: Energies) -> Context:
 
 
 def _title(status: Status) -> str:
-    """What the browser's tab says."""
+    """The title in the browser's tab."""
     powers = [f"{meter.watts:,.0f} W" for meter in status.meters.values() if meter.watts is not None]
     return " · ".join([*powers, "power"])
 
 
 def _today(meter: MeterStatus, recorded: str) -> str:
-    """Today's energy: the program's own, which has also what is not on the disk yet."""
+    """Today's energy: the program's own figure, which includes what is not on the disk yet."""
     return recorded if meter.kwh_today is None else f"{meter.kwh_today:,.3f}"
 
 
 def state(status: Status, problem: str) -> Context:
-    """How all parts are doing, and apart what is wrong."""
+    """How each part is doing, and separately those that are wrong."""
     found = text.parts(status)
     if problem:
-        advice = "Counting goes on. power.py --check says more."
+        advice = "Counting goes on. power.py --check shows more."
         found.append(text.Part("history", f"can't be read: {problem}", is_wrong=True, advice=advice))
     return {
         "headline": text.headline(status),
@@ -141,7 +141,7 @@ def state(status: Status, problem: str) -> Context:
 
 
 def energies(journal_path: str, status: Status, now_ns: int) -> Energies:
-    """What the start page says of the history at *now_ns* (UTC, ns); never raises for the journal's sake."""
+    """What the start page shows of the history at *now_ns* (UTC, ns); an error of the journal is shown, not raised."""
     try:
         with History(journal_path) as history:
             return _energies(history, status, now_ns)
@@ -183,7 +183,7 @@ def _energies(history: History, status: Status, now_ns: int) -> Energies:
 
 
 def _entry(name: str, row: Row) -> Entry:
-    # What nothing was recorded of has no energy, rather than none.
+    # Without any record, the energy is unknown, and not 0.
     energy = words.kwh(row) if row.covered_s or row.kwh or row.kwh is None else ""
     return Entry(name, energy, _link_of(row.period))
 
@@ -254,7 +254,7 @@ def _heading(span: Span) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _beside(span: Span, step: int, now_ns: int) -> tuple[str, str] | None:
-    """The span of the same kind before (-1) or after (1) *span*, and its link; None where that is still to come."""
+    """The span of the same kind before (-1) or after (1) *span*, and its link; None if that is in the future."""
     first = span.first
     if span.is_open or not (span.unit in ("hour", "month") or _is_month(span)):
         return None
@@ -294,7 +294,7 @@ def _link_of(period: Period) -> str:
 
 
 def _bars(ident: str, summary: str, rows: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], now_ns: int) -> str:
-    """The chart of the *rows* of each meter; "" where there are none."""
+    """The chart of the *rows* of each meter; "" without any."""
     # Only "all" begins with another year for each meter: a period that one lacks is a gap in its bars.
     found = {name: {row.period: row for row in of} for name, of in rows.items()}
     every = sorted({period for of in found.values() for period in of}, key=lambda period: period.from_ns)
@@ -312,12 +312,12 @@ def _bars(ident: str, summary: str, rows: Mapping[str, Sequence[Row]], kinds: Ma
             meters = [meter for meter, of in found.items() if period in of]
             energies = [f"{printable(meter)} {energy}" for meter, energy in zip(meters, energies, strict=True)]
         has_gap = any(_has_gap(row) for row in known)
-        said = f"{name}: {', '.join(energies)}{'; not counted for some of it' if has_gap else ''}"
+        sentence = f"{name}: {', '.join(energies)}{'; not counted for some of it' if has_gap else ''}"
         shown.append(
             charts.Bar(
                 label=_short(period, len(every)),
                 values=[None if row is None else row.kwh for row in group],
-                words=said,
+                words=sentence,
                 link="" if period.unit == "hour" else _link_of(period),
                 has_gap=has_gap,
                 is_now=period.from_ns <= now_ns < period.to_ns,
@@ -347,7 +347,7 @@ def _gap_note(rows: Sequence[Row]) -> list[str]:
 
 
 def _line(rows: Mapping[str, Sequence[Row]], kinds: Mapping[str, str]) -> str:
-    """The power of the last hours; "" where there is none."""
+    """The chart of the power of the last hours; "" without any."""
     if not rows:
         return ""
     found = next(iter(rows.values()))

@@ -1,9 +1,9 @@
 """
-The daemon's side of the page: it listens, and starts the page as a process of its own once somebody connects.
+The daemon's side of the page: it listens, and starts the page as a separate process when somebody connects.
 
-Owns the listening socket, the process and one end of the socket pair to it. Nothing that is sent to the page is read
-here; of the process only a few short lines are, and no more of them than one status per second. While nobody
-looks there is no process, and the thread sleeps without a timeout.
+Owns the listening socket, the process and one end of the socket pair to it. It reads nothing that visitors send,
+and only a few short lines from the process, which gets at most one status per second. While nobody is looking, there is
+no process, and the thread sleeps without a timeout.
 """
 
 import contextlib
@@ -26,31 +26,31 @@ from powermeter.views.page import url
 
 log = logging.getLogger(__name__)
 
-#: An address that is taken or not there is tried again after the first of these, in s, then after twice as long and so
-#: on, up to the second; so is a process that crashed or ended soon.
+#: The first and the longest pause, in s, each twice as long as the one before: until it tries again to listen at an
+#: address that is taken or missing, and until it starts a process again that crashed or ended too soon.
 LISTEN_S = 1.0, 30.0
 START_S = 1.0, 60.0
 
 #: A process that ends before this, in s, ended too soon.
 SOON_S = 10.0
 
-#: So long it may take until it serves, in s: the slowest Pi needs a tenth of it.
+#: How long it may take until it serves, in s: the slowest Pi needs a tenth of this.
 READY_S = 60.0
 
-#: It is given the status once in so many s.
+#: It gets the status once in this time, in s.
 STATUS_S = 1.0
 
-#: So many connections wait while it starts. With few, those of a crowd come again only after a second.
+#: How many connections may wait while it starts. With fewer, those of a crowd would be retried only after a second.
 BACKLOG = 1024
 
-#: The longest line that it may send, in bytes; and how many of its complaints are logged.
+#: The longest line that it may send, in bytes, and how many of its complaints are logged.
 MAX_LINE = 1024
 MAX_COMPLAINTS = 10
 
-#: How long it may take to end, and to read what it has asked for, in s.
+#: How long it may take to end, and to read the answer to a question, in s.
 END_S = 0.2
 
-#: What it runs. Python is isolated: neither its environment nor where it is started says what it imports.
+#: What it runs. Python is isolated: neither the environment nor the directory decides what it imports.
 CODE = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from powermeter.views.page.child import main; main(*map(int, sys.argv[2:]))"
@@ -59,12 +59,12 @@ CODE = (
 #: Where this program's modules are.
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-#: All that it is told by its environment: the time zone, and where a Python that is not the system's has its libraries.
+#: All that it gets of the environment: the time zone, and where a Python other than the system's has its libraries.
 ENVIRONMENT = ("TZ", "TZDIR", "LD_LIBRARY_PATH")
 
 
 def listening(settings: PageSettings) -> socket.socket:
-    """A socket that listens where *settings* say. Raises :exc:`OSError`, also for an address that is not there yet."""
+    """A socket that listens where *settings* say. Raises :exc:`OSError`, also if the address does not exist yet."""
     ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(
         settings.address, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )
@@ -99,7 +99,7 @@ class PageServer:
         status: Callable[[], dict[str, Any]],
         on_state: Callable[[], None],
     ) -> None:
-        #: How it is doing.
+        #: The state that --status shows.
         self.status = ViewStatus("ok", "")
         self._settings = settings
         self._journal = journal
@@ -117,13 +117,13 @@ class PageServer:
         self._process: _Process | None = None
 
     def stop(self) -> None:
-        """Have :meth:`run` end, and the process with it."""
+        """Make :meth:`run` return, and end the process."""
         self._stopping = True
         with contextlib.suppress(OSError):  # it has ended
             self._waker.send(b"\0")
 
     def run(self) -> None:
-        """Serve until stopped. Whatever fails here is the page's trouble, and never the counting's."""
+        """Serve until stopped. Whatever fails here affects only the page, and never the counting."""
         with self._wake, self._waker:
             try:
                 while not self._stopping:
@@ -157,7 +157,7 @@ class PageServer:
             self._unheard += 1
             if (reason := f"{address} port {port}: {why(error)}") != self.status.reason:
                 log.warning(
-                    "view page: %s port %d: %s: it is tried again until it can listen there", address, port, why(error)
+                    "view page: can't listen at %s port %d: %s: trying again until it works", address, port, why(error)
                 )
             self._set_state(reason)
         else:
@@ -168,7 +168,7 @@ class PageServer:
     # --- The loop
 
     def _wait(self) -> None:
-        """Sleep until something is to be done, and do it."""
+        """Sleep until there is something to do, and do it."""
         now_s = time.monotonic()
         polled = select.poll()
         polled.register(self._wake, select.POLLIN)
@@ -185,7 +185,7 @@ class PageServer:
             due_s = self._start_at_s
         else:
             polled.register(self._listener, select.POLLIN)
-        # Rounded up: a poll that ends a bit too soon would only be repeated.
+        # Rounded up: a poll that ended slightly too soon would only be repeated.
         found = dict(polled.poll(None if due_s is None else max(0.0, due_s - now_s) * 1000 + 1))
         if self._stopping or self._listener is None:
             return
@@ -207,7 +207,7 @@ class PageServer:
             if process.serves and lasted_s >= SOON_S:
                 self._failed = 0
                 if self.status.reason:
-                    log.info("view page: it serves again")
+                    log.info("view page: serving again")
                 self._set_state("")
             return
         process.end()
@@ -226,7 +226,7 @@ class PageServer:
         self._set_state(reason)
 
     def _answer(self, question: str) -> dict[str, Any] | None:
-        """What the process is told when it asks *question*; None for a question that it may not ask."""
+        """The answer to the *question* of the process; None for one that it may not ask."""
         if question == "status":
             return self._ask()
         if question != "settings":
@@ -254,15 +254,15 @@ class _Process:
     """
 
     def __init__(self, listener: socket.socket, answer: Callable[[str], dict[str, Any] | None]) -> None:
-        # 1 MiB that nobody needs who never looks.
+        # It takes 1 MiB, which is not needed while nobody looks at the page.
         import subprocess
 
         self._expired = subprocess.TimeoutExpired
         self._answer = answer
         self.since_s = time.monotonic()
-        #: Whether it has said that it is ready.
+        #: Whether it has reported that it is ready.
         self.serves = False
-        #: Why it has to be ended; and its last complaint.
+        #: Why it must be ended, and its last complaint.
         self._wrong = ""
         self._complaint = ""
         self._complaints = 0
@@ -280,7 +280,7 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"LANG": "C.UTF-8"},
-                # A signal from the terminal is the daemon's alone.
+                # A signal from the terminal goes to the daemon only.
                 start_new_session=True,
             )
             stack.callback(self.end)
@@ -290,7 +290,7 @@ class _Process:
             stack.pop_all()
 
     def register(self, polled: select.poll, now_s: float) -> float | None:
-        """Have *polled* wait for it; returns when to look after it at the latest (monotonic, s)."""
+        """Make *polled* wait for it; return when to check on it at the latest (monotonic, s)."""
         if self._pidfd is not None:
             polled.register(self._pidfd, select.POLLIN)
         pause_end_s = self._status_s + STATUS_S
@@ -308,7 +308,7 @@ class _Process:
         except OSError:
             part = b""
         if not part:
-            # Ending does that too, a moment before it is seen to have ended.
+            # A process that ends closes its socket a moment before it counts as ended.
             with contextlib.suppress(self._expired):
                 self._popen.wait(END_S)
             self._wrong = "closed its socket"
@@ -339,19 +339,19 @@ class _Process:
             self._wrong = "asked for what it may not have"
 
     def ended(self, lasted_s: float) -> str | None:
-        """Why it has ended, or has to be; "" if it was idle, None while it is as it should be after *lasted_s*."""
+        """Why it has ended, or has to be; "" if it was idle, None while all is as it should be after *lasted_s*."""
         if (status := self._popen.poll()) is None:
             return self._wrong or ("did not begin to serve" if not self.serves and lasted_s > READY_S else None)
         if status == 0:
             return ""
-        self.serve({self._pair.fileno(): select.POLLIN})  # what it said last
-        said = f": {self._complaint}" if self._complaint and status > 0 else ""
-        return f"ended with {_words(status)}{said}"
+        self.serve({self._pair.fileno(): select.POLLIN})  # its last words
+        complaint = f": {self._complaint}" if self._complaint and status > 0 else ""
+        return f"ended with {_words(status)}{complaint}"
 
     def end(self) -> None:
         """End it; may be called twice. It has nothing to save."""
         self._popen.kill()
-        # One that hangs in a read of a disk ends once that is over.
+        # A process that hangs while reading a disk ends when the read returns.
         with contextlib.suppress(self._expired):
             self._popen.wait(END_S)
         self._pair.close()

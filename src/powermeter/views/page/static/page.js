@@ -1,5 +1,5 @@
 "use strict";
-// The live part of the start page, and the arrow keys among bars. All else works without a script.
+// The live part of the start page, and the arrow keys among bars. Everything else works without a script.
 
 const EVERY_MS = 2000;
 const LONGEST_MS = 10000;
@@ -22,7 +22,7 @@ function follow(address) {
         reached = true;
       }
     } catch (error) {
-      // It is reported below, and tried again.
+      // Shown below, and tried again.
     }
     clearTimeout(late);
     document.getElementById("lost").hidden = reached;
@@ -30,7 +30,7 @@ function follow(address) {
     timer = setTimeout(ask, EVERY_MS);
   }
 
-  // Nobody looks: nothing is asked for.
+  // While nobody looks, nothing is requested.
   document.addEventListener("visibilitychange", ask);
   timer = setTimeout(ask, EVERY_MS);
 }
@@ -39,7 +39,7 @@ function show({ title, ...parts }) {
   document.title = title;
   for (const [id, text] of Object.entries(parts)) {
     const part = document.getElementById(id);
-    // What has the focus stays until that moves on. The server has escaped all that came from elsewhere.
+    // A part that has the focus stays until the focus moves on. The server has escaped what came from elsewhere.
     if (part && part.shown !== text && !part.contains(document.activeElement)) {
       part.innerHTML = text;
       part.shown = text;
