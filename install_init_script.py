@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """
-Install power as a service that starts with the machine: an init script, and on a systemd machine a unit too.
+Install power as a service that starts with the machine: an init script, and on a systemd machine also a unit.
 
 Run it from the source directory: sudo python3 install_init_script.py
 
 Everything it does is one list of steps. --dry-run prints the list, an install
-does what is not done already, --uninstall takes it back, last step first. All
-checks come before the first change; a step that fails takes back those before it.
+does whatever is not done already, and --uninstall undoes it, last step first.
+All checks come before the first change; if a step fails, those before it are
+undone.
 
-No file of the virtual environment or of src runs as root here: they belong to
-whoever may write them. What is asked of them is asked as the service's user, in
-a session of its own, and the answer is taken for hostile.
+Root never runs a file of the virtual environment or of src here, because other
+users may write them. They are only run as the service's user, in a session of
+their own, and their answers are treated as hostile.
 """
 
-# ruff: noqa: D102 - what the methods of a step are for is said once, in Step
+# ruff: noqa: D102 - the methods of a step are described once, in Step
 
 import argparse
 import contextlib
@@ -45,54 +46,54 @@ from typing import Any, TextIO
 
 TOP = os.path.dirname(os.path.realpath(__file__))
 
-#: Stands in each file that is installed: a file without it is somebody else's.
+#: Every installed file contains this: a file without it belongs to somebody else.
 MARK = "installed by install_init_script.py of power"
 
-#: Whom the service runs as, unless venv or source lie in somebody's home.
+#: The service's user, unless the virtual environment or the source is in somebody's home.
 DEFAULT_USER = "power"
 
-#: Whose the pins are, on Raspberry Pi OS by a udev rule.
+#: The group that owns the pins; on Raspberry Pi OS a udev rule sets it.
 GROUP = "gpio"
 
-#: The init script's exit status where the program has gone (LSB).
+#: The init script's exit status if the program is gone (LSB).
 NOT_INSTALLED = 5
 
 #: The user ids of people (Debian Policy 9.2.2).
 PEOPLE = range(1000, 60000)
 
-#: How long the service's user may take to answer, and a command of the system's to do its work, in s.
+#: How long a process of the service's user may take to answer, and a system command to finish, in s.
 ANSWER_S, COMMAND_S = 60.0, 120.0
 
-#: The most that is read of what they print, in bytes.
+#: How much of their output is read at most, in bytes.
 MAX_OUTPUT = 65536
 
-#: The most lines of an error that are shown, and the letters of each.
+#: How many lines of an error are shown at most, and how many letters of each.
 MAX_LINES, MAX_LINE = 100, 1000
 
-#: The longest path (linux/limits.h), and as many as settings may name here.
+#: The longest path (linux/limits.h), and how many paths the settings may name here.
 MAX_PATH, MAX_PATHS = 4096, 64
 
-#: As many directories as are entered, one in another.
+#: How deep directories may be nested.
 MAX_DEPTH = 64
 
-#: The most that settings may have, as the program has it, in bytes.
+#: The maximum size of the settings, the same as in the program, in bytes.
 MAX_SETTINGS = 1_000_000
 
-#: What no path may hold that is written into the files of others, beside what can't be printed: quotation marks and
-#: what escapes them, and for logrotate what begins its block.
+#: Characters, in addition to unprintable ones, that are not allowed in a path that is written into configuration files
+#: of other programs: quotation marks and what escapes them, and the braces of logrotate's blocks.
 NOT_IN_PATHS = "\"'`\\{}"
 
-#: What logrotate takes for a pattern (glob(7)).
+#: What logrotate treats as a pattern (glob(7)).
 PATTERN = re.compile(r"[*?\[\]]")
 
-#: Where the system keeps what it obeys and runs: nobody is told to make a directory of another user's in there.
+#: Where the system keeps its configuration and programs: no message advises creating another user's directory there.
 SYSTEM = re.compile(r"/(bin|boot|dev|etc|lib[^/]*|proc|root|run|sbin|sys|usr|var)(/|$)")
 
-#: keyctl(2) by machine and by its words' length; a kernel of 64 bits may run programs of 32.
+#: The number of keyctl(2), by machine, for 32 and 64 bits; a 64-bit kernel may run 32-bit programs.
 KEYCTL = {"x86_64": (288, 250), "i686": (288, 250), "aarch64": (311, 219), "arm": (311, 219), "riscv64": (0, 219)}
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
-#: What is to be mounted where, fstab(5), and what is, proc_pid_mountinfo(5).
+#: What should be mounted where, fstab(5), and what is mounted, proc_pid_mountinfo(5).
 FSTAB = "/etc/fstab"
 MOUNTED = "/proc/self/mountinfo"
 
@@ -121,7 +122,7 @@ class Places:
     unit: str = "/etc/systemd/system/power.service"
     default: str = "/etc/default/power"
     logrotate: str = "/etc/logrotate.d/power"
-    #: What was made that no mark can be put on: links, the group, the user.
+    #: The list of what was made but can't contain the mark: links, the group, the user.
     record: str = "/etc/power.installed"
     state: str = "/var/lib/power"
     run: str = "/run/power"
@@ -129,7 +130,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """The service's user, who may still have to be made."""
+    """The service's user, who may still have to be created."""
 
     name: str
     uid: int
@@ -139,7 +140,7 @@ class Person:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print *text* as one line that does nothing to a terminal, whoever chose its words."""
+    """Print *text*, which may come from another user, as one line that can't control a terminal."""
     print("".join(letter if letter.isprintable() else "?" for letter in text[:MAX_LINE]), file=file)
 
 
@@ -147,24 +148,24 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 class Record:
-    """The file that lists what was made that no mark can be put on, a line a thing."""
+    """The file that lists what was made but can't contain the mark, one thing per line."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def lines(self) -> list[str]:
-        """What stands in it."""
+        """The lines of the list."""
         if not os.path.exists(self.path):
             return []
         with open(self.path, encoding="utf-8") as file:
             return [line for line in file.read().splitlines() if line and not line.startswith("#")]
 
     def add(self, line: str) -> None:
-        """Note *line*."""
+        """Add *line* to the list."""
         self._write([*self.lines(), line])
 
     def remove(self, line: str) -> None:
-        """Forget *line*; the file goes with its last one."""
+        """Remove *line* from the list, and the file with its last line."""
         self._write([other for other in self.lines() if other != line])
 
     def _write(self, lines: list[str]) -> None:
@@ -177,7 +178,7 @@ class Record:
 
 
 class Step:
-    """One thing that an install does, and how it is taken back."""
+    """One thing that an install does, and how it is undone."""
 
     def __str__(self) -> str:
         raise NotImplementedError
@@ -187,7 +188,7 @@ class Step:
         raise NotImplementedError
 
     def problem(self) -> str | None:
-        """Why it can't be done: what is wrong, and what to do."""
+        """Why it can't be done: what is wrong, and what to do about it."""
         return None
 
     def do(self) -> None:
@@ -195,7 +196,7 @@ class Step:
         raise NotImplementedError
 
     def undo(self, *, dry: bool = False) -> str | None:
-        """Take it back, if an install did it, and say what that is; *dry*: say it alone."""
+        """Undo it, if an install did it, and return a description; *dry*: only describe it."""
         raise NotImplementedError
 
 
@@ -212,13 +213,15 @@ class Link(Step):
         return os.path.realpath(self.path) == os.path.realpath(self.target)
 
     def _as_owner(self, work: Callable[[], None]) -> None:
-        """Do *work* as the owner of the directory, who decides where it leads: the environment may be a person's."""
+        """Do *work* as the directory's owner, who decides where it leads: the environment may be in somebody's home."""
         directory = os.path.dirname(self.path)
         owner = _owner(directory)
         if owner == "root" or os.geteuid() != 0:
             work()
         elif _entry(owner) is None:
-            raise InstallError(f"{directory} belongs to {owner}, who is no user here: remove it, and make it again")
+            raise InstallError(
+                f"{directory} belongs to {owner}, which is not a user here: remove it, and create it again"
+            )
         else:
             _as(person(owner), work)
 
@@ -259,7 +262,7 @@ class Group(Step):
         if f"group {self.name}" not in self.record.lines():
             return None
         if not dry:
-            # Others who are in it by now need it.
+            # If it has other members by now, they need it.
             found = _group(self.name)
             if found and not found.gr_mem and all(entry.pw_gid != found.gr_gid for entry in pwd.getpwall()):
                 _run("groupdel", self.name)
@@ -271,8 +274,8 @@ class User(Step):
     """
     The system user *name*, with *home*.
 
-    Once it is gone its number may become another's, and what was its own is never given to root, who might run it. So
-    the user stays as long as one of the paths *left* is its own.
+    Once the user is gone, its number may be given to another user; and its files are never given to root, who might run
+    them. So the user stays as long as it owns one of the paths *left*.
     """
 
     def __init__(self, name: str, home: str, left: Iterable[str], record: Record) -> None:
@@ -282,7 +285,7 @@ class User(Step):
         return f"make the system user {self.name}: {shlex.join(self.line())}"
 
     def line(self) -> list[str]:
-        """The command that makes it."""
+        """The command that creates the user."""
         group = ["--gid", self.name] if _group(self.name) else ["--user-group"]
         words = ["--system", *group, "--no-create-home", "--home-dir", self.home, "--shell", "/usr/sbin/nologin"]
         return ["useradd", *words, "--comment", "counts the flashes of the electricity meter", self.name]
@@ -299,11 +302,11 @@ class User(Step):
             return None
         entry = _entry(self.name)
         if entry and (own := [p for p in self.left if os.path.lexists(p) and os.lstat(p).st_uid == entry.pw_uid]):
-            return f"keep the user {self.name}, who owns {' and '.join(own)}: once they are gone --uninstall removes it"
+            return f"keep the user {self.name}, who owns {' and '.join(own)}: --uninstall removes it once they are gone"
         if entry and (pids := _processes(entry.pw_uid)):
             return (
                 f"keep the user {self.name}, whose process {' '.join(map(str, pids[:9]))} runs: "
-                f"sudo pkill -KILL -U {shlex.quote(self.name)}, then --uninstall removes it"
+                f"sudo pkill -KILL -U {shlex.quote(self.name)}, then --uninstall removes the user"
             )
         if not dry:
             if entry:
@@ -313,7 +316,7 @@ class User(Step):
 
 
 class Member(Step):
-    """The user *name*'s membership in *group*; it goes with the user."""
+    """The membership of the user *name* in *group*; it ends with the user."""
 
     def __init__(self, name: str, group: str) -> None:
         self.name, self.group = name, group
@@ -336,7 +339,7 @@ class Member(Step):
 
 
 class Directory(Step):
-    """The directory *path* for the data, with all that is in it *name*'s; it stays after an uninstall unless empty."""
+    """The directory *path* for the data, which *name* owns with all its contents; an uninstall removes it if empty."""
 
     def __init__(self, path: str, name: str) -> None:
         self.path, self.name = path, name
@@ -349,7 +352,7 @@ class Directory(Step):
         return os.path.isdir(self.path) and stat.S_IMODE(os.stat(self.path).st_mode) == 0o750 and not self._foreign()
 
     def _foreign(self) -> list[str]:
-        """What is not the user's: of a service that ran as another one, or by hand as root."""
+        """What the user does not own: data of a service that ran as another user, or was started by hand as root."""
         entry = _entry(self.name)
         return (
             [self.path] if entry is None else [path for path, fd in _tree(self.path) if _is_foreign(fd, entry.pw_uid)]
@@ -357,7 +360,7 @@ class Directory(Step):
 
     def problem(self) -> str | None:
         if os.path.lexists(self.path) and (os.path.islink(self.path) or not os.path.isdir(self.path)):
-            return f"{self.path} is in the way, no directory: move it away"
+            return f"{self.path} is in the way and is not a directory: move it away"
         return None
 
     def do(self) -> None:
@@ -373,12 +376,12 @@ class Directory(Step):
     def undo(self, *, dry: bool = False) -> str | None:
         if not os.path.isdir(self.path):
             return None
-        if self._was_there:  # taken back by the install that failed
-            return f"keep {self.path}: it is {self.name}'s now"
+        if self._was_there:  # an install that failed is being undone
+            return f"keep {self.path}: it belongs to {self.name} now"
         try:
             if os.listdir(self.path):
                 return f"keep {self.path}: the data"
-        except PermissionError:  # of a dry run that is not root's
+        except PermissionError:  # in a dry run by another user than root
             return f"keep {self.path} if there is data in it"
         if not dry:
             os.rmdir(self.path)
@@ -387,10 +390,11 @@ class Directory(Step):
 
 class Private(Step):
     """
-    The settings *path*, for *name* and nobody else. A third user's are not taken away.
+    The settings *path*, for *name* and nobody else. Settings of a third user are not taken over.
 
-    They are run as *name*. So they may be *name*'s own; or root's, which become a new file: who has the one of before
-    open can't write into it. Where others may have moved one of root's there, only what all may read is taken.
+    They are run as *name*. So they may belong to *name*, or to root. Root's become a new file, so a process that has
+    the old one open can't write to the new one. If others may have moved one of root's files there, it is only used if
+    everybody may read it.
     """
 
     def __init__(self, path: str, name: str) -> None:
@@ -406,9 +410,7 @@ class Private(Step):
     def problem(self) -> str | None:
         found, entry = os.lstat(self.path), _entry(self.name)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            return (
-                f"{self.path} is a link or no file: put the settings themselves there, or name them in POWER_SETTINGS"
-            )
+            return f"{self.path} is a link or not a file: put the settings there, or name them in POWER_SETTINGS"
         if entry is not None and found.st_uid == entry.pw_uid:
             return None
         path, owner = shlex.quote(self.path), _name_of(found.st_uid)
@@ -421,14 +423,14 @@ class Private(Step):
             return f"{self.path} belongs to {owner}, the service runs as {self.name}: {mend}{other}{look}"
         if not found.st_mode & stat.S_IROTH and (others := _not_roots(os.path.dirname(self.path))) is not None:
             return (
-                f"{self.path} is root's, but others may change {others}, and have moved any file of root's there: "
-                f"look at it, and if these are the settings: {mend}"
+                f"{self.path} belongs to root, but others may change {others}, and may have moved any file of root's "
+                f"there: look at it, and if these are the settings: {mend}"
             )
         return None
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator["Opened"]:
-        """The file, if it may be read for the user and given to it."""
+        """The open file, if the user may be given its contents."""
         entry = _entry(self.name)
         with _own_file(self.path) as opened:
             found = os.fstat(opened.fd)
@@ -441,11 +443,11 @@ class Private(Step):
         with open(opened.fd, "rb", closefd=False) as file:
             content = file.read(MAX_SETTINGS + 1)
         if len(content) > MAX_SETTINGS:
-            raise InstallError(f"{self.path} is larger than {MAX_SETTINGS:,} bytes: settings are not")
+            raise InstallError(f"{self.path} is larger than {MAX_SETTINGS:,} bytes: these are not settings")
         return content
 
     def content(self) -> bytes:
-        """What is in it, for the user."""
+        """The contents, to pass to the user."""
         with self._opened() as opened:
             return self._content(opened)
 
@@ -465,7 +467,7 @@ class Private(Step):
                     file.flush()
                     os.fchown(fd, entry.pw_uid, entry.pw_gid)
                     os.fsync(fd)
-                # It is never given back: the user may have written it.
+                # An undo never gives it back to root: the user may have changed it.
                 os.rename(new, opened.name, src_dir_fd=opened.directory, dst_dir_fd=opened.directory)
             except BaseException:
                 os.unlink(new, dir_fd=opened.directory)
@@ -477,9 +479,9 @@ class Private(Step):
 
 class File(Step):
     """
-    The file *path* with *content*; another that is ours is replaced.
+    The file *path* with *content*; another file that an install wrote is replaced.
 
-    One that is *yours* to change is not replaced, and removed only while it is as it was.
+    A file that is *yours* to change is not replaced, and is only removed if it is unchanged.
     """
 
     def __init__(self, path: str, content: str, mode: int = 0o644, *, yours: bool = False) -> None:
@@ -508,7 +510,7 @@ class File(Step):
 
     def problem(self) -> str | None:
         if os.path.lexists(self.path) and not (os.path.isfile(self.path) and self.is_ours()):
-            return f"{self.path} is not of this installer: look at it, then move it away"
+            return f"{self.path} was not written by this installer: look at it, then move it away"
         return None
 
     def do(self) -> None:
@@ -519,11 +521,11 @@ class File(Step):
     def undo(self, *, dry: bool = False) -> str | None:
         if not os.path.isfile(self.path):
             return None
-        if self._before is not None:  # taken back by the install that failed
+        if self._before is not None:  # an install that failed is being undone
             _replace(self.path, self._before, self.mode)
             return f"put back {self.path}"
         if not self.is_ours():
-            return f"keep {self.path}: it is not of this installer"
+            return f"keep {self.path}: it was not written by this installer"
         if self.yours and self._found() != self.content:
             return f"keep {self.path}: it was changed"
         if not dry:
@@ -532,7 +534,7 @@ class File(Step):
 
 
 class Command(Step):
-    """A command, not needed where *is_done* says so; *back*, if given, takes it back."""
+    """A command, which is not needed if *is_done* says so; *back*, if given, is the command that undoes it."""
 
     def __init__(self, *line: str, is_done: Callable[[], bool], back: tuple[str, ...] = ()) -> None:
         self.line, self._is_done, self.back = line, is_done, back
@@ -558,7 +560,7 @@ class Command(Step):
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:
-    """Write *path* as a whole, or not at all."""
+    """Write *path* completely, or not at all."""
     fd, new = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".power-")
     try:
         with open(fd, "wb") as file:
@@ -585,8 +587,8 @@ def _own_file(path: str) -> Iterator[Opened]:
     """
     The file *path*, open.
 
-    Its directory may be somebody's who would have root open another: no link is followed but root's own on the way,
-    no second name taken.
+    The owner of its directory may want root to open a different file: so on the way only root's own links are followed,
+    and a file with a second name is refused.
     """
     parts = [name for name in reversed(path.split("/")) if name]
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -611,23 +613,23 @@ def _own_file(path: str) -> Iterator[Opened]:
                 directory = opened("/" if target.startswith("/") else ".", flags, directory)
             else:
                 directory = opened(name, flags | os.O_NOFOLLOW, directory)
-        # Its kind before it is opened: a device may do something then.
+        # Its kind is checked before it is opened: opening a device may have effects.
         if parts or not stat.S_ISREG(found.st_mode):
-            raise InstallError(f"{path} is a link or no file: put the settings themselves there")
+            raise InstallError(f"{path} is a link or not a file: put the settings themselves there")
         fd = opened(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, directory)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise InstallError(f"{path} is a link or no file: put the settings themselves there")
+            raise InstallError(f"{path} is a link or not a file: put the settings themselves there")
         yield Opened(fd, directory, name, only_roots)
 
 
 def _is_roots(found: os.stat_result) -> bool:
-    """Whether only root may change it; an ACL shows in the group's bits."""
+    """Whether only root may change it; an access control list shows in the group's bits."""
     return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _not_roots(path: str) -> str | None:
-    """The highest directory on the way to *path*, itself included, that others than root may change."""
+    """The highest directory on the way to *path*, including *path*, that users other than root may change."""
     real = os.path.realpath(path)
     for end in [1, *(end for end, letter in enumerate(real) if letter == "/" and end), len(real)]:
         if os.path.lexists(real[:end]) and not _is_roots(os.lstat(real[:end])):
@@ -638,19 +640,19 @@ def _not_roots(path: str) -> str | None:
 def _run(*line: str) -> None:
     done = _output(line, COMMAND_S)
     if done.returncode:
-        said = _last(done.stderr.strip() or done.stdout)
-        raise CommandError(f"{shlex.join(line)} failed with status {done.returncode}: {said}", done.returncode)
+        reason = _last(done.stderr.strip() or done.stdout)
+        raise CommandError(f"{shlex.join(line)} failed with status {done.returncode}: {reason}", done.returncode)
 
 
 def _output(
     line: Iterable[str], seconds: float, *, given: bytes = b"", who: "Person | None" = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """
-    The exit status and what the command *line* prints, run as *who*, if given.
+    The exit status and the output of the command *line*, which is run as *who*, if given.
 
-    It has *given* as its input, a session of its own and *seconds*.
+    It gets *given* as its input, a session of its own, and at most *seconds*.
 
-    Raises :exc:`InstallError` where it is missing, takes longer or prints more than MAX_OUTPUT bytes.
+    Raises :exc:`InstallError` if it is missing, takes longer or prints more than MAX_OUTPUT bytes.
     """
     line = list(line)
     with tempfile.TemporaryFile() as stdin:
@@ -669,7 +671,7 @@ def _output(
         except subprocess.SubprocessError as error:
             raise InstallError(f"{line[0]} can't be run as {who and who.name}") from error
         except FileNotFoundError as error:
-            raise InstallError(f"{line[0]} is missing: install the Debian package that has it") from error
+            raise InstallError(f"{line[0]} is missing: install the Debian package that contains it") from error
         with process:
             try:
                 stdout, stderr = _read_all([process.stdout.fileno(), process.stderr.fileno()], seconds)  # type: ignore[union-attr]
@@ -677,16 +679,16 @@ def _output(
             except (TimeoutError, subprocess.TimeoutExpired):
                 raise InstallError(f"{shlex.join(line)} does not end within {seconds:g} s") from None
             except OverflowError:
-                raise InstallError(f"{shlex.join(line)} prints without an end") from None
+                raise InstallError(f"{shlex.join(line)} prints without end") from None
             finally:
-                # Its own session is its process group too; what has left it holds nothing of ours.
+                # Its session is also its process group; a process that has left that has nothing of ours open.
                 with contextlib.suppress(ProcessLookupError):
                     if process.poll() is None:
                         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_all(fds: Iterable[int], seconds: float) -> list[bytes]:
-    """What comes from each of *fds* until its end. Raises :exc:`TimeoutError` and :exc:`OverflowError`."""
+    """All that comes from each of *fds*. Raises :exc:`TimeoutError` and :exc:`OverflowError`."""
     read = dict.fromkeys(fds, b"")
     ended: set[int] = set()
     end_s = time.monotonic() + seconds
@@ -728,13 +730,13 @@ def _name_of(uid: int) -> str:
 
 def _tree(path: str, above: int | None = None) -> Iterator[tuple[str, int]]:
     """
-    The directory *path*, in the open directory *above*, and the files and directories in it, each open as a descriptor.
+    The directory *path*, in the open directory *above*, and the files and directories in it, each with a descriptor.
 
-    Whoever may write in there may exchange a name at any time: what counts is what was opened. No link is followed, and
-    no other file system entered. Raises :exc:`InstallError` for directories without an end.
+    Anybody who may write there may swap names at any time, so only what was opened counts. No link is followed, and no
+    other file system entered. Raises :exc:`InstallError` for directories that are nested without end.
     """
     if path.count("/") > MAX_DEPTH:
-        raise InstallError(f"{path[:200]}... goes too deep: remove what nobody needs there")
+        raise InstallError(f"{path[:200]}... is nested too deeply: remove what nobody needs there")
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(path if above is None else os.path.basename(path), flags | os.O_DIRECTORY, dir_fd=above)
     try:
@@ -742,7 +744,7 @@ def _tree(path: str, above: int | None = None) -> Iterator[tuple[str, int]]:
         device = os.fstat(fd).st_dev
         for name in os.listdir(fd):
             there = os.path.join(path, name)
-            with contextlib.suppress(FileNotFoundError):  # its owner took it away just now
+            with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
                 found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                     yield from _tree(there, fd)
@@ -757,7 +759,7 @@ def _tree(path: str, above: int | None = None) -> Iterator[tuple[str, int]]:
 
 
 def _is_foreign(fd: int, uid: int) -> bool:
-    """Whether the directory or file *fd* is another's than *uid*'s; a file with a second name may be one of /etc."""
+    """Whether *uid* does not own the directory or file *fd*; not files with a second name, which may be in /etc."""
     found = os.fstat(fd)
     one_name = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
     return found.st_uid != uid and (stat.S_ISDIR(found.st_mode) or one_name)
@@ -765,13 +767,13 @@ def _is_foreign(fd: int, uid: int) -> bool:
 
 def _remove_tree(path: str) -> None:
     """
-    Remove the directory *path*, however deep, and all in it: as its owner, whom no exchange of names leads elsewhere.
+    Remove the directory *path* and all its contents, as its owner: swapped names could lead root elsewhere.
 
-    Raises :exc:`InstallError` where somebody fills it again meanwhile.
+    Raises :exc:`InstallError` if somebody fills it again meanwhile.
     """
     found = os.lstat(path)
     owner = Person(_name_of(found.st_uid), found.st_uid, found.st_gid, (found.st_gid,))
-    # The directory itself is left by it: the one above is root's.
+    # This leaves the directory itself, because root owns the one above it.
     asked = _output(["rm", "-rf", "--one-file-system", path], COMMAND_S, who=owner if found.st_uid else None, cwd="/")
     if asked.returncode or os.path.lexists(path):
         try:
@@ -792,14 +794,14 @@ def _processes(uid: int) -> list[int]:
 
 
 def _not_mounted(path: str) -> str | None:
-    """The mount point above *path*, without links, that /etc/fstab names, where nothing is mounted there."""
+    """The mount point above *path*, which has no links, that /etc/fstab names, if nothing is mounted there."""
     points = [point.rstrip("/") for point in _fields(FSTAB, 1) if point.startswith("/") and point != "/"]
     below = max((point for point in points if _is_under(path, point)), key=len, default=None)
     return None if below is None or below in _fields(MOUNTED, 4) else below
 
 
 def _fields(table: str, index: int) -> list[str]:
-    """A field of every line of *table*, with its escapes (getmntent(3)) undone; none where it can't be read."""
+    """One field of every line of *table*, with its escapes (getmntent(3)) undone; empty if it can't be read."""
     try:
         with open(table, encoding="utf-8", errors="surrogateescape") as file:
             rows = [line.split() for line in file if not line.startswith("#")]
@@ -819,7 +821,7 @@ def _systemd_runs() -> bool:
 
 
 def running_as(places: Places) -> int | None:
-    """The user id of the running service; None where none runs. As the program does it: by the pidfile's lock."""
+    """The user id of the running service, found by the pidfile's lock, as in the program; None if it is not running."""
     try:
         fd = os.open(os.path.join(places.run, "power.pid"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -837,11 +839,11 @@ def running_as(places: Places) -> int | None:
         os.close(fd)
 
 
-# --- Whom it runs as, and what that one may do
+# --- The service's user, and what that user may do
 
 
 def person(name: str) -> Person:
-    """The user *name*, or who it will be."""
+    """The user *name*, as it is or as it will be created."""
     entry, group = _entry(name), _group(GROUP)
     if entry is not None:
         return Person(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))
@@ -851,13 +853,13 @@ def person(name: str) -> Person:
 
 
 def owners_of_homes(paths: Iterable[str]) -> list[str]:
-    """Whose homes *paths* lie in: people's, or root's."""
+    """The people, or root, in whose homes *paths* are."""
     homes = {os.path.realpath(e.pw_dir): e.pw_name for e in pwd.getpwall() if e.pw_uid == 0 or e.pw_uid in PEOPLE}
     return sorted({name for path in paths for home, name in homes.items() if home != "/" and _is_under(path, home)})
 
 
 def chosen_user(named: str | None, paths: Iterable[str]) -> tuple[str, str | None]:
-    """Whom the service runs as, and what hinders that. Never root."""
+    """The service's user, which is never root, and a problem with that user, if there is one."""
     if named:
         entry = _entry(named)
         if named == "root" or (entry is not None and entry.pw_uid == 0):
@@ -868,19 +870,21 @@ def chosen_user(named: str | None, paths: Iterable[str]) -> tuple[str, str | Non
     if not owners:
         return DEFAULT_USER, None
     if len(owners) > 1:
-        return owners[0], f"source and virtual environment lie in homes of {' and '.join(owners)}: choose with --user"
+        return owners[
+            0
+        ], f"source and virtual environment are in the homes of {' and '.join(owners)}: choose with --user"
     if owners == ["root"]:
-        return DEFAULT_USER, f"{TOP} or its virtual environment lies in root's home: move both to /opt/power, say"
+        return DEFAULT_USER, f"{TOP} or its virtual environment is in root's home: move both, for example to /opt/power"
     return owners[0], None
 
 
 def _become(who: Person) -> None:
-    """Take leave of root's keys, and become *who*."""
+    """Give up root's keys, and become *who*."""
     machine = os.uname().machine
     number = KEYCTL.get("arm" if machine.startswith("arm") else machine, (0, 0))[sys.maxsize > 2**32]
     libc = ctypes.CDLL(None, use_errno=True)
     if number and libc.syscall(*map(ctypes.c_long, (number, KEYCTL_JOIN_SESSION_KEYRING, 0))) < 0:
-        # Where there are no keys, or none may be asked for, there are none of root's either.
+        # If there are no keys, or this process may not ask for any, it has none of root's either.
         failed = ctypes.get_errno()
         if failed not in (errno.ENOSYS, errno.EPERM):
             raise OSError(failed, os.strerror(failed))
@@ -891,9 +895,9 @@ def _become(who: Person) -> None:
 
 def _as(who: Person, work: Callable[[], Any]) -> Any:
     """
-    What *work* returns in a child process with the ids of *who*; None where this process may not take them.
+    What *work* returns in a child process with the ids of *who*; None if this process may not have them.
 
-    The kernel's own answer: modes do not tell of lists, mounts and parents.
+    This gets the kernel's own answer: modes alone do not show access control lists, mounts and parent directories.
     """
     if os.geteuid() not in (0, who.uid):
         return None
@@ -911,18 +915,18 @@ def _as(who: Person, work: Callable[[], Any]) -> Any:
             os._exit(status)
     os.close(writing)
     try:
-        (said,) = _read_all([reading], ANSWER_S)
-        return json.loads(said)
+        (answer,) = _read_all([reading], ANSWER_S)
+        return json.loads(answer)
     except (TimeoutError, OverflowError, ValueError):
         raise InstallError(f"a process as {who.name} could not be started, or was stopped") from None
     finally:
         os.close(reading)
-        os.kill(child, signal.SIGKILL)  # it has not been waited for: the number is still its own
+        os.kill(child, signal.SIGKILL)  # it has not been waited for, so its number has not been reused
         os.waitpid(child, 0)
 
 
 def _closed(paths: Iterable[tuple[str, int]]) -> list[str]:
-    """For each of *paths* that this process can't use (os.R_OK ...) where it is stopped: a parent, or itself."""
+    """For each of *paths* that this process can't use (os.R_OK ...), what stops it: a parent, or the path itself."""
     stops = []
     for path, use in paths:
         real = os.path.realpath(path)
@@ -936,9 +940,9 @@ def _closed(paths: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def _closed_in(directory: str) -> list[str]:
-    """The first of *directory*'s own that this process can't read."""
+    """The first file or directory in *directory* that this process can't read, if any."""
     for where, directories, files in os.walk(directory):
-        if "__pycache__" in directories:  # Python does without
+        if "__pycache__" in directories:  # Python does not need it
             directories.remove("__pycache__")
         for path in (os.path.join(where, name) for name in [*directories, *files]):
             if not os.access(path, os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK):
@@ -957,7 +961,7 @@ def _opens_a_chip() -> bool:
 
 def _python(who: Person, places: Places, *line: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """The virtual environment's Python run as *who*, as the service will."""
-    # No __pycache__ either: nothing is changed.
+    # It must not write __pycache__ either: nothing is changed.
     # fmt: off
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": places.state, "STATE_DIRECTORY": places.state,
            "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
@@ -965,8 +969,8 @@ def _python(who: Person, places: Places, *line: str, given: bytes = b"") -> subp
     return _output(line, ANSWER_S, given=given, who=who if os.geteuid() == 0 else None, cwd="/", env=env)
 
 
-#: Run by the virtual environment's Python as the service's user: where the settings let the program write. Their text
-#: comes on stdin where they still have to be made readable, and is a file of the child's own then.
+#: Run by the virtual environment's Python as the service's user: prints where the program writes, as the settings say.
+#: If that user can't read the settings yet, their text comes on stdin, and becomes a file of the child's own.
 READ_SETTINGS = """
 import json, os, sys
 source, named, given = sys.argv[1:]
@@ -991,7 +995,7 @@ print(json.dumps({"data_dir": plain(read.data_dir), "log_file": plain(read.log_f
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the settings let the program write."""
+    """What the program writes, as the settings say."""
 
     data_dir: str
     log_file: str
@@ -1000,9 +1004,9 @@ class Files:
 
 def understood(answer: bytes) -> dict[str, Any]:
     """
-    What READ_SETTINGS answered, its paths taken for hostile: they go into root's files.
+    The answer of READ_SETTINGS, whose paths are treated as hostile, because they go into root's files.
 
-    Raises :exc:`InstallError` for what is none of its answers, and for paths that those files can't hold.
+    Raises :exc:`InstallError` for anything that is not such an answer, and for paths that those files can't contain.
     """
     try:
         read = json.loads(answer.decode())
@@ -1023,7 +1027,7 @@ def understood(answer: bytes) -> dict[str, Any]:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether *path* begins at the root and says where it leads: what is below a directory is so by its text."""
+    """Whether *path* is absolute and normal, so that its text shows which directories it is below."""
     return path.startswith("/") and not path.startswith("//") and os.path.normpath(path) == path
 
 
@@ -1031,7 +1035,7 @@ def _is_plain(path: str) -> bool:
 
 
 class Plan:
-    """What an install would do here: its steps, and the problems that stand in its way."""
+    """What an install would do here: its steps, and the problems that prevent it."""
 
     def __init__(self, args: argparse.Namespace, places: Places) -> None:
         self.places = places
@@ -1057,7 +1061,7 @@ class Plan:
         return os.path.join(TOP, *found[:1] or ["venv"])
 
     def _links(self, *, make: bool) -> list[Link]:
-        """The two links, where they are not there and are to be made; else a problem with the command for each."""
+        """The two links, if they are missing and *make* is set; otherwise a problem for each, with the command."""
         record = Record(self.places.record)
         inner = os.path.join(self.places.rpienv, "rpienv")
         outer_link, inner_link = Link(self.places.rpienv, self.venv, record), Link(inner, self.source, record)
@@ -1075,7 +1079,7 @@ class Plan:
                         f"install from there, or remove it: sudo rm {link.path}"
                     )
             elif os.path.lexists(place):
-                self.problems.append(f"{link.path} is a link to nothing: sudo rm {link.path}")
+                self.problems.append(f"{link.path} is a link that leads nowhere: sudo rm {link.path}")
             else:
                 missing.append(link)
         if not make:
@@ -1083,7 +1087,7 @@ class Plan:
                 f"{link.path} is missing: sudo ln -s {shlex.quote(link.target)} {link.path} (or --link makes both)"
                 for link in missing
             ]
-        # Those that are there and were made by an install belong to the list too: it is what an uninstall goes by.
+        # Links that an earlier install made are also in the list, because an uninstall uses it.
         made = [link for link in (outer_link, inner_link) if f"link {link.path}" in record.lines()]
         return [link for link in (outer_link, inner_link) if (link in missing and make) or link in made]
 
@@ -1091,7 +1095,7 @@ class Plan:
         named = _power_settings(self.places.default)
         beside = [os.path.join(TOP, "settings.py"), os.path.join(self.source, "settings.py")]
         if named and not os.path.isabs(named):
-            self.problems.append(f"{self.places.default}: POWER_SETTINGS={named}: a full path is needed")
+            self.problems.append(f"{self.places.default}: POWER_SETTINGS={named}: must be a full path")
             return None
         found = [path for path in ([os.path.normpath(named)] if named else beside) if os.path.lexists(path)]
         if found:
@@ -1101,20 +1105,20 @@ class Plan:
         return None
 
     def _check_before(self) -> None:
-        """What an install before this one left that does not go with it."""
+        """Find what an earlier install left that conflicts with this one."""
         if self.kind == "sysv" and File(self.places.unit, "").is_ours():
-            self.problems.append(f"{self.places.unit} was installed, which --sysv is without: --uninstall first")
+            self.problems.append(f"{self.places.unit} was installed, but --sysv installs none: --uninstall first")
         running = running_as(self.places)
         if running not in (None, self.who.uid):
-            # As another user it could not be stopped any more, and its data would be taken from it.
-            self.problems.append(f"power runs as {_name_of(running or 0)}: sudo service power stop, then again")
+            # The new user could not stop it any more, and would take over its data.
+            self.problems.append(f"power runs as {_name_of(running or 0)}: sudo service power stop, then try again")
 
     def _check_user(self) -> Files:
-        """Add what the user could not read, run or write to the problems; return what it will write."""
+        """Add a problem for everything that the user could not read, run or write; return what it will write."""
         fallback = Files(self.places.state, os.path.join(self.places.state, "power.log"), (self.places.state,))
         if os.geteuid() not in (0, self.who.uid):
             self.notes.append(
-                f"what {self.user} may read and write is found out by root alone: sudo, or at the install"
+                f"what {self.user} may read and write: only root can find that out, with sudo or at the install"
             )
             return fallback
         before = len(self.problems)
@@ -1153,7 +1157,7 @@ class Plan:
         )
 
     def _check_program(self) -> Files | None:
-        """Ask the program itself: whether it runs, and where the settings let it write."""
+        """Ask the program itself whether it runs, and where the settings make it write."""
         program = os.path.join(self.source, "power.py")
         asked = _python(self.who, self.places, self.python, program, "--pidfile", "/nonexistent", "--status")
         if asked.returncode != 3:  # LSB: not running
@@ -1169,9 +1173,9 @@ class Plan:
         words = (self.source, self.settings, "" if given is None else "given")
         asked = _python(self.who, self.places, self.python, "-c", READ_SETTINGS, *words, given=given or b"")
         if asked.returncode:
-            said = asked.stderr.decode(errors="replace").strip()
-            # A bug's traceback is no list of mistakes.
-            self.problems += [f"{program}: {_last(asked.stderr)}"] if "Traceback" in said else said.splitlines()
+            printed = asked.stderr.decode(errors="replace").strip()
+            # A bug's traceback is not a list of mistakes.
+            self.problems += [f"{program}: {_last(asked.stderr)}"] if "Traceback" in printed else printed.splitlines()
             return None
         try:
             return self._check_writing(understood(asked.stdout))
@@ -1184,7 +1188,7 @@ class Plan:
         if not _as(self.who, lambda: _closed([(settings, os.R_OK)])):
             return None
         private = Private(settings, self.user)
-        if private.problem():  # it is told with those of the steps
+        if private.problem():  # reported with those of the steps
             raise InstallError
         return private.content()
 
@@ -1199,7 +1203,7 @@ class Plan:
             if away := _not_mounted(os.path.realpath(path)):
                 self.notes.append(f"{path}, as its disk is not mounted at {away}")
                 continue
-            # DATA_DIR itself the program makes, where it may.
+            # The program creates DATA_DIR itself, if it may.
             parent = path
             while path == read["data_dir"] and not os.path.exists(parent):
                 parent = os.path.dirname(parent)
@@ -1215,7 +1219,7 @@ class Plan:
         places, record = self.places, Record(self.places.record)
         left = [places.state, *([self.settings] if self.settings else [])]
         steps: list[Step] = [*self.links]
-        # Other users are asked for: what groups they are in is not ours to change.
+        # Other users exist already, and it is not for us to change their groups.
         if self.user == DEFAULT_USER:
             steps += [Group(GROUP, record), User(self.user, places.state, left, record), Member(self.user, GROUP)]
         steps.append(File(places.default, self._render("power.default"), yours=True))
@@ -1226,7 +1230,7 @@ class Plan:
         if self.kind == "systemd":
             unit = File(places.unit, self._render("power.service"))
             steps += [unit, _reload_systemd(unit), _enable(places)]
-        # Last: what was given to the user is not taken back where a later step fails.
+        # These come last: what was given to the user could not be taken back if a later step failed.
         steps.append(Directory(places.state, self.user))
         if self.settings:
             steps.append(Private(self.settings, self.user))
@@ -1243,7 +1247,7 @@ class Plan:
 
 
 def _may_be_made(path: str) -> bool:
-    """Whether root may make the directory *path* for another user: it is new, outside the system's, among root's."""
+    """Whether root may create *path* for another user: it is new, in no system directory, and only below root's."""
     return not (os.path.lexists(path) or SYSTEM.match(path) or SYSTEM.match(os.path.realpath(path)) or _not_roots(path))
 
 
@@ -1252,7 +1256,7 @@ def _owner(path: str) -> str:
 
 
 def _last(output: bytes) -> str:
-    return (output.decode(errors="replace").strip() or "it says nothing").splitlines()[-1].removeprefix("power: ")
+    return (output.decode(errors="replace").strip() or "it printed nothing").splitlines()[-1].removeprefix("power: ")
 
 
 def _kind(args: argparse.Namespace) -> str:
@@ -1268,7 +1272,7 @@ def _kind(args: argparse.Namespace) -> str:
 
 
 def _power_settings(path: str) -> str | None:
-    """POWER_SETTINGS as /etc/default/power sets it."""
+    """The value of POWER_SETTINGS in /etc/default/power."""
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         for word in shlex.split(file.read(), comments=True):
             name, _, value = word.partition("=")
@@ -1280,11 +1284,11 @@ def _power_settings(path: str) -> str | None:
 def rendered(name: str, places: Places, *, user: str, files: Files, reads: Iterable[str | None] = ()) -> str:
     """The template *name* of init/ with its words filled in; *reads* are paths that the service reads."""
     entry = _entry(user)
-    # The interpreter too: a virtual environment's is a link.
+    # Links are resolved: a virtual environment's interpreter is a link.
     read = [os.path.realpath(path) for path in reads if path]
     closed = ("/home", "/root", "/run/user")  # by ProtectHome=yes
     homes = any(_is_under(path, home) for path in [*read, *files.directories] for home in closed)
-    # What is written beside the data may be on a disk that is not there yet: it is no condition of counting.
+    # Other files that are written may be on a disk that is not mounted yet: counting does not need them.
     mounts = [places.state, files.data_dir, *(os.path.dirname(path) for path in read)]
     words = {
         "MARK": MARK,
@@ -1307,19 +1311,19 @@ def rendered(name: str, places: Places, *, user: str, files: Files, reads: Itera
     with open(os.path.join(TOP, "init", name), encoding="utf-8") as file:
         text = file.read()
     for value in words.values():
-        # A path may come from another user, who would write lines of his own into a file that root obeys.
+        # A path may come from another user, who could use it to add lines to a file that root obeys.
         if not value.isprintable():
             raise InstallError(f"{value[:200]!r} has control characters, and can't be written into a file: rename it")
     return re.sub("@([A-Z_]+)@", lambda word: words[word[1]], text)
 
 
 def _plain(name: str, number: int | None) -> str:
-    """*name*, or its *number* where logrotate or systemd may not read the name as one word: names of a domain."""
+    """*name*, or its *number* if logrotate or systemd may not read the name as one word, as with names of a domain."""
     return name if number is None or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else str(number)
 
 
 def _unit_paths(paths: Iterable[str], mark: str = "") -> str:
-    """*paths* as a list in a unit, each behind a *mark*."""
+    """*paths* as a list for a unit, with *mark* before each."""
     words = (mark + path for path in dict.fromkeys(paths))
     quoted = (word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for word in words)
     return " ".join(f'"{path}"' if set(path) & set(' "\\') else path for path in quoted)
@@ -1347,18 +1351,18 @@ def _enable(places: Places) -> Command:
 
 
 def install(args: argparse.Namespace, places: Places) -> None:
-    """Do what is not done already; all of it, or nothing."""
+    """Do what is not done already: either all of it, or nothing."""
     _need_root(places)
     plan = Plan(args, places)
     for tool in ("update-rc.d",) if plan.kind == "sysv" else ("systemctl",):
         if not shutil.which(tool):
-            plan.problems.append(f"{tool} is missing: this machine can't start an init script or unit by it")
+            plan.problems.append(f"{tool} is missing: without it this machine can't start an init script or unit")
     if plan.problems:
         raise InstallError("\n".join(plan.problems))
     for note in plan.notes:
         say(f"not checked: {note}")
     done: list[Step] = []
-    # Asked before the first is done: a daemon-reload is due where the unit was another.
+    # Determined before the first step: a daemon-reload is needed if the unit was a different one.
     due = [step for step in plan.steps if not step.is_done()]
     try:
         for step in plan.steps:
@@ -1366,7 +1370,7 @@ def install(args: argparse.Namespace, places: Places) -> None:
             if step in due:
                 done.append(step)
                 step.do()
-            say(f"{'done' if step in due else 'already so'}: {text}")
+            say(f"{'done' if step in due else 'already done'}: {text}")
     except (InstallError, OSError) as error:
         kept = _take_back(done)
         rest = "; ".join(["everything else is as it was before", *kept]) if kept else "everything is as it was before"
@@ -1376,14 +1380,14 @@ def install(args: argparse.Namespace, places: Places) -> None:
 
 
 def _take_back(done: list[Step]) -> list[str]:
-    """Undo the steps *done*; what stays as it is now, in words."""
+    """Undo the steps *done*; return descriptions of what stays as it is now."""
     kept = []
     for step in reversed(done):
-        # What can't be taken back must not hide why.
+        # A step that can't be undone must not hide the original reason.
         with contextlib.suppress(InstallError, OSError):
             line = step.undo()
             kept += [line] if line and line.startswith("keep") else []
-    # systemd may have read what is gone again.
+    # systemd may have read a unit that has now been removed.
     if any(isinstance(step, Command) and "daemon-reload" in step.line for step in done):
         with contextlib.suppress(InstallError, OSError):
             _run("systemctl", "daemon-reload")
@@ -1394,18 +1398,18 @@ def dry_run(args: argparse.Namespace, places: Places) -> None:
     """Print what an install would do."""
     plan = Plan(args, places)
     for problem in plan.problems:
-        say(f"to be mended first: {problem}")
+        say(f"to be fixed first: {problem}")
     for note in plan.notes:
         say(f"not checked: {note}")
     for step in plan.steps:
         with contextlib.suppress(OSError):
-            say(f"{'already so' if step.is_done() else 'would'}: {step}")
+            say(f"{'already done' if step.is_done() else 'would'}: {step}")
             continue
-        say(f"would, if it is not so: {step}")
+        say(f"would, unless already done: {step}")
 
 
 def uninstall(places: Places, *, dry: bool) -> None:
-    """Take back what an install did, whichever kind; data and settings stay."""
+    """Undo what an install of either kind did; data and settings stay."""
     if not dry:
         _need_root(places)
     record = Record(places.record)
@@ -1432,26 +1436,26 @@ def uninstall(places: Places, *, dry: bool) -> None:
         functools.partial(_remove_run, places, dry=dry),
         *(functools.partial(step.undo, dry=dry) for step in reversed(steps)),
     ]
-    said: list[str] = []
+    done: list[str] = []
     failed: list[str] = []
     for work in works:
-        # What can't be taken back keeps nothing else.
+        # If one thing can't be undone, the rest is undone all the same.
         try:
-            said += [line] if (line := work()) else []
+            done += [line] if (line := work()) else []
         except (InstallError, OSError) as error:
             failed.append(str(error))
     if had_unit and _systemd_runs() and not dry:
         _run("systemctl", "daemon-reload")
-    for line in said:
+    for line in done:
         say(f"{'would' if dry else 'done'}: {line}")
     if failed:
-        raise InstallError("\n".join([*failed, "all else was taken back: mend that, then --uninstall again"]))
-    if all(line.startswith("keep") for line in said):
+        raise InstallError("\n".join([*failed, "everything else was removed: fix this, then run --uninstall again"]))
+    if all(line.startswith("keep") for line in done):
         say("nothing is installed")
 
 
 def _remove_run(places: Places, *, dry: bool) -> str | None:
-    """Remove pidfile and socket, in the order of the service's user."""
+    """Remove the directory with pidfile and socket, as the service's user."""
     if not os.path.isdir(places.run):
         return None
     if not dry:
@@ -1460,7 +1464,7 @@ def _remove_run(places: Places, *, dry: bool) -> str | None:
 
 
 def _stop(places: Places, *, dry: bool) -> str | None:
-    """Stop the service, before anything of it goes; says how."""
+    """Stop the service, before anything is removed; return a description."""
     if os.path.exists(places.unit) and _systemd_runs():
         line = ["systemctl", "stop", "power.service"]
     elif File(places.init_script, "").is_ours():
@@ -1471,7 +1475,7 @@ def _stop(places: Places, *, dry: bool) -> str | None:
         if not dry:
             _run(*line)
     except CommandError as error:
-        if error.status != NOT_INSTALLED:  # a program that has gone can't be asked to stop anything
+        if error.status != NOT_INSTALLED:  # a program that is gone can't stop anything
             raise
     return f"run {shlex.join(line)}"
 
@@ -1487,23 +1491,27 @@ def parser() -> argparse.ArgumentParser:
         description="Install power as a service that starts with the machine.", allow_abbrev=False
     )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--sysv", dest="kind", action="store_const", const="sysv", help="an init script alone")
-    kind.add_argument("--systemd", dest="kind", action="store_const", const="systemd", help="a unit and an init script")
-    parser.add_argument("--user", metavar="NAME", help="whom it runs as; else power, or whose home it lies in")
-    parser.add_argument("--link", action="store_true", help="make the links in /usr/local too")
+    kind.add_argument("--sysv", dest="kind", action="store_const", const="sysv", help="install only an init script")
+    kind.add_argument(
+        "--systemd", dest="kind", action="store_const", const="systemd", help="install a unit and an init script"
+    )
+    parser.add_argument(
+        "--user", metavar="NAME", help="the service's user; default: power, or the owner of the home that it is in"
+    )
+    parser.add_argument("--link", action="store_true", help="also make the links in /usr/local")
     parser.add_argument("--dry-run", action="store_true", help="print each step and change nothing")
-    parser.add_argument("--uninstall", action="store_true", help="take it all back; data and settings stay")
+    parser.add_argument("--uninstall", action="store_true", help="remove everything but data and settings")
     return parser
 
 
 def main(argv: list[str] | None = None, places: Places | None = None) -> int:
     """Do what *argv* says and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # no letter that the terminal lacks may end it half-way
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks must not end it half-way
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     places = places or Places()
-    os.umask(0o022)  # what is made for the system is nobody else's to change
+    os.umask(0o022)  # nobody else may change what is made for the system
     try:
         if args.uninstall:
             uninstall(places, dry=args.dry_run)

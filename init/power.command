@@ -2,8 +2,8 @@
 """
 The command "power": the installed program, which finds the installed service.
 
-When root calls it, it becomes the service's user first, and nothing of root's goes along: no terminal, no descriptor,
-no directory, no key and no variable. The program lies where that user may write: root runs none of it.
+When root calls it, it first becomes the service's user, and passes on nothing of root's: no terminal, no descriptor, no
+directory, no key and no variable. The service's user may write to the program, so root never runs any of it.
 """
 # @MARK@
 
@@ -25,36 +25,36 @@ STATE = "@STATE@"
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
-#: What names another service than the installed one, and of that what is a path.
+#: Options that choose another program than the installed service, and those of them that take a path.
 OTHERS, PATHS = ("--pidfile", "--settings", "--simulate"), ("--pidfile", "--settings")
 
-#: The init script's own: to have the running one read its settings again.
+#: An option for the init script: makes the running program read its settings again.
 HANG_UP = "--hangup"
 
-#: In the environment, by the init script: how long the command may take, in s.
+#: An environment variable that the init script sets: how long the command may take, in s.
 WITHIN = "POWER_WITHIN_S"
 
-#: From SIGTERM to SIGKILL, and from there until it is left alone, in s.
+#: The time from SIGTERM to SIGKILL, and from there until this command no longer waits, in s.
 GRACE_S = 5.0
 
-#: Signals as near as that to the first are that one again: a terminal that closes sends it by several ways. In s.
+#: A signal this soon after the first one is the same again: a closing terminal sends it in several ways. In s.
 AGAIN_S = 0.2
 
-#: What ends the command: it is passed on, as Ctrl-C does not reach the other session.
+#: Signals that end the command. They are passed on, because Ctrl-C does not reach the other session.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: In bytes: what is read at once, written at once, read after the end, and kept of an answer.
+#: In bytes: how much is read at a time, written at a time, read after the end, and kept of an answer.
 READ, WRITE, MAX_REST, MAX_ANSWER = 65536, 512, 1 << 20, 65536
 
-#: Control characters: of ASCII, all but the tab and the line feed, and C1.
+#: Control characters: those of ASCII, except for the tab and the line feed, and C1.
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 
-#: keyctl(2) by machine and by its words' length; a kernel of 64 bits may run programs of 32.
+#: The number of keyctl(2), by machine, for 32 and 64 bits; a 64-bit kernel may run 32-bit programs.
 KEYCTL = {"x86_64": (288, 250), "i686": (288, 250), "aarch64": (311, 219), "arm": (311, 219), "riscv64": (0, 219)}
 KEYCTL_JOIN_SESSION_KEYRING = 1
 PR_SET_NO_NEW_PRIVS = 38
 
-#: Exit statuses (LSB, "Init Script Actions"); the second one is of --status.
+#: Exit statuses (LSB, "Init Script Actions"); the second one is for --status.
 FAILED, UNKNOWN, MISSING, NOT_RUNNING = 1, 4, 5, 7
 
 
@@ -97,7 +97,7 @@ def execute(args, environment):
 
 
 def absolute(args):
-    """*args* with the paths in them from the root on: the directory that they begin at is left."""
+    """*args* with absolute paths, because the working directory is about to change."""
     found = []
     for before, arg in zip(["", *args], args, strict=False):
         name, mark, path = arg.partition("=")
@@ -111,12 +111,12 @@ def absolute(args):
 
 
 def of_service():
-    """What the service's own environment has."""
+    """The variables of the service's own environment."""
     return {"STATE_DIRECTORY": STATE, "POWER_SETTINGS": power_settings()}
 
 
 def power_settings():
-    """POWER_SETTINGS of the file that is the administrator's."""
+    """The value of POWER_SETTINGS in the administrator's file."""
     try:
         with open(DEFAULT, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line for line in file if "POWER_SETTINGS" in line and not line.lstrip().startswith("#")]
@@ -139,13 +139,13 @@ def power_settings():
 
 
 def hang_up(service):
-    """Have the running one read its settings again: the process that it names, if that is the service's user's."""
+    """Make the running program read its settings: the process that it names, if that belongs to the service's user."""
     asked = Run([PYTHON, PROGRAM, "--pidfile", PIDFILE, "--status", "--json"], service, answer=True)
     status = asked.status()
     if status in (1, 3):
         raise CommandError(NOT_RUNNING, "not running: start it first")
     if status:
-        return FAILED  # it has said why
+        return FAILED  # it has printed the reason
     import json
 
     try:
@@ -153,7 +153,7 @@ def hang_up(service):
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         raise CommandError(1, "its answer has no pid") from None
     try:
-        # From here on it is this process or none.
+        # From here on, the descriptor means this process or none.
         process = os.pidfd_open(pid)
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             users = next(line.split()[1:] for line in file if line.startswith("Uid:"))
@@ -171,7 +171,7 @@ def hang_up(service):
 
 
 class Copy:
-    """What comes from the pipe *source* goes to the descriptor *target*, without control characters."""
+    """Copies from the pipe *source* to the descriptor *target*, without control characters."""
 
     def __init__(self, source, target):
         self.source, self.target = source, target
@@ -182,7 +182,7 @@ class Copy:
         os.set_blocking(source, False)
 
     def read(self):
-        """Read once. What is broken or at its end is closed."""
+        """Read once; close a pipe that has ended."""
         try:
             found = os.read(self.source, READ)
         except BlockingIOError:
@@ -194,14 +194,14 @@ class Copy:
         return True
 
     def read_rest(self):
-        """Read what the pipe holds, and no more: that is somebody else's. Whether some waits to be written."""
+        """Read what is in the pipe now: anything later comes from another process. Whether some waits to be written."""
         while self.source is not None and not self.waiting:
             if not self.read() or self.rest < 0:
                 self.close()
         return bool(self.waiting)
 
     def write(self):
-        """Write a piece that a terminal or a pipe has room for."""
+        """Write a piece that fits into a terminal's or a pipe's buffer."""
         try:
             self.waiting = self.waiting[os.write(self.target, self.waiting[:WRITE]) :]
         except BlockingIOError:
@@ -211,14 +211,14 @@ class Copy:
             self.close()
 
     def close(self):
-        """Read no more."""
+        """Stop reading."""
         if self.source is not None:
             os.close(self.source)
             self.source = None
 
 
 class Answer(Copy):
-    """What comes from *source* is kept, up to MAX_ANSWER bytes."""
+    """Keeps what comes from *source*, up to MAX_ANSWER bytes."""
 
     def __init__(self, source):
         super().__init__(source, None)
@@ -256,7 +256,7 @@ class Run:
 
     @property
     def answer(self):
-        """What was kept."""
+        """The output that was kept."""
         return self._copies[0].kept
 
     def status(self):
@@ -292,7 +292,7 @@ class Run:
         return status
 
     def _attend(self):
-        """Copy what it prints until it has ended, whoever else still holds its pipes."""
+        """Copy its output until it has ended, even if other processes still have its pipes open."""
         ended = None
         late = False
         while True:
@@ -341,10 +341,10 @@ class Run:
                     self._end(by_force=self._asked > 0, done=done)
 
     def _end(self, *, by_force, done):
-        """Have it end; false where that was tried by all means."""
+        """Try to end it; false once everything was tried."""
         self._asked += 1
         self._asked_s = time.monotonic()
-        if not done:  # it has not been waited for: the number is still its own
+        if not done:  # it has not been waited for, so its number has not been reused
             try:
                 if by_force:
                     os.killpg(self._child, signal.SIGKILL)
@@ -356,7 +356,7 @@ class Run:
 
 
 def become(service, out, err):
-    """Take leave of all that is the caller's, and become the user *service*."""
+    """Give up everything of the caller's, and become the user *service*."""
     os.setsid()
     root = os.geteuid() == 0
     if root:
@@ -369,7 +369,7 @@ def become(service, out, err):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
 
-        # Where there are no keys, or none may be asked for, there are none of root's either.
+        # If there are no keys, or this process may not ask for any, it has none of root's either.
         machine = os.uname().machine
         number = KEYCTL.get("arm" if machine.startswith("arm") else machine, (0, 0))[sys.maxsize > 2**32]
         if number:
@@ -396,7 +396,7 @@ def become(service, out, err):
 
 
 def say(text):
-    """Print *text* where errors go."""
+    """Print *text* to standard error."""
     try:  # noqa: SIM105 - contextlib takes as long to import as all the rest, before the first flash at boot
         os.write(2, f"power: {text}\n".encode(errors="replace"))
     except OSError:
@@ -406,7 +406,7 @@ def say(text):
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # What the caller has closed is no pipe's number.
+    # If the caller has closed 0, 1 or 2, no pipe may get that number.
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(opened)

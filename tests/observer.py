@@ -1,4 +1,4 @@
-"""What others see at an MQTT broker: a client that writes down all that comes, and what is retained."""
+"""What others see at an MQTT broker: a client that notes every message, and what is retained."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ class Observer:
     """
     A client of the broker at *port* that reads everything; a context manager.
 
-    It comes back by itself where the broker was away. *user* is a name and a
-    password; *mqtt5*: else it speaks MQTT 3.1.1.
+    It reconnects by itself. *user* is a name and a password; without *mqtt5*
+    it speaks MQTT 3.1.1.
     """
 
     def __init__(self, port, *, user=None, mqtt5=True):
@@ -64,22 +64,22 @@ class Observer:
         return (self.messages(topic) or [None])[-1]
 
     def states(self, topic="power/house"):
-        """The states that came at *topic*, in their order; what others put there is passed over."""
+        """The states that came at *topic*, in their order; anything else there is ignored."""
         return [json.loads(text) for text in self.messages(topic) if text.startswith('{"power_w"')]
 
     def wait_for(self, condition, topic="power/house"):
-        """Wait for a state at *topic* that *condition* is true of, the last one that came; return it."""
+        """Wait until *condition* is true of the last state at *topic*; return that state."""
         return wait_until(lambda: next((state for state in self.states(topic)[-1:] if condition(state)), None))
 
     def topics(self):
-        """The topics whose last text is not empty: what is retained, where all is."""
+        """The topics whose last text is not empty: those that have something retained."""
         with self._lock:
             last = {topic: text for _, topic, text, _ in self.seen}
         return {topic for topic, text in last.items() if text}
 
 
 def mqtt_settings(port, **options):
-    """Settings of a broker on loopback, with little to wait for."""
+    """Settings of a broker on loopback, with the shortest update period."""
     defaults = MqttSettings("127.0.0.1", port, None, None, False, True, "power", "homeassistant", 1)
     return dataclasses.replace(defaults, **options)
 

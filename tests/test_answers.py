@@ -159,7 +159,7 @@ def test_what_servers_answer(status, body, verdict, advice):
 
 @pytest.mark.parametrize(("status", "body", "verdict", "advice"), ANSWERS.values(), ids=ANSWERS)
 def test_through_both_writers(writer_of, answering, pulses, status, body, verdict, advice):
-    """Both writers keep what the table keeps, say what the server said, and advise with a key of their settings."""
+    """Both writers keep what the table keeps, show the server's text, and advise with a key of their settings."""
     page = "<html" in body.lower()
     answering.script = http_answer(status, body.encode(), content_type="text/html" if page else "application/json")
     port = answering.port
@@ -218,13 +218,13 @@ def test_influxdb_3_names_two_of_ten(writer_of, answering, pulses):
 def test_influxdb_3_of_another_type(writer_of, answering, pulses, numbers):
     """A column of another type is not a fault of the points: all are kept, and the reason names the way out."""
     answering.script = http_answer(400, v3_partial(*numbers, why=TYPE))
-    with pytest.raises(AnsweredError, match=r"invalid column type.*name another measurement") as caught:
+    with pytest.raises(AnsweredError, match=r"invalid column type.*set another measurement") as caught:
         influx(writer_of, answering).deliver(pulses(10), "")
     assert caught.value.verdict is MISCONFIGURED
 
 
 def test_influxdb_3_refuses_all(writer_of, answering, pulses):
-    """Where every line is refused, it may not be about the points: nobody is given up for that alone."""
+    """If every line is refused, it may not be about the points: none is given up just for that."""
     answering.script = http_answer(400, v3_partial(*range(1, 11)))
     with pytest.raises(AnsweredError) as caught:
         influx(writer_of, answering).deliver(pulses(10), "")
@@ -309,7 +309,7 @@ def test_an_error_in_a_success(writer_of, answering, pulses):
 
 
 def test_complaints():
-    """What is an error whatever its status, and what is none."""
+    """Which answers are errors whatever their status, and which are not."""
     assert complains(b'{"error":"x"}')
     assert complains(b'{"code":"invalid","line":2,"message":"x"}')
     assert not any(map(complains, (b"", b"{}", b'{"error":null}', b'{"code":0}', b"not JSON", b"[1]")))
@@ -323,7 +323,7 @@ def test_words():
 
 
 def test_check_of_influxdb_3(writer_of, answering):
-    """A check sends a comment alone, which InfluxDB 3 calls an empty write: all is well then."""
+    """A check sends only a comment, which InfluxDB 3 calls an empty write: that is a success."""
     answering.script = http_answer(400, error("incoming write was empty").encode())
     assert influx(writer_of, answering).check() == f"127.0.0.1:{answering.port}"
 
@@ -342,5 +342,5 @@ def test_check_finds_a_field_of_another_type(influxd, influx_db, writer_of):
     url = f"http://127.0.0.1:{influxd.port}/write?db={influx_db}"
     with urllib.request.urlopen(url, data=b"electricity_power,meter=x power=5i,energy=1 1", timeout=30):
         pass
-    with pytest.raises(MisdirectedError, match=r"power is integer, not float: name another measurement"):
+    with pytest.raises(MisdirectedError, match=r"power is integer, not float: set another measurement"):
         writer.check()

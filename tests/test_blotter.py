@@ -67,7 +67,7 @@ PASSWORDS = st.text(st.characters(exclude_categories=["C"]).filter(str.isprintab
 
 @given(PASSWORDS)
 def test_no_form_of_a_secret_is_shown(password):
-    """Whatever the password is, none of its forms stands in what is shown."""
+    """Whatever the password is, none of its forms appears in what is shown."""
     assume("*" not in password)  # what hides it
     blot = Blotter("me", Secret(password), None)
     for name, write in FORMS.items():

@@ -105,7 +105,9 @@ def test_a_data_dir_in_memory(program):
     try:
         program.start()
         program.end()
-        assert f"{directory}: DATA_DIR is {said}: set one on a disk\n" in Path(directory, "power.log").read_text()
+        assert (
+            f"{directory}: DATA_DIR is {said}: set a DATA_DIR on a disk\n" in Path(directory, "power.log").read_text()
+        )
     finally:
         shutil.rmtree(directory)
 

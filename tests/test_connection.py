@@ -17,7 +17,7 @@ from powermeter import __version__
 from powermeter.errors import AnsweredError, UnreachableError
 from powermeter.writers import Receipt, writer_type
 
-#: A family of addresses that no kernel here has, as IPv6 is none on one that was built without it.
+#: A family of addresses that no kernel here supports, like IPv6 on a kernel that was built without it.
 AF_DECNET = 12
 
 
@@ -55,7 +55,7 @@ def test_an_address_that_the_kernel_does_not_have(writer, names, answering, puls
 
 
 def test_a_dead_address_and_a_living_one(writer, names, answering, pulses):
-    """Of several addresses the one that answers is taken, wherever it stands."""
+    """Of several addresses, the one that answers is used, wherever it is in the list."""
     dead, living = (socket.AF_INET, "127.0.0.1", free_port()), (socket.AF_INET, "127.0.0.1", answering.port)
     for order in ([dead, living], [living, dead], [dead, dead, living, dead]):
         names[:] = order
@@ -63,7 +63,7 @@ def test_a_dead_address_and_a_living_one(writer, names, answering, pulses):
 
 
 def test_every_address_has_its_reason(writer, names, pulses):
-    """Where none answers, the reason of each is shown: a later one does not hide an earlier one."""
+    """If none answers, the reason for each is shown: a later one does not hide an earlier one."""
     names[:] = [(socket.AF_INET, "127.0.0.1", free_port()), (AF_DECNET, "::1", 1)]
     with pytest.raises(UnreachableError) as caught:
         writer().deliver(pulses(3), "")
@@ -73,14 +73,14 @@ def test_every_address_has_its_reason(writer, names, pulses):
 
 
 def test_one_reason_for_all_addresses_is_shown_once(writer, names, pulses):
-    """Where all addresses fail the same way, it is said once."""
+    """If all addresses fail in the same way, the reason is given once."""
     names[:] = [(socket.AF_INET, "127.0.0.1", free_port())] * 3
     with pytest.raises(UnreachableError, match=r"nas\.home:\d+: Connection refused$"):
         writer().deliver(pulses(3), "")
 
 
 def test_one_address_hangs(writer, names, answering, pulses):
-    """An address that takes the connection and one that refuses it: the time is shared."""
+    """An address that does not answer leaves the other one its share of the time."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         # Fill its queue, so that the next connection is not even refused.
         held = [socket.socket() for _ in range(4)]
@@ -160,7 +160,7 @@ def over_tls(writer_of, certificate, monkeypatch):
 
 @contextlib.contextmanager
 def sending(pieces):
-    """A port of loopback that sends *pieces* to whoever comes, whatever that says."""
+    """A loopback port that sends *pieces* to every client, whatever that sends."""
 
     def serve():
         connection, _ = listener.accept()
@@ -180,7 +180,7 @@ HELLO_REQUEST = b"\x16\x03\x03\0\4\0\0\0\0"
 
 
 def test_a_handshake_without_an_end(writer_of, pulses):
-    """A server that sends messages of no use faster than they can be read does not hold a writer for ever."""
+    """A server that sends useless messages faster than they can be read does not block a writer for ever."""
     begun_s = time.monotonic()
 
     def pieces():
@@ -197,7 +197,7 @@ def test_a_handshake_without_an_end(writer_of, pulses):
 
 @pytest.mark.parametrize("piece", [b"\0", HELLO_REQUEST])
 def test_a_slow_handshake(writer_of, pulses, piece):
-    """Bytes of one record, or records, now and then do not keep a writer waiting."""
+    """Occasional bytes of a record, or occasional records, do not keep a writer waiting."""
     ended = threading.Event()
 
     def pieces():
@@ -218,7 +218,7 @@ def test_a_slow_handshake(writer_of, pulses, piece):
 
 @pytest.mark.parametrize("kind", ["influxdb", "librato"])
 def test_session_tickets_without_an_end(over_tls, certificate, pulses, kind):
-    """Records that carry nothing of the answer count as bytes of it."""
+    """Records without any part of the answer count as bytes of it."""
     context = tls_context(*certificate)
     context.num_tickets = 5000
     with Answering(http_answer(200, b"{}"), context) as server:
@@ -240,7 +240,7 @@ def test_the_bound_is_that_of_each_answer(over_tls, certificate, pulses):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_connection_with_tls_is_kept(over_tls, certificate, pulses, version):
-    """A second request needs no second handshake, in spite of the tickets that come after the first."""
+    """A second request needs no second handshake, in spite of the tickets that come after the first one."""
     context = tls_context(*certificate)
     context.maximum_version = version
     with Answering(http_answer(204), context) as server:

@@ -254,7 +254,7 @@ class TestSerialBoard(BoardContract):
         rig = made([])
         rig.board.watch()
         rig.other.unplug()
-        with pytest.raises(BoardError, match="no edges come any more"):
+        with pytest.raises(BoardError, match="no more edges come"):
             taken(rig.board, 1)
 
 

@@ -24,7 +24,7 @@ START_NS = 1_795_418_000_123_456_789
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file is to be, alone in its directory."""
+    """The path for the file, in an empty directory."""
     return tmp_path / "data" / "power.csv"
 
 
@@ -47,7 +47,7 @@ def deliver(writer, pulses, place=""):
 
 
 def expected(pulses):
-    """The whole file of *pulses*."""
+    """The complete file for *pulses*."""
     return HEADER + b"".join(csv_line(pulse) for pulse in pulses)
 
 
@@ -55,7 +55,7 @@ def expected(pulses):
 
 
 def test_numbers_and_times_read_back(writer, path, pulses):
-    """Every number reads back to the same float, every time to the same ns; no power is an empty field."""
+    """Every number is read back as the same float, every time as the same ns; no power is an empty field."""
     sent = pulses(100)
     sent[5] = sent[5]._replace(time_ns=sent[5].time_ns // NS_PER_S * NS_PER_S + 7)
     deliver(writer, sent)
@@ -83,7 +83,7 @@ def test_the_line_of_the_promise(writer, path, pulses):
 
 
 def test_one_header(path, pulses):
-    """The header stands once, over several batches and openings of the file."""
+    """The header is there once, after several batches and openings of the file."""
     sent, place = pulses(30), ""
     for start in range(0, 30, 5):
         writer = FileWriter(str(path))
@@ -93,7 +93,7 @@ def test_one_header(path, pulses):
 
 
 def test_others_may_not_read_it(writer, path, pulses):
-    """When someone is at home stands in the file: it is closed to others."""
+    """The file shows when someone is at home: it is closed to others."""
     deliver(writer, pulses(1))
     assert path.stat().st_mode & 0o007 == 0
     assert path.parent.stat().st_mode & 0o007 == 0
@@ -125,7 +125,7 @@ def test_rotated_with_create(writer, path, pulses):
 
 
 def test_rotated_while_not_running(path, pulses):
-    """A rotation between two runs is noticed by the place."""
+    """The place shows a rotation between two runs."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -149,7 +149,7 @@ def test_rotated_between_asking_for_the_place_and_the_lines(writer, path, pulses
 
 
 def test_deleted(writer, path, pulses):
-    """A file that was deleted is made again with its header, its directory too."""
+    """A file that was deleted is created again with its header, and so is its directory."""
     sent = pulses(20)
     place = deliver(writer, sent[:5])
     path.unlink()
@@ -170,7 +170,7 @@ def test_emptied(writer, path, pulses):
 
 
 def test_what_others_append_stays(writer, path, pulses):
-    """A line that someone else appended stays, and ends before ours begin."""
+    """A line that someone else appended stays, and gets its end before ours begin."""
     sent = pulses(20)
     place = deliver(writer, sent[:10])
     with path.open("ab") as file:
@@ -180,7 +180,7 @@ def test_what_others_append_stays(writer, path, pulses):
 
 
 def test_what_others_had_there_stays(path, pulses):
-    """A file that was there before is written on, nothing of it is lost."""
+    """A file that existed before is continued, and nothing in it is lost."""
     path.parent.mkdir()
     path.write_bytes(b"an older file")
     writer = FileWriter(str(path))
@@ -207,7 +207,7 @@ def in_the_way(path, kind):
 
 @pytest.mark.parametrize("kind", ["a directory", "below a file", "a pipe"])
 def test_in_the_way(path, pulses, kind):
-    """What stands in the way fails with the path and in words; once it is gone, the lines come."""
+    """An obstacle is reported with the path and in words; once it is gone, the lines are written."""
     path, take_away = in_the_way(path, kind)
     writer = FileWriter(str(path))
     with pytest.raises(UnreachableError, match=str(path)):
@@ -228,7 +228,7 @@ def test_check_sees_what_is_in_the_way(path, kind):
 
 
 def test_check_leaves_nothing(writer, path, pulses):
-    """A check makes neither file nor directory, and changes no file."""
+    """A check creates neither file nor directory, and changes no file."""
     assert writer.check() == str(path)
     assert not path.parent.exists()
     deliver(writer, pulses(3))
@@ -238,7 +238,7 @@ def test_check_leaves_nothing(writer, path, pulses):
 
 
 def test_full_device(path, pulses):
-    """A full device fails in words."""
+    """A full device is reported in words."""
     path.parent.mkdir()
     path.symlink_to("/dev/full")
     writer = FileWriter(str(path))
@@ -249,7 +249,7 @@ def test_full_device(path, pulses):
 
 @root_alone
 def test_link_of_another_user(writer, path, pulses):
-    """A link that another user has laid is not followed, from the start or after a rotation; by a check neither."""
+    """A link that another user has made is not followed, at the start, after a rotation, or by a check."""
     victim = path.parent.parent / "victim"
     victim.write_text("")
     place = deliver(writer, pulses(3))
@@ -263,7 +263,7 @@ def test_link_of_another_user(writer, path, pulses):
 
 
 def test_link_of_one_s_own(writer, path, pulses):
-    """A link of the user's own is followed, to a file that is made too."""
+    """A link of the user's own is followed, even if its file has to be created."""
     path.parent.mkdir()
     (path.parent / "stick").mkdir()
     path.symlink_to("stick/power.csv")
@@ -272,7 +272,7 @@ def test_link_of_one_s_own(writer, path, pulses):
 
 
 def test_much_that_others_appended(writer, path, pulses):
-    """Where somebody else made the file longer by far, what was appended stays, and is not held in memory."""
+    """If somebody else made the file much longer, what was appended stays, and is not read into memory."""
     place = deliver(writer, pulses(3))
     with path.open("ab") as file:
         file.writelines([b"# a note\n" * 100_000] * 10)
@@ -328,7 +328,7 @@ assert failures == 3, failures
 @pytest.mark.parametrize("restart", ["restart", "same"])
 @pytest.mark.parametrize("limit", [0, 1, 20, len(HEADER), len(HEADER) + 1, 150, 300, 330])
 def test_full_disk(path, pulses, limit, restart):
-    """A disk that gets full anywhere, in the header too, leaves nothing torn: with room again each line stands once."""
+    """A disk that fills up at any point, even in the header, leaves nothing torn: later each line is there once."""
     command = [sys.executable, "-c", WITH_A_LIMIT, str(path), str(limit), restart]
     environment = {"PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -339,7 +339,7 @@ def test_full_disk(path, pulses, limit, restart):
 
 
 def test_full_disk_leaves_whole_lines(path, tmp_path):
-    """While the disk is full the file ends with a whole line, for those who read it."""
+    """While the disk is full, the file ends with a whole line, for the programs that read it."""
     script = WITH_A_LIMIT.replace("failures += 1", "sys.exit(7)")
     command = [sys.executable, "-c", script, str(path), "500", "same"]
     environment = {"PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -354,7 +354,7 @@ def test_full_disk_leaves_whole_lines(path, tmp_path):
 
 
 def each_line_once(directory, pulses):
-    """Assert that the files of *directory*, the older names being the older files, hold each pulse once, in order."""
+    """Assert that the files of *directory*, in the order of their names, have each pulse once, in order."""
     lines = []
     for file in sorted(directory.iterdir(), reverse=True):
         content = file.read_bytes()
@@ -407,7 +407,7 @@ def crashed(noted, written, cut, *, nuls, rotation):
     rotation=st.sampled_from([None, "rename", "create"]),
 )
 def test_crash_anywhere(noted, more, cut, rotation):
-    """Whatever part of a batch a crash left in the file, rotated or not, each line stands there once and whole."""
+    """Whatever part of a batch a crash left in the file, rotated or not, each line is there once and complete."""
     crashed(noted, noted + more, cut, nuls=False, rotation=rotation)
 
 
@@ -419,12 +419,12 @@ def test_crash_anywhere(noted, more, cut, rotation):
     rotation=st.sampled_from([None, "rename", "create"]),
 )
 def test_power_cut_anywhere(noted, more, cut, rotation):
-    """The same where NULs stand for what the file system had no time to write."""
+    """The same with NULs in place of what the file system had no time to write."""
     crashed(noted, noted + more, cut, nuls=True, rotation=rotation)
 
 
 def test_crash_in_a_block(path, pulses):
-    """NULs after whole lines, as a power cut leaves where one block was written and the next not, are cut off."""
+    """NULs after whole lines, which a power cut leaves if one block was written and the next not, are cut off."""
     sent = pulses(200)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:20])
@@ -440,7 +440,7 @@ def test_crash_in_a_block(path, pulses):
 
 @pytest.mark.parametrize("kept", range(0, len(HEADER), 5))
 def test_crash_in_the_header(path, pulses, kept):
-    """A header that a crash tore is whole in the end."""
+    """A header that a crash tore is complete in the end."""
     path.parent.mkdir()
     path.write_bytes(HEADER[:kept])
     writer = FileWriter(str(path))
@@ -451,7 +451,7 @@ def test_crash_in_the_header(path, pulses, kept):
 
 @pytest.mark.parametrize("gone", ["emptied", "deleted"])
 def test_crash_after_the_file_was_emptied(path, pulses, gone):
-    """In a file that was emptied, or deleted, lines that were written before a crash, but not noted, stand once too."""
+    """Lines written before a crash but not noted are there once, even if the file was emptied or deleted."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -471,7 +471,7 @@ def test_crash_after_the_file_was_emptied(path, pulses, gone):
 
 
 def test_crash_in_a_block_before_another(path, pulses):
-    """The same where a later block was written: each line stands once."""
+    """The same if a later block was written: each line is there once."""
     sent = pulses(300)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:20])
@@ -486,7 +486,7 @@ def test_crash_in_a_block_before_another(path, pulses):
 
 
 def test_crash_with_many_batches_not_noted(path, pulses):
-    """Far more lines than a batch that were written but not noted, as while it catches up, stand there once."""
+    """Far more lines than a batch, written but not noted while the writer catches up, are there only once."""
     sent = pulses(40)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     noted = place = deliver(first, sent[:5])
@@ -503,7 +503,7 @@ def test_crash_with_many_batches_not_noted(path, pulses):
 @pytest.mark.parametrize("batch", [2, 3, 4, 100])
 @pytest.mark.parametrize("cut", [0, 9, 100, 300])
 def test_crash_with_pulses_of_two_meters(path, pulses, batch, cut):
-    """Lines that come again in another order, as an earlier pulse of another meter is there now, stand there once."""
+    """Lines that come again in another order, because of an earlier pulse of another meter, are there only once."""
     house, pump = pulses(8), pulses(2, "pump")
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, house[:2])
@@ -520,7 +520,7 @@ def test_crash_with_pulses_of_two_meters(path, pulses, batch, cut):
 
 
 def test_power_cut_and_back_to_a_copy(path, pulses):
-    """NULs that stand for lines that do not come again are cut off too."""
+    """NULs in place of lines that do not come again are cut off, too."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -536,7 +536,7 @@ def test_power_cut_and_back_to_a_copy(path, pulses):
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize("more", [0, 2])
 def test_back_to_a_copy_of_the_journal(path, pulses, batch, rotation, more):
-    """No line is lost that the copy knows nothing of; those that come again, as none was noted, stand there once."""
+    """No line is lost that the copy does not have; those that come again, as none was noted, are there only once."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -554,7 +554,7 @@ def test_back_to_a_copy_of_the_journal(path, pulses, batch, rotation, more):
 
 
 def test_crash_and_what_others_appended(path, pulses):
-    """What someone else appended after a crash stays, behind our lines that it left."""
+    """What someone else appended after a crash stays, after our lines that the crash left."""
     sent = pulses(20)
     first, second = FileWriter(str(path)), FileWriter(str(path))
     place = deliver(first, sent[:10])
@@ -570,7 +570,7 @@ def test_crash_and_what_others_appended(path, pulses):
 
 
 def test_what_has_the_old_inode_by_chance_is_left_alone(tmp_path, writer_of, pulses):
-    """A file beside the CSV that is none of ours, but has the number of its last inode, is neither cut nor opened."""
+    """Another file beside the CSV that has the number of its last inode is neither truncated nor opened."""
     stranger = tmp_path / "stranger"
     stranger.write_bytes(b"of another program" + bytes(100))
     place = f"{stranger.stat().st_ino} 50"
@@ -597,14 +597,14 @@ class Files(RuleBasedStateMachine):
     CSV writers in one directory that get the same pulses, and all that happens to files, in any order.
 
     What was delivered may be noted, or a crash forgets it and leaves a part of what was written; the disk is mounted
-    anew, under the running program too; the files are renamed, copied, written to by others.
+    again, even under the running program; the files are renamed, copied, written to by others.
     """
 
     names = ("power.csv", "spare.csv", "power.csv.old")
 
     @property
     def alone(self):
-        """Whether a file may get any name: where other writers have files too, nobody could tell whose it is."""
+        """Whether a file may get any name: if other writers have files, too, nobody could tell whose it is."""
         return len(self.names) == 1
 
     def __init__(self):
@@ -647,13 +647,13 @@ class Files(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2))
     def note(self, which):
-        """A commit takes the place along."""
+        """A commit saves the place."""
         name = self.names[which % len(self.names)]
         self.places[name], self.noted[name] = self.now[name]
 
     @rule(cut=st.integers(0, 200), nuls=st.booleans(), mounted=st.booleans())
     def crash(self, cut, nuls, mounted):
-        """The program ends; with the power too, what was not synced may be torn: here that is what is not noted."""
+        """The program ends; if the power goes, too, what was not synced may be torn: here, what is not noted."""
         for name in self.names:
             self.writers[name].close()
             path = self.directory / name
@@ -668,7 +668,7 @@ class Files(RuleBasedStateMachine):
         self.start()
 
     def _least(self, name):
-        """Where the noted lines end in the file that has the name now."""
+        """Where the noted lines end in the file that has this name now."""
         noted = {csv_line(pulse) for pulse in self.pulses[: self.noted[name]]}
         end = at = 0
         for line in (self.directory / name).read_bytes().splitlines(keepends=True):
@@ -684,7 +684,7 @@ class Files(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2), create=st.booleans(), freely=st.booleans())
     def rotate(self, which, create, freely):
-        """The file is renamed, as logrotate does or as somebody likes; maybe an empty one is put in its place."""
+        """The file is renamed, by logrotate or somebody else; an empty one may be put in its place."""
         name = self.names[which % len(self.names)]
         path = self.directory / name
         if not path.exists():
@@ -715,7 +715,7 @@ class Files(RuleBasedStateMachine):
 
     @invariant()
     def each_line_once(self):
-        """In what is there, no line is there twice."""
+        """No line is in the files twice."""
         for name in self.names:
             lines = self._lines(name)
             assert len(set(lines)) == len(lines), name

@@ -228,7 +228,7 @@ def test_a_measurement_of_another_type(influxd, influx_db, writer_of, tmp_path):
     with Program(tmp_path / "program", text) as program:
         program.foreground("--simulate", "20000")
         wait_until(lambda: "field type conflict" in writer_said(program))
-        (said,) = re.findall(r"answered 400: .*: name another measurement, or remove that one", writer_said(program))
+        (said,) = re.findall(r"answered 400: .*: set another measurement, or remove that one", writer_said(program))
         assert on_page("influxdb", said)
         influxd.query("DROP MEASUREMENT electricity_power", influx_db)
         wait_until(lambda: program.status()["writers"]["influxdb"]["state"] == "ok")
@@ -521,4 +521,4 @@ def test_where_librato_was(tmp_path):
     path.write_text('WRITERS = {"librato": {"type": "librato", "user": "me", "token": "t"}}')
     path.chmod(0o600)
     (warning,) = reading.read(str(path)).warnings
-    assert "Librato ended on 2026-01-31" in warning
+    assert "Librato was shut down on 2026-01-31" in warning

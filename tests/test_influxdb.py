@@ -55,7 +55,7 @@ def guarded(tmp_path_factory):
 
 
 def write_lines(influxd, database, *lines):
-    """Write by hand what no writer of ours would."""
+    """Write by hand what our writers never would."""
     url = f"http://127.0.0.1:{influxd.port}/write?" + urllib.parse.urlencode({"db": database})
     with urllib.request.urlopen(url, data="\n".join(lines).encode(), timeout=30):
         pass
@@ -202,7 +202,7 @@ def test_password(guarded, writer, pulses):
 
 @pytest.mark.parametrize("login", [{}, {"username": "admin", "password": "hunter2"}, {"username": "stranger"}])
 def test_wrong_password(guarded, writer, pulses, login):
-    """A wrong password, or none, is a 401; the password does not stand in the error."""
+    """A wrong password, or none, is a 401; the error does not contain the password."""
     with pytest.raises(AnsweredError) as caught:
         writer(port=guarded.port, database="power", **login).deliver(pulses(3), "")
     assert caught.value.status == 401
@@ -214,7 +214,7 @@ def test_partial_write_by_field_type(influxd, influx_db, writer, pulses, measure
     """Points whose field has another type: the good ones are stored, and all are kept until someone has chosen."""
     sent = pulses(4)
     write_lines(influxd, influx_db, f'{measurement},meter=house power="much" {sent[0].time_ns - 1}')
-    with pytest.raises(AnsweredError, match=r"field type conflict.*: name another measurement, or remove") as caught:
+    with pytest.raises(AnsweredError, match=r"field type conflict.*: set another measurement, or remove") as caught:
         writer(measurement=measurement).deliver(sent, "")
     assert caught.value.verdict is Verdict.MISCONFIGURED
     # The first has no power.
@@ -323,7 +323,7 @@ def test_no_proxy(writer, pulses, monkeypatch):
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_not_followed(writer_to, answering, pulses, status):
-    """A redirect is said to be one, and what it points at is not asked."""
+    """A redirect is reported as one, and not followed."""
     with Answering(http_answer(204)) as elsewhere:
         answering.script = http_answer(status, Location=f"http://127.0.0.1:{elsewhere.port}/write")
         with pytest.raises(MisdirectedError, match=f"127.0.0.1:{answering.port} answered with a redirect"):
@@ -333,9 +333,9 @@ def test_redirect_is_not_followed(writer_to, answering, pulses, status):
 
 
 def test_web_page_is_no_success(writer_to, answering, pulses):
-    """A web page with status 200 is no InfluxDB."""
+    """A web page with status 200 is not InfluxDB."""
     answering.script = BEHAVIOURS["200 HTML"]
-    with pytest.raises(MisdirectedError, match="is no InfluxDB"):
+    with pytest.raises(MisdirectedError, match="is not InfluxDB"):
         writer_to(answering).deliver(pulses(3), "")
 
 
@@ -343,7 +343,7 @@ def test_web_page_is_no_success(writer_to, answering, pulses):
     "name", ["400", "401", "403", "404", "413", "422", "429", "500", "503 keep-alive", "503 close"]
 )
 def test_status_is_kept(writer_to, answering, pulses, name):
-    """Every failure is an error with its status after one request alone; the next batch is not harmed by it."""
+    """Every failure is an error with its status after a single request; the next batch is not affected."""
     answering.script = BEHAVIOURS[name]
     writer = writer_to(answering)
     with pytest.raises(AnsweredError) as caught:
@@ -363,7 +363,7 @@ def test_hung(writer_to, answering, pulses):
 
 
 def test_refused(writer_of, pulses):
-    """A closed port is told by its address and in words."""
+    """A closed port is reported with its address and in words."""
     port = free_port()
     with pytest.raises(UnreachableError, match=f"127.0.0.1:{port}: Connection refused"):
         writer_of("influxdb", host="127.0.0.1", port=port).deliver(pulses(3), "")
@@ -524,7 +524,7 @@ def test_certificate_of_another_host(writer_to, certificate, pulses):
 
 
 def test_environment_names_no_ca(writer_to, certificate, pulses, monkeypatch):
-    """A CA file of the environment is not trusted: the settings alone say who is."""
+    """A CA file of the environment is not trusted: only the settings decide."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate[0])
     with (
         Answering(http_answer(204), tls_context(*certificate)) as server,
@@ -554,7 +554,7 @@ def test_check_judges_database_and_password(guarded, writer):
 
 
 def test_pandas_is_not_imported(tmp_path):
-    """A writer leaves pandas alone where it is installed: it would cost 80 MiB."""
+    """A writer does not import pandas, even if it is installed: it would cost 80 MiB."""
     (tmp_path / "pandas.py").write_text("raise SystemExit('pandas was imported')\n")
     paths = [str(tmp_path), str(SRC), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -573,12 +573,12 @@ assert "influxdb" in sys.modules
 
 
 def test_certificates_that_have_gone(writer, tmp_path):
-    """A CA file that was there when the settings were read: it is said which one, and the pulses are kept."""
+    """If the CA file disappears after the settings were read, the error names it, and the pulses are kept."""
     with pytest.raises(LocalError, match=f"{tmp_path}/ca.pem: no CA certificates: No such file.*check verify_ssl"):
         writer(ssl=True, verify_ssl=f"{tmp_path}/ca.pem")
 
 
-@pytest.mark.parametrize(("text", "reason"), [("-----BEGIN", "everyone may write it"), ("", "there is none in it")])
+@pytest.mark.parametrize(("text", "reason"), [("-----BEGIN", "everyone may write it"), ("", "the file contains none")])
 def test_certificates_that_are_not_to_be_trusted(writer, tmp_path, text, reason):
     """A CA file that others may write since the settings were read, or an empty one: the system's are not taken."""
     (tmp_path / "ca.pem").write_text(text)

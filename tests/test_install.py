@@ -3,7 +3,7 @@ The installer and what it installs, with real parts.
 
 As root the installer runs in mount namespaces of its own: /etc is a copy,
 /usr/local, /var/lib, /run and /home are empty directories, so that real
-users, links and files are made and the machine's are left alone. The init
+users, links and files are made, and the machine's are left as they are. The init
 script runs the real program with its simulated meter, as any user.
 """
 
@@ -50,7 +50,7 @@ installer = _installer()
 
 
 def without(tool):
-    """Leave a test out for want of *tool*; in CI that is a failure."""
+    """Skip a test if *tool* is missing; in CI that is a failure."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{tool} is not installed")
 
 
@@ -85,7 +85,7 @@ def make_source(top, *, settings="", python=PYTHON):
 
 
 class Machine:
-    """A throwaway machine in *directory*; *top* is where on it the source lies."""
+    """A throwaway machine in *directory*; *top* is the place of the source on it."""
 
     BOUND = ("etc", "usr/local", "var/lib", "run", "home", "opt")
 
@@ -144,7 +144,7 @@ class Machine:
         return done.stdout.strip()
 
     def files(self):
-        """All that could change, with its content, owner and mode."""
+        """Everything that could change, with its content, owner and mode."""
         found = {}
         for path in sorted(self.directory.rglob("*")):
             about = path.lstat()
@@ -188,12 +188,12 @@ def test_an_install_can_be_repeated_and_taken_back(machine, kind):
     before = m.files()
     first = m.installed(kind, "--link")
     assert "done: write /etc/init.d/power (mode 755)" in first
-    assert "already so: make" not in first
+    assert "already done: make" not in first
     after = m.files()
 
     second = m.installed(kind)
-    assert "done:" not in second
-    assert "already so: write /etc/init.d/power (mode 755)" in second
+    assert not any(line.startswith("done:") for line in second.splitlines())
+    assert "already done: write /etc/init.d/power (mode 755)" in second
     assert m.files() == after
 
     assert m.owner("/var/lib/power") == "power 750"
@@ -234,7 +234,7 @@ def test_an_install_can_be_repeated_and_taken_back(machine, kind):
 
 @root_alone
 def test_the_installed_script_runs_the_service(machine):
-    """Installed, the init script starts the program as its user, asks it, and stops it."""
+    """The installed init script starts the program as its user, asks for its status, and stops it."""
     m = machine()
     m.installed("--sysv", "--link")
     m.on_host("/etc/default/power").write_text(SIMULATED)
@@ -263,7 +263,7 @@ def test_the_installed_script_runs_the_service(machine):
 
 @root_alone
 def test_another_user_is_asked_for_by_the_place_of_the_source(machine):
-    """In a person's home, closed to others, the service is that person's, and the unit's sandbox lets it be read."""
+    """In a person's home, closed to others, the service runs as that person, and the unit's sandbox allows reading."""
     m = machine(top="/home/pi/power", people=["pi"])
     m.on_host("/home/pi").chmod(0o700)
     m.run("chown", "-R", "pi:", "/home/pi")
@@ -299,7 +299,7 @@ def test_what_the_user_cannot_pass_is_found_with_what_mends_it(machine):
 
 @root_alone
 def test_settings_of_a_third_user_are_left_alone(machine):
-    """Settings that are neither root's nor the service's user's are not taken away; the command for it is named."""
+    """Settings of a third user are not taken over; the message names the command that does it."""
     m = machine(people=["alice"])
     m.run("chown", "alice", "/opt/power/settings.py")
     done = m.install("--sysv", "--link", "--user", "nobody")
@@ -326,13 +326,13 @@ def test_settings_that_are_a_link_are_not_followed(machine):
     m.on_host("/opt/power/settings.py").symlink_to("/etc/shadow")
     before = m.owner("/etc/shadow")
     done = m.install("--sysv", "--link")
-    assert "/opt/power/settings.py is a link or no file" in done.stderr
+    assert "/opt/power/settings.py is a link or not a file" in done.stderr
     assert m.owner("/etc/shadow") == before
 
 
 @root_alone
 def test_paths_of_the_settings_are_the_units_and_logrotates(machine):
-    """Where the settings write elsewhere, the user must be able to, and the sandbox lets it."""
+    """If the settings name other places, the user must be able to write there, and the sandbox allows it."""
     m = machine(settings='DATA_DIR = "/home/data"\nWRITERS = {"file": {"type": "file", "path": "/home/my csv/p.csv"}}')
     done = m.install("--systemd", "--link")
     assert "power can't write /home, " not in done.stderr
@@ -351,7 +351,7 @@ def test_paths_of_the_settings_are_the_units_and_logrotates(machine):
 
 @root_alone
 def test_a_disk_that_is_away(machine):
-    """What the user may write on a disk that is not mounted is not known: it is noted, and hinders nothing."""
+    """Whether the user may write to a disk that is not mounted is not known: that is noted, and prevents nothing."""
     m = machine(settings='LOG_FILE = "/home/my stick/logs/power.log"')
     with m.on_host("/etc/fstab").open("a") as file:
         file.write("LABEL=stick /home/my\\040stick ext4 noauto 0 0\n")
@@ -380,7 +380,7 @@ def test_what_is_mounted_is_seen_as_by_the_program(tmp_path, monkeypatch, path):
 
 @root_alone
 def test_a_log_that_goes_to_syslog_is_not_rotated_by_its_socket(machine):
-    """LOG_FILE that is a socket: the user need not write its directory, and logrotate does not touch it."""
+    """If LOG_FILE is a socket, the user need not write to its directory, and logrotate does not touch it."""
     m = machine(settings='LOG_FILE = "/opt/log"')
     m.run("/usr/bin/python3", "-c", "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind('/opt/log')")
     m.installed("--systemd", "--link")
@@ -417,14 +417,14 @@ def test_a_missing_requirement_stops_an_install(machine):
     "path", ["/etc/init.d/power", "/etc/default/power", "/etc/logrotate.d/power", "/etc/systemd/system/power.service"]
 )
 def test_a_foreign_file_in_the_way_is_left_alone(machine, path):
-    """A file that is not of this installer stops it before the first change, and an uninstall leaves it."""
+    """A file that was not written by this installer stops it before the first change, and an uninstall leaves it."""
     m = machine()
     m.on_host(path).write_text("# somebody's own\n")
     before = m.files()
     done = m.install("--systemd", "--link")
     assert (done.returncode, done.stderr) == (
         1,
-        f"install_init_script: {path} is not of this installer: look at it, then move it away\n",
+        f"install_init_script: {path} was not written by this installer: look at it, then move it away\n",
     )
     m.install("--uninstall")
     assert m.files() == before
@@ -432,7 +432,7 @@ def test_a_foreign_file_in_the_way_is_left_alone(machine, path):
 
 @root_alone
 def test_a_step_that_fails_takes_back_those_before_it(machine):
-    """Where a command fails half way, everything is as it was, and the line says which one and why."""
+    """If a command fails half way, everything is as it was before, and the line says which one and why."""
     m = machine()
     m.on_host("/var/lib/power").mkdir()
     m.on_host("/var/lib/power").chmod(0o755)
@@ -455,7 +455,7 @@ def test_a_step_that_fails_takes_back_those_before_it(machine):
 
 @root_alone
 def test_systemd_reads_what_is_there_after_a_step_that_failed(machine):
-    """Where the unit can't be enabled it goes again, and systemd is told so: else it would know a unit that is none."""
+    """If the unit can't be enabled it is removed, and systemd is reloaded: it must not know a unit that is gone."""
     m = machine()
     m.on_host("/run/systemd/system").mkdir(parents=True)
     # systemctl, found first in PATH, that notes whether the unit is there, and can't enable it.
@@ -502,7 +502,7 @@ def test_links_are_checked_and_their_commands_named(machine):
 
 @root_alone
 def test_a_changed_default_file_is_kept(machine):
-    """/etc/default/power is its owner's: neither a second install nor an uninstall takes a change away."""
+    """/etc/default/power is for the administrator: neither a second install nor an uninstall undoes a change."""
     m = machine()
     m.installed("--sysv", "--link")
     default = m.on_host("/etc/default/power")
@@ -526,7 +526,7 @@ def test_named_settings_are_the_services(machine):
 
 @root_alone
 def test_logrotate_takes_the_snippet(machine):
-    """logrotate rotates the daemon's log by it as the service's user, and the program writes to the new one."""
+    """With it, logrotate rotates the daemon's log as the service's user, and the program writes to the new one."""
     if not shutil.which("logrotate", path=PATH):
         without("logrotate")
     m = machine()
@@ -557,7 +557,7 @@ def test_a_log_with_the_letters_of_a_pattern(machine):
 
 @root_alone
 def test_a_user_of_a_domain(machine):
-    """A user and a group whose names have spaces, as those of a domain: service, rotation and unit know them."""
+    """Names of a user and group with spaces, as in a domain, work in the service, the rotation and the unit."""
     if not shutil.which("logrotate", path=PATH) or not shutil.which("systemd-analyze"):
         without("logrotate or systemd-analyze")
     m = machine()
@@ -604,7 +604,7 @@ def test_a_user_of_a_domain(machine):
     ],
 )
 def test_a_gpio_chip_that_the_user_cannot_open_is_found(machine, group, udev, mend):
-    """A chip that is closed to the service's user is named with what opens it; then the install goes on."""
+    """If the service's user may not open the chip, the message names the command for it; then the install works."""
     m = machine(people=["pi"], devices=True)
     chip = m.on_host("/dev/gpiochip0")
     chip.touch()
@@ -626,13 +626,13 @@ def test_a_gpio_chip_that_the_user_cannot_open_is_found(machine, group, udev, me
 
 @root_alone
 def test_another_user_needs_a_stopped_service(machine):
-    """While it runs as one user it is not given to another: nobody could stop it in order any more."""
+    """While it runs as one user it is not installed for another, who could not stop it in an orderly way."""
     m = machine(people=["pi"])
     m.installed("--sysv", "--link")
     m.on_host("/etc/default/power").write_text(f"# {installer.MARK}\n{SIMULATED}")
     assert m.service("start").returncode == 0
     done = m.install("--sysv", "--user", "pi")
-    assert "install_init_script: power runs as power: sudo service power stop, then again\n" in done.stderr
+    assert "install_init_script: power runs as power: sudo service power stop, then try again\n" in done.stderr
     assert m.owner("/var/lib/power/simulated/journal.db") == "power 600"
     assert "sudo service power restart" in m.installed("--sysv")
     assert m.service("stop").returncode == 0
@@ -646,11 +646,11 @@ def test_another_user_needs_a_stopped_service(machine):
 
 @root_alone
 def test_a_script_alone_is_not_installed_over_a_unit(machine):
-    """What --systemd installed is taken back first where --sysv is wanted."""
+    """Before an install with --sysv, what --systemd installed has to be removed."""
     m = machine()
     m.installed("--systemd", "--link")
     done = m.install("--sysv")
-    assert "power.service was installed, which --sysv is without: --uninstall first" in done.stderr
+    assert "power.service was installed, but --sysv installs none: --uninstall first" in done.stderr
     m.installed("--uninstall")
     m.installed("--sysv", "--link")
 
@@ -709,7 +709,7 @@ def test_dry_run_works_anywhere(kind):
 
 @root_alone
 def test_dry_run_works_for_another_user(machine):
-    """nobody may try it too; what root alone can find out is said to be left out."""
+    """The user nobody may try it, too; what only root can find out is reported as not checked."""
     m = machine()
     before = m.files()
     line = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", PYTHON, f"{m.top}/{NAME}"]
@@ -730,12 +730,12 @@ def test_dry_run_works_for_another_user(machine):
 
 @pytest.mark.parametrize("args", [("--sysv", "--systemd"), ("--user",), ("--nonsense",), ("--dry",), ("word",)])
 def test_wrong_usage_is_status_2(args):
-    """What the command line does not know is refused by its usage."""
+    """Unknown arguments are answered with the usage."""
     assert run_installer(*args).returncode == 2
 
 
 def test_the_service_never_runs_as_root():
-    """--user root is refused by one clear line, by root's other names and places too."""
+    """--user root is refused in one clear line, and so are root's other names and places."""
     done = run_installer("--dry-run", "--sysv", "--user", "root")
     assert (done.returncode, done.stderr) == (
         1,
@@ -744,7 +744,7 @@ def test_the_service_never_runs_as_root():
     home = os.path.realpath(pwd.getpwuid(0).pw_dir)
     name, problem = installer.chosen_user(None, [f"{home}/power/venv"])
     assert name == "power"
-    assert "lies in root's home: move both" in problem
+    assert "is in root's home: move both" in problem
     assert installer.chosen_user(None, ["/opt/power"]) == ("power", None)
 
 
@@ -763,7 +763,7 @@ ANSWER = {"data_dir": "/var/lib/power", "log_file": None, "files": ["/srv/my csv
 
 
 def test_the_program_s_answer_is_understood():
-    """Its answer about the settings comes back as it was."""
+    """The program's answer about the settings is returned unchanged."""
     assert installer.understood(json.dumps(ANSWER).encode()) == ANSWER
 
 
@@ -788,7 +788,7 @@ def test_the_program_s_answer_is_understood():
     ],
 )
 def test_an_answer_that_is_none(answer):
-    """What is no answer of the program's is refused in one line."""
+    """Anything that is not an answer of the program is refused in one line."""
     with pytest.raises(installer.InstallError, match="is not understood: look at the file"):
         installer.understood(answer)
 
@@ -806,7 +806,7 @@ def test_paths_that_the_files_of_root_can_not_hold(name, letter):
 
 @pytest.mark.parametrize("name", sorted(os.listdir(TOP / "init")))
 def test_no_line_can_be_written_into_a_file_of_root_s(name):
-    """A place of the source or the settings that holds a line feed, as its owner may choose, is written nowhere."""
+    """If the path of the source or the settings contains a line feed, which its owner may choose, it is not written."""
     files = installer.Files("/srv/x\nExecStartPre=+/bin/sh", "/srv/x\n/etc/shadow {", ("/srv/x\n[Service]",))
     with pytest.raises(installer.InstallError, match="has control characters, and can't be written"):
         installer.rendered(name, installer.Places(), user="power", files=files)
@@ -818,13 +818,13 @@ def test_no_line_can_be_written_into_a_file_of_root_s(name):
         ("import time; time.sleep(600)", "does not end within 0.5 s"),
         ("import os, time; os.fork() or time.sleep(600)", "does not end within 0.5 s"),
         ("import os, time; os.fork() or (os.setsid(), time.sleep(5))", "does not end within 0.5 s"),
-        ("print('x' * 10**6)", "prints without an end"),
-        ("import sys\nwhile True: sys.stderr.write('x')", "prints without an end"),
+        ("print('x' * 10**6)", "prints without end"),
+        ("import sys\nwhile True: sys.stderr.write('x')", "prints without end"),
     ],
     ids=["hangs", "its child hangs", "its child leaves the session", "floods", "floods with errors"],
 )
 def test_a_child_that_hangs_or_floods(code, said):
-    """Whatever the service user's program does, the installer goes on in its time and in little memory."""
+    """Whatever the program of the service's user does, the installer goes on in bounded time and memory."""
     begun_s = time.monotonic()
     with pytest.raises(installer.InstallError, match=said):
         installer._output([sys.executable, "-c", code], 0.5)
@@ -832,7 +832,7 @@ def test_a_child_that_hangs_or_floods(code, said):
 
 
 def test_a_child_has_no_terminal():
-    """It has a session of its own, without a terminal, and what it is given as its input."""
+    """It runs in a session of its own, without a terminal, and gets the given input."""
     code = (
         "import os, sys\nprint(os.getsid(0) == os.getpid(), any(map(os.isatty, range(3))), sys.stdin.read())\n"
         "try: open('/dev/tty')\nexcept OSError as error: print(error.strerror)"
@@ -842,13 +842,13 @@ def test_a_child_has_no_terminal():
 
 
 def test_no_option_names_another_root():
-    """Where things go is no option: a file elsewhere than init looks for it starts nothing."""
+    """There is no option for the places: init would not find a file anywhere else."""
     options = {word for action in installer.parser()._actions for word in action.option_strings}
     assert options == {"-h", "--help", "--sysv", "--systemd", "--user", "--link", "--dry-run", "--uninstall"}
 
 
 def test_paths_are_quoted_for_a_unit():
-    """Blanks, quotes and percent signs of a path mean themselves in a unit."""
+    """Spaces, quotes and percent signs in a path are escaped in a unit."""
     assert installer._unit_paths(["/a", "/a", "/b c", "/50%", '/"']) == '/a "/b c" /50%% "/\\""'
 
 
@@ -861,7 +861,7 @@ def make_venv(directory, requirement):
 
 
 def test_make_keeps_a_virtual_environment_that_works(tmp_path):
-    """make takes what it finds: the service's links and options stay. One that does not work is made anew."""
+    """make uses an existing environment: the service's links and options stay. A broken one is made again."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True, timeout=PATIENCE_S)
     (venv / "rpienv").symlink_to(TOP / "src")
@@ -915,7 +915,7 @@ class Service(Program):
             path.chmod(0o755)
 
     def options(self, opts):
-        """Write what /etc/default/power would say."""
+        """Write what /etc/default/power would contain."""
         self.default.write_text(f'POWER_SETTINGS="{self.settings}"\nPOWER_OPTS="{opts}"\n')
 
     def __call__(self, *verbs, status, says=""):
@@ -939,14 +939,14 @@ class Service(Program):
 
 @pytest.fixture
 def service(tmp_path):
-    """The init script as the user of the tests: the program drops nothing, as it may in a test by any user."""
+    """The init script, run as the user of the tests, who may be anyone: the program does not change its user."""
     with Service(tmp_path) as service:
         # As root the script would drop to the user it is for, who is root here, and make the directory.
         yield service
 
 
 def test_the_script_is_good_shell():
-    """dash takes it, and shellcheck where it is installed; the command is Python; no word of a template is left."""
+    """dash and shellcheck, if installed, accept it; the command is Python; no placeholder of a template is left."""
     places, files = installer.Places(), installer.Files("/var/lib/power", "/var/lib/power/power.log", ())
     for name in os.listdir(TOP / "init"):
         text = installer.rendered(name, places, user="power", files=files, reads=["/opt/power"])
@@ -965,7 +965,7 @@ def test_the_script_is_good_shell():
 
 
 def test_start_and_stop_have_lsbs_statuses(service):
-    """Start and stop, once and again, are 0; status is 3 without it, and 0 with it."""
+    """Start and stop, once and twice, return 0; status is 3 while it is stopped, and 0 while it runs."""
     service("status", status=3)
     service("start", status=0, says="counting, pid")
     pid = service.pid
@@ -978,7 +978,7 @@ def test_start_and_stop_have_lsbs_statuses(service):
 
 
 def test_the_state_directory_is_the_default_of_the_data(service):
-    """The script gives the state directory to the program as systemd does: DATA_DIR where the settings have none."""
+    """Like systemd, the script passes the state directory to the program: DATA_DIR, if the settings have none."""
     service.settings.write_text("")
     service("start", status=0)
     assert (service.state / "simulated/journal.db").exists()
@@ -1007,7 +1007,7 @@ def test_the_command_reports(service):
 
 @pytest.mark.parametrize("opts", ["--simulate 20000", "--simulate=20000 -v"])
 def test_restart_is_another_process(service, opts):
-    """A restart ends the one that runs and starts another; where nothing runs it starts one."""
+    """A restart ends the running program and starts another; if none is running, it starts one."""
     service.options(opts)
     service("restart", status=0)
     first = service.pid
@@ -1018,7 +1018,7 @@ def test_restart_is_another_process(service, opts):
 
 @pytest.mark.parametrize("verb", ["condrestart", "try-restart"])
 def test_a_conditional_restart_starts_nothing(service, verb):
-    """Where nothing runs it is 0 and nothing runs after it; else it is a restart."""
+    """If nothing is running, it returns 0 and starts nothing; otherwise it is a restart."""
     service(verb, status=0, says="not running")
     service("status", status=3)
     service("start", status=0)
@@ -1039,7 +1039,7 @@ def test_restart_keeps_the_old_one_where_the_settings_are_wrong(service):
 
 @pytest.mark.parametrize("verb", ["reload", "force-reload"])
 def test_reload_is_a_hangup_to_the_one_that_runs(service, verb):
-    """Reload signals the pid that the program itself names and leaves it running; 7 where nothing runs."""
+    """Reload signals the pid that the program itself names and leaves it running; 7 if nothing is running."""
     service(verb, status=7, says="not running")
     service("start", status=0)
     pid = service.pid
@@ -1054,7 +1054,7 @@ def test_reload_is_a_hangup_to_the_one_that_runs(service, verb):
 
 
 def test_reload_never_signals_the_number_in_a_stale_pidfile(service):
-    """A power cut leaves a pidfile whose number is another's by now: that one hears nothing."""
+    """After a power cut, the number in the pidfile may be another process's: that one gets no signal."""
     with subprocess.Popen(["sleep", "60"]) as other:
         service.pidfile.write_text(f"{other.pid}\n")
         service("reload", status=7)
@@ -1064,7 +1064,7 @@ def test_reload_never_signals_the_number_in_a_stale_pidfile(service):
 
 
 def test_a_stale_pidfile_blocks_no_start(service):
-    """After SIGKILL the status is 1; a start works as ever."""
+    """After SIGKILL the status is 1; a start works as usual."""
     service("start", status=0)
     kill(service.pid)
     service("status", status=1, says="was left")
@@ -1080,14 +1080,14 @@ def test_wrong_settings_are_status_1_with_the_reason(service):
 
 
 def test_no_settings_are_status_6(service):
-    """Without settings it is not configured, LSB's 6."""
+    """Without settings the exit status is 6, LSB's "not configured"."""
     service.options("")
     service.settings.unlink()
     service("start", status=6, says="settings.py.example")
 
 
 def test_a_stopped_program_is_status_4(service):
-    """One that holds its pidfile and does not answer is unknown, and no second one is started beside it."""
+    """If a program holds its pidfile but does not answer, the status is unknown, and no second one is started."""
     service("start", status=0)
     os.kill(service.pid, signal.SIGSTOP)
     service("status", status=4, says="does not answer")
@@ -1099,25 +1099,25 @@ def test_a_stopped_program_is_status_4(service):
 
 @pytest.mark.parametrize("verbs", [(), ("stopp",), ("start", "now"), ("--help",)])
 def test_an_unknown_verb_is_status_2(service, verbs):
-    """What it does not know it refuses, and names what it knows."""
+    """It refuses unknown actions, and names those that it knows."""
     service(*verbs, status=2, says="start|stop|restart|try-restart|condrestart|reload|force-reload|status")
 
 
 @pytest.mark.parametrize(("verb", "status"), [("start", 5), ("stop", 5), ("reload", 5), ("status", 4)])
 def test_a_program_that_has_gone_is_status_5(service, verb, status):
-    """Without the virtual environment it is not installed; whether it runs is unknown."""
+    """Without the virtual environment it is not installed, and whether it is running is unknown."""
     shutil.rmtree(service.rpienv)
     service(verb, status=status, says=str(service.rpienv))
 
 
 def test_wrong_words_for_the_start_are_status_2(service):
-    """POWER_OPTS that the program does not know are said by its usage."""
+    """Unknown options in POWER_OPTS are answered with the program's usage."""
     service.options("--nonsense")
     service("start", status=2, says="--nonsense")
 
 
 def test_the_unit_and_the_script_name_the_same_files():
-    """Whichever starts it: pidfile, program, options and directories are the same."""
+    """Init script and unit use the same pidfile, program, options and directories."""
     places, files = installer.Places(), installer.Files("/var/lib/power", "", ())
     unit = installer.rendered("power.service", places, user="power", files=files)
     assert (

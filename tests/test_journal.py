@@ -712,7 +712,7 @@ def test_a_stop_ends_the_opening(tmp_path, monkeypatch, suspect):
         key = journal.enter("house", 1000).name
         journal.append(rows_of(key, range(START_NS, START_NS - 20_000, -1)))
     asked = []
-    with pytest.raises(StoppedError, match="a stop came before the journal was open") as raised:
+    with pytest.raises(StoppedError, match="stopped before the journal was open") as raised:
         Journal(str(path), suspect=suspect, stopped=lambda: asked.append(1) or len(asked) == 3)
     assert len(asked) == 3
     assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]

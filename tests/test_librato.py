@@ -61,7 +61,7 @@ def by_source(gauges):
 
 
 def test_gauges_by_source(librato_server, writer, pulses):
-    """A gauge a meter and period, at the period's start, with count, sum, min and max of the powers."""
+    """One gauge per meter and period, at the period's start, with count, sum, min and max of the powers."""
     sent = sorted(pulses(150, "house") + pulses(40, "flat-2", spacing_ns=13 * NS_PER_S), key=lambda p: p.time_ns)
     assert writer().deliver(sent, "") == Receipt(190)
     assert by_source(librato_server.gauges) == aggregates(sent)
@@ -168,7 +168,7 @@ def test_sending_after_a_failure_is_whole(librato_server, writer, pulses, answer
 
 
 def test_wrong_token(writer, pulses):
-    """A wrong token is a 401, and does not stand in the error."""
+    """A wrong token is a 401, and the error does not contain it."""
     with pytest.raises(AnsweredError) as caught:
         writer(token="hunter2").deliver(pulses(5), "")
     assert caught.value.status == 401
@@ -196,7 +196,7 @@ def test_wrong_base_path(writer, pulses):
 
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_redirect_is_no_success(writer_to, answering, pulses, status):
-    """A redirect is said to be one, and what it points at is not asked."""
+    """A redirect is reported as one, and not followed."""
     with Answering(http_answer(200)) as elsewhere:
         answering.script = http_answer(status, Location=f"http://127.0.0.1:{elsewhere.port}/v1/metrics")
         with pytest.raises(MisdirectedError, match=f"127.0.0.1:{answering.port} answered {status}, a redirect"):
@@ -225,7 +225,7 @@ STATUSES = ["400", "401", "403", "404", "413", "422", "429", "500", "503 keep-al
 
 @pytest.mark.parametrize("name", STATUSES)
 def test_status_is_kept(writer_to, answering, pulses, name):
-    """Every failure is an error with its status after one request alone: the library would try a 503 for ever."""
+    """Every failure is an error with its status after a single request: the library would try a 503 for ever."""
     answering.script = BEHAVIOURS[name]
     writer = writer_to(answering)
     with pytest.raises(AnsweredError) as caught:
@@ -268,7 +268,7 @@ def test_hung(writer_to, answering, pulses, monkeypatch):
 
 
 def test_refused(writer_of, pulses):
-    """A closed port is told by its address and in words."""
+    """A closed port is reported with its address and in words."""
     hostname = f"127.0.0.1:{free_port()}"
     writer = writer_of("librato", user="me", token="T0p-secret", hostname=hostname, protocol="http")
     with pytest.raises(UnreachableError, match=f"{hostname}: Connection refused"):
@@ -314,7 +314,7 @@ def test_timeout_is_the_whole_request_s(writer_to, answering, pulses, monkeypatc
 
 
 def test_secrets_stay_out_of_what_is_no_answer(writer_to, answering, pulses):
-    """A status line that is none, which says back what was sent, is shown plainly and without the token."""
+    """An invalid status line that repeats what was sent is shown without the token."""
     answering.script = lambda request: request.headers["authorization"].encode() + b" T0p-secret \x1b[2J\r\n\r\n"
     with pytest.raises(UnreachableError) as caught:
         writer_to(answering).deliver(pulses(5), "")

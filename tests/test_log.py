@@ -41,11 +41,11 @@ def test_a_directory_that_is_not_there_yet(tmp_path, logger):
         wait_until(lambda: not log.failing)
         logger.info("two")
     assert texts(stand_in) == [
-        f"ERROR log: {path}: No such file or directory: it is tried again, until then the log is here",
+        f"ERROR log: {path}: No such file or directory: will try again, until then messages go here",
         "INFO one",
     ]
     assert texts(path) == [
-        f"INFO log: written again; in between it was not: {path}: No such file or directory",
+        f"INFO log: can be written again; before, it could not: {path}: No such file or directory",
         "INFO two",
     ]
     assert states == [f"{path}: No such file or directory", ""]

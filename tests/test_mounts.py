@@ -80,7 +80,7 @@ def test_volatile(tables, tmp_path):
 
 
 def test_tables_that_can_not_be_read(monkeypatch):
-    """Where there is no table nothing is known to be missing, and nothing is said of a path."""
+    """Without a table, no disk is known to be missing, and a path's file system is not known."""
     for name in ("FSTAB", "MOUNTED"):
         monkeypatch.setattr(mounts, name, "/nowhere")
     assert mounts.not_mounted("/mnt/nas") is None

@@ -489,7 +489,7 @@ def test_daemon_killed_before_it_counts(tmp_path):
         done = program.run()
         assert (done.returncode, done.stdout) == (1, "")
         assert one_line(done.stderr)
-        assert "ended before it was counting" in done.stderr
+        assert "ended before it could count" in done.stderr
         assert program.run("--status").returncode == 1
         (tmp_path / "library" / "RPi" / "GPIO.py").write_text(STANDIN)
         program.start()
@@ -691,7 +691,9 @@ def test_no_socket_beside_the_pidfile(program):
     program.pidfile.with_name(program.pidfile.name + ".sock").mkdir()  # in the way: it can't be removed as a socket
     pid = program.start("--simulate", "20000")
     log = program.data_dir / "simulated" / "power.log"
-    assert f"{program.pidfile}: no socket can be made beside it: Is a directory: --status can't ask" in log.read_text()
+    assert (
+        f"{program.pidfile}: can't create the socket beside it: Is a directory: --status won't work" in log.read_text()
+    )
     asked = program.run("--status")
     assert (asked.returncode, asked.stdout) == (4, "")
     assert asked.stderr.startswith(f"power: pid {pid} holds {program.pidfile}, but it does not answer")
@@ -1228,7 +1230,7 @@ def test_two_interrupts(tmp_path):
                 wait_until(lambda: "stopping" in program.err.read_text())
                 popen.send_signal(signal.SIGINT)
                 assert popen.wait(PATIENCE_S) == 0
-            assert "influxdb: did not end in 5 s: what waits stays in the journal" in program.err.read_text()
+            assert "influxdb: did not end within 5 s: waiting pulses stay in the journal" in program.err.read_text()
 
 
 def test_stop_keeps_every_pulse(program):

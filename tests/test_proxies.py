@@ -126,7 +126,7 @@ def test_tls_to_a_plain_port(influxd, to):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("location / { return 400; }", "a web page, of a proxy or another server"),
+        ("location / { return 400; }", "a web page from a proxy or another server"),
         ("error_page 422 /422; location /422 { internal; return 422 ''; } location / { return 422 ''; }", "422"),
         (
             "location / { default_type text/plain; return 400 '400: Bad Request'; }",

@@ -514,7 +514,7 @@ def test_no_reading_while_the_journal_fails(tmp_path):
         path.with_name("journal.db.making").mkdir()
         running.board.put(Edge(0, time.monotonic_ns()))
         running.wait_for_condition(Condition.FAILING)
-        with pytest.raises(PowerError, match="a reading can't be kept now"):
+        with pytest.raises(PowerError, match="the reading can't be saved now"):
             running.monitor.read_face("house", 1.0, 0, force=False)
         path.with_name("journal.db.making").rmdir()
 

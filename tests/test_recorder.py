@@ -183,18 +183,18 @@ def lost_after(*seconds):
     return [Edge(0, at_s * NS_PER_S, lost=2) for at_s in seconds]
 
 
-def test_lost_edges_are_said_once(tmp_path, caplog):
-    """Lost edges are said when they begin, with how many, and once a minute while they go on."""
+def test_lost_edges_are_logged_once_a_minute(tmp_path, caplog):
+    """Lost edges are logged when the first is lost, with their number, and once a minute while more are lost."""
     quiet_s = LOST_AGAIN_NS // NS_PER_S
     assert quiet_s == 60
     first, again = lost_after(100, 101, 130, 190, 250), lost_after(250 + quiet_s + 1, 250 + quiet_s + 2)
     with Recording(tmp_path, NEVER_S, waiting=[Edge(0, NS_PER_S), *first, *again]) as recording:
         pass
-    words = "edges came faster than they could be taken and were lost, what flashes they can have been is counted"
+    words = "edges came too fast and were lost; the flashes that they may have been are counted"
     assert [message for message in caplog.messages if "lost" in message] == [
-        f"house: 2 {words} without power: 1 so far",
-        f"house: 2 {words} without power: 4 so far",
-        f"house: 2 {words} without power: 6 so far",
+        f"house: 2 {words} without power, 1 so far",
+        f"house: 2 {words} without power, 4 so far",
+        f"house: 2 {words} without power, 6 so far",
     ]
     assert recording.meter.made_up == 7
 
@@ -284,7 +284,7 @@ def test_stuck(tmp_path, caplog, soon_stuck):
         assert not recording.recorder.meters[0].stuck
     assert not recording.faults.acquire(blocking=False)
     assert recording.threads[recording.faults] == {recording.recording}
-    assert caplog.messages == ["house: lit for 0.000833333 minutes without a flash", "house: lit no more"]
+    assert caplog.messages == ["house: lit for 0.000833333 minutes without a flash", "house: no longer lit"]
 
 
 def test_stuck_ends_at_once(tmp_path, soon_stuck):
@@ -368,8 +368,8 @@ def test_light_that_flickers_is_a_fault(tmp_path, caplog):
         seen(recording.faults)
         assert not recording.recorder.faulty
     assert [record.getMessage() for record in caplog.records] == [
-        "house: never dark for 60 s, flashes can't be told",
-        "house: flickers no more",
+        "house: never dark for 60 s: flashes can't be recognised",
+        "house: no longer flickers",
     ]
     assert recording.meter.count == 2
 
@@ -407,7 +407,7 @@ def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
     assert recording.meter.flash.rejected > 50 * recording.meter.count
     first, last = caplog.messages
     assert first.endswith(" edges rejected in a minute, far more than pulses")
-    assert last == "house: few edges are rejected again"
+    assert last == "house: no longer noisy: few edges are rejected"
 
 
 def test_bounce_is_no_noise(tmp_path, caplog, monkeypatch):

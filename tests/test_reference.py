@@ -118,12 +118,12 @@ def said_by(node, function, errors, entry):
             place = f"{HOLE}: {entry}" + "".join(f'["{name}"]' for key in names for name in texts(key))
             found = [f"{place}: {text}" for text in texts(remark)]
         case ast.Call(func=ast.Attribute(attr="append", value=value), args=[arg]) if (
-            ast.unparse(value) in ("said", "messages", "self.mistakes") and function.name != "_input"
+            ast.unparse(value) in ("said", "messages", "warned", "self.mistakes") and function.name != "_input"
         ):
             found = texts(arg)
         case ast.AugAssign(target=ast.Name(id="said"), value=ast.ListComp(elt=arg)):
             found = texts(arg)
-        case ast.Call(func=ast.Name(id="_record") | ast.Attribute(attr="_tell"), args=[level, text, *_]):
+        case ast.Call(func=ast.Name(id="_record") | ast.Attribute(attr="_report"), args=[level, text, *_]):
             # What the log says of itself.
             found, levels = texts(text), frozenset({ast.unparse(level).rpartition(".")[2].lower()})
         case ast.Call(func=ast.Name(id="OSError"), args=[_, reason]):

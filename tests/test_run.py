@@ -53,7 +53,7 @@ def test_a_reload_takes_effect_without_missing_a_flash(tmp_path):
         ("COMMIT_INTERVAL = (", "not Python"),
         ("DATA_DIR = '/nowhere/else'", "DATA_DIR: was "),
         ("LOG_FILE = 'other.log'", "LOG_FILE: was None, is "),
-        ("PIN_NUMBERING = 'BCM'", "PIN_NUMBERING: was BOARD, is BCM: a change of it needs a restart"),
+        ("PIN_NUMBERING = 'BCM'", "PIN_NUMBERING: was BOARD, is BCM: restart to change it"),
     ],
 )
 def test_a_reload_of_wrong_settings_changes_nothing(tmp_path, text, reason):
@@ -122,7 +122,7 @@ def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
     with hung_writer(tmp_path) as (program, _, _, _):
         path = program.data_dir / "simulated" / "journal.db"
         path.unlink()
-        wait_until(lambda: logged(program, "it is opened anew"))
+        wait_until(lambda: logged(program, "opened it again"))
         seen = program.status()["meters"]["house"]["pulses"]
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= seen + 3)
         assert program.run("--kill").returncode == 0

@@ -66,7 +66,7 @@ def write(path, text="x", **options):
 
 
 def test_links_are_resolved(tmp_path):
-    """A path comes back as the kernel would follow it, links in its middle and at its end too."""
+    """A path is resolved as the kernel would, including links in its middle and at its end."""
     (tmp_path / "stick" / "deep").mkdir(parents=True)
     (tmp_path / "data").symlink_to("stick/deep")
     (tmp_path / "stick" / "deep" / "power.csv").symlink_to("../other.csv")
@@ -80,7 +80,7 @@ def test_links_are_resolved(tmp_path):
 
 @pytest.mark.parametrize("path", ["/dev/stderr", "/proc/self/fd/2", "/dev/null", "/"])
 def test_the_kernel_s_links(path):
-    """What /proc links to is the kernel's to follow, and a device is one."""
+    """The kernel follows the links of /proc; a device is allowed."""
     assert os.path.exists(resolved(path)) == os.path.exists(path)
 
 
@@ -94,7 +94,7 @@ def test_own_descriptor():
 
 
 def test_links_without_an_end(tmp_path):
-    """Links in a circle are an error, as for the kernel."""
+    """Links in a circle are an error, as they are for the kernel."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):
@@ -113,7 +113,7 @@ def test_no_link_in_the_place_of_the_file(tmp_path):
 
 @root_alone
 def test_a_link_of_another_user_s(place):
-    """A link of another user's is refused wherever it is, and named; one on the way there too."""
+    """Another user's link is refused and named, wherever it is, even on the way."""
     made(place / "victim")
     for name, path in (("link", "link"), ("on-the-way", "on-the-way/power.csv")):
         (place / name).symlink_to("victim")
@@ -131,7 +131,7 @@ def test_a_link_of_another_user_s(place):
 @root_alone
 @pytest.mark.parametrize("kind", ["file", "directory", "socket"])
 def test_in_a_directory_like_tmp(place, kind):
-    """There what another user has laid is refused, whatever it is; what is the program's own is not."""
+    """There, anything that another user has put is refused, but not what the program's user owns."""
     laid = made(place / "public", mode=0o1777) / "x"
     if kind == "socket":
         with socket.socket(socket.AF_UNIX) as listener:
@@ -148,20 +148,20 @@ def test_in_a_directory_like_tmp(place, kind):
 
 
 def test_a_second_name_of_a_file(tmp_path):
-    """Where all may make names, a file may be another one by a second name, and is refused; elsewhere it is not."""
+    """Where everyone may create names, a file with a second name may be a trap and is refused; elsewhere it is not."""
     public = tmp_path / "public"
     public.mkdir()
     public.chmod(0o1777)
     (tmp_path / "shadow").touch(mode=0o600)
     (public / "power.log").hardlink_to(tmp_path / "shadow")
-    with pytest.raises(UnsafePathError, match="a file of another name too"):
+    with pytest.raises(UnsafePathError, match="has another name, too"):
         write(public / "power.log")
     write(tmp_path / "shadow")
 
 
 @pytest.mark.parametrize(("mode", "who"), [(0o777, "everyone"), (0o757, "everyone")])
 def test_a_directory_that_others_may_write(tmp_path, mode, who):
-    """Where others may exchange what is there, nothing is written or read, and the line says what to type."""
+    """Where others may replace files, nothing is written or read, and the line says what to type."""
     public = tmp_path / "public"
     public.mkdir()
     public.chmod(mode)
@@ -175,7 +175,7 @@ def test_a_directory_that_others_may_write(tmp_path, mode, who):
 
 @root_alone
 def test_a_group(place):
-    """A group of others that may write is named; one of the user alone, as Debian makes for each, is none."""
+    """A group with other members that may write is named; a user's own group, as Debian makes one, is allowed."""
     shared = made(place / "shared", mode=0o775)
     assert resolved(str(shared / "x"))
     os.chown(shared, 0, 65534)
@@ -185,7 +185,7 @@ def test_a_group(place):
 
 @root_alone
 def test_a_second_group_of_the_same_number(place, monkeypatch):
-    """Its members may write too."""
+    """Its members may write, too."""
     shared = made(place / "shared", mode=0o775)
     os.chown(shared, 0, STRANGER)
     one, two = (grp.struct_group((name, "x", STRANGER, users)) for name, users in (("one", []), ("two", ["nobody"])))
@@ -197,7 +197,7 @@ def test_a_second_group_of_the_same_number(place, monkeypatch):
 
 @root_alone
 def test_an_access_control_list_that_is_not_shown(place, monkeypatch):
-    """Where it can't be read, as without /proc, nobody knows who may write, and nothing is written."""
+    """If it can't be read, for example without /proc, nobody knows who may write, and nothing is written."""
     shared = made(place / "shared", mode=0o775)
 
     def fail_with(number):
@@ -212,14 +212,14 @@ def test_an_access_control_list_that_is_not_shown(place, monkeypatch):
     for failure in (errno.ENOENT, errno.EACCES):
         fail_with(failure)
         for use in (resolved, write):
-            with pytest.raises(UnsafePathError, match=f"{shared}: who may write it can't be found out: "):
+            with pytest.raises(UnsafePathError, match=f"{shared}: can't find out who may write it: "):
                 use(str(shared / "x"))
 
 
 @root_alone
 @pytest.mark.parametrize("option", ["--map-root-user", "--user"])
 def test_a_user_whom_the_namespace_does_not_know(option):
-    """Where all others have one number, what has that number is another's, whoever this user is."""
+    """If all other users share one number, a file with that number belongs to another user, whoever this one is."""
     code = f"import sys; sys.path.insert(0, {str(SOURCE)!r})\nfrom powermeter.safe_path import ours; print(ours())"
     line = ["unshare", "--user", option, sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
@@ -230,7 +230,7 @@ def test_a_user_whom_the_namespace_does_not_know(option):
 
 @root_alone
 def test_an_access_control_list(place):
-    """Whom an access control list lets write may write, though the mode alone would not tell whom."""
+    """An access control list shows who may write, which the mode alone does not."""
     listed = made(place / "listed")
     everyone = 0xFFFFFFFF
     entries = [(0x01, 7, everyone), (0x02, 7, STRANGER), (0x04, 5, everyone), (0x10, 7, everyone), (0x20, 5, everyone)]
@@ -245,7 +245,7 @@ def test_an_access_control_list(place):
 
 @root_alone
 def test_root_uses_nothing_of_others(place):
-    """Root neither writes nor runs anything in another's directory, or another's file, and is told whom to become."""
+    """Root neither writes nor runs anything of another user's; the message names the user to become."""
     home = made(place / "home", owner=STRANGER)
     (home / "x").touch(mode=0o600)
     (place / "x").touch(mode=0o600)
@@ -261,7 +261,7 @@ def test_root_uses_nothing_of_others(place):
 
 @root_alone
 def test_a_user_uses_what_is_root_s_or_his(place):
-    """A user's program writes in his own and in root's directories, and not where a third one may write."""
+    """A user's program writes in the user's own and root's directories, and not where a third user may write."""
     own, other = made(place / "own", owner=USER), made(place / "other", owner=STRANGER, mode=0o777)
     with as_user(USER):
         write(own / "x")
@@ -276,7 +276,7 @@ def test_a_user_uses_what_is_root_s_or_his(place):
 
 @root_alone
 def test_a_stick_for_everyone(place, monkeypatch):
-    """On a file system that makes modes up a user writes for everyone to see; root does not, and no code is run."""
+    """On a file system with made-up modes a user may write, which everyone may see; root may not; no code is run."""
     monkeypatch.setattr(safe_path, "SHARED", (safe_path.file_system(str(place)),))
     stick = made(place / "stick", owner=STRANGER, mode=0o777)
     with as_user(USER):
@@ -292,7 +292,7 @@ def test_a_stick_for_everyone(place, monkeypatch):
 @root_alone
 @pytest.mark.parametrize("link", ["power.csv", "directory"])
 def test_a_link_on_a_stick_for_everyone(place, monkeypatch, link):
-    """There a link may be anybody's, whoever's it is shown to be, and is not followed."""
+    """There, a link may be anybody's, whoever seems to own it, and is not followed."""
     monkeypatch.setattr(safe_path, "SHARED", (safe_path.file_system(str(place)),))
     stick = made(place / "stick", mode=0o777)
     own = made(place / "own", owner=USER)
@@ -306,7 +306,7 @@ def test_a_link_on_a_stick_for_everyone(place, monkeypatch, link):
 
 
 def test_a_private_directory(tmp_path):
-    """One in which others may make names is none, though they can change nothing there."""
+    """A directory in which others may create names is not private, even if they can't change anything there."""
     (tmp_path / "public").mkdir()
     (tmp_path / "public").chmod(0o1777)
     assert make_directory(str(tmp_path / "public" / "own"), private=True)
@@ -316,7 +316,7 @@ def test_a_private_directory(tmp_path):
 
 @pytest.mark.parametrize("kind", ["FIFO", "device"])
 def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
-    """Code from a FIFO is refused at once; of a device no more is read than was asked for."""
+    """Code from a FIFO is refused at once; no more is read from a device than was asked for."""
     path = tmp_path / "settings.py"
     if kind == "FIFO":
         os.mkfifo(path, 0o600)
@@ -329,7 +329,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
 
 @root_alone
 def test_asking_another_s(place):
-    """Who asks may read what is another's in the other's own directory, and learns whose it is; no third one's."""
+    """A command that asks may read a file in its owner's directory, and learns the owner; not a third user's file."""
     run = made(place / "run", owner=USER)
     (run / "power.pid").touch(mode=0o644)
     os.chown(run / "power.pid", USER, USER)
@@ -346,7 +346,7 @@ def test_asking_another_s(place):
     "kind", ["root's file", "root's directory", "a third one's directory", "a link", "root's link"]
 )
 def test_asking_what_another_has_laid(place, kind):
-    """In another's directory, and below it, only what is that one's counts, and no link: root's may have been moved."""
+    """In another user's directory only that user's files count, and no links: root's files may have been moved."""
     run = made(place / "run", owner=USER)
     path = run / "power.pid"
     if kind == "root's file":
@@ -368,7 +368,7 @@ def test_asking_what_another_has_laid(place, kind):
 
 
 def test_asking_opens_nothing_but_a_file(tmp_path, monkeypatch):
-    """What is no file is only looked at: to open a FIFO would wake who waits there, and a device may do anything."""
+    """Anything that is not a file is not opened: opening a FIFO or a device would have effects."""
     path = tmp_path / "power.pid"
     os.mkfifo(path)
     opened = []
@@ -388,7 +388,7 @@ def test_asking_opens_nothing_but_a_file(tmp_path, monkeypatch):
 
 
 def test_the_text_of_a_path_is_printable(tmp_path):
-    """A terminal obeys no name that somebody has given to a file, and the line stays one."""
+    """A file's name can't control the terminal, and the line stays one line."""
     public = tmp_path / "\x1b[2J\n"
     public.mkdir()
     public.chmod(0o777)
@@ -437,7 +437,7 @@ def test_exchanged_in_between(tmp_path):
 
 @root_alone
 def test_exchanged_by_another_user(place):
-    """Another user's exchange, of a directory of his for a link to root's own, wins nothing in thousands of tries."""
+    """Another user who swaps a directory for a link to root's own gains nothing in thousands of tries."""
     victim = made(place / "victim", mode=0o700)
     home = made(place / "home", owner=STRANGER)
     pid = os.fork()

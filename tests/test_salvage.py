@@ -201,7 +201,7 @@ def test_a_writer_whose_counts_are_lost(damaged, caplog):
             assert cursor.read(10_000) == []
             journal.append([Row(known.name, known.count + 1, START_NS, None)])
             assert [pulse.number for pulse in cursor.read(10_000)] == [PULSES + 1]
-    assert "how far file was can't be read: it goes on from now on" in caplog.text
+    assert "the position of file can't be read: it gets only pulses from now on" in caplog.text
 
 
 def asked_in_one_go(damaged):

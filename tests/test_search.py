@@ -9,12 +9,12 @@ from powermeter.search import MAX_ALONE, Search, unit_end
 
 
 def made(count, spacing_s=20):
-    """So many pulses of one meter, *spacing_s* apart."""
+    """This number of pulses of one meter, *spacing_s* apart."""
     return [Pulse("house", n, n * spacing_s * NS_PER_S, 100.0, 1.0, n / 1000) for n in range(1, count + 1)]
 
 
 class Service:
-    """Refuses a batch with one of the *bad* in it, by their numbers; *says* is how."""
+    """Refuses a batch that contains one of the numbers *bad*; *says* is how it does so."""
 
     def __init__(self, bad, says="nothing"):
         self.bad, self.says = set(bad), says
@@ -73,7 +73,7 @@ def test_only_what_is_bad_is_given_up(bad, says):
 @pytest.mark.parametrize("says", WAYS)
 @pytest.mark.parametrize("count", [1, 2, 3, 20, 5000])
 def test_a_service_that_takes_nothing_loses_nothing(count, says):
-    """Where every pulse is refused, all are kept, and only few requests are made to find that out."""
+    """If every pulse is refused, all are kept, and it takes only a few requests to find that out."""
     service = Service(range(1, count + 1), says)
     waiting, given_up = worked_off(made(count), service)
     assert (len(waiting), given_up) == (count, 0)
@@ -81,7 +81,7 @@ def test_a_service_that_takes_nothing_loses_nothing(count, says):
 
 
 def test_a_later_pulse_decides():
-    """A pulse that was refused while it was the only one is given up once a later one is taken, and not before."""
+    """A pulse that was refused when it was the only one is given up once a later one is accepted, and not before."""
     service, search = Service({1}), Search()
     waiting, given_up = worked_off(made(1), service, search=search)
     assert (len(waiting), given_up) == (1, 0)
@@ -107,7 +107,7 @@ def test_a_service_that_stops_taking_in_the_midst_costs_one_pulse():
 @pytest.mark.parametrize("says", ["too old", "too old, by line"])
 @pytest.mark.parametrize("old", [1, 2, 7, 19, 20, 4000, 5000])
 def test_what_is_too_old_goes_in_one_piece(old, says):
-    """Pulses beyond what a service takes are given up together, not one by one; the others arrive once."""
+    """Pulses that are too old for a service are given up together, not one by one; the others arrive once."""
     count = max(old, 20)
     service = Service(range(1, old + 1), says)
     waiting, given_up = worked_off(made(count), service)
@@ -117,7 +117,7 @@ def test_what_is_too_old_goes_in_one_piece(old, says):
 
 
 def test_periods_stay_whole():
-    """With periods, a part holds whole ones, and the one with a bad pulse goes as a whole."""
+    """With periods, a part contains whole ones, and one with a bad pulse is given up as a whole."""
     pulses = made(60)  # three a minute
     period_ns = 60 * NS_PER_S
     parts = []
@@ -138,7 +138,7 @@ def test_periods_stay_whole():
 
 
 def test_too_large():
-    """What is too large is halved down to one pulse, which can't be smaller."""
+    """A batch that is too large is halved, down to one pulse, which can't be made smaller."""
     search, pulses = Search(), made(5)
     assert search.part(pulses, 0) == pulses
     assert search.too_large(pulses)
@@ -184,7 +184,7 @@ def test_each_pulse_is_stored_given_up_or_waits(count, bad, says, unhealthy, per
 
 
 def test_unit_end():
-    """A part ends where it is asked to, or with periods at the end of a whole one before that; it is never empty."""
+    """A part ends where asked, or with periods at the end of the last whole one before that; it is never empty."""
     pulses = made(12)  # three a minute, the first two in the first
     assert [unit_end(pulses, at, 0) for at in (0, 1, 5, 12, 99)] == [1, 1, 5, 12, 12]
     assert [unit_end(pulses, at, 60 * NS_PER_S) for at in (0, 1, 2, 3, 5, 12)] == [2, 2, 2, 2, 5, 12]

@@ -1,4 +1,4 @@
-"""The settings: the example, every kind of mistake with its message, and no secret in anything said."""
+"""The settings: the example, every kind of mistake with its message, and no secret in any message."""
 
 import copy
 import dataclasses
@@ -94,7 +94,7 @@ PORT_0 = f'WRITERS = {{"w": {{{INFLUXDB}, "port": 0}}}}'
 
 @pytest.fixture
 def read(tmp_path):
-    """Writes a settings.py with *text*, for its user alone, and reads it."""
+    """Writes a settings.py with *text*, readable only by its user, and reads it."""
 
     def read(text, *, mode=0o600, **options):
         path = tmp_path / "settings.py"
@@ -127,13 +127,13 @@ def file_at(path):
 
 
 def test_the_example_has_the_promised_values():
-    """settings.py.example holds every promised setting with its promised default, and no other."""
+    """settings.py.example has every promised setting with its promised default, and no other."""
     found = {name: value for name, value in runpy.run_path(str(EXAMPLE)).items() if not name.startswith("_")}
     assert found == PROMISED
 
 
 def test_the_example_can_be_read():
-    """The example, copied as it is, is without a mistake and without a warning, and only its file is written."""
+    """A plain copy of the example has no mistakes and no warnings, and only its file is written."""
     found = reading.read(str(EXAMPLE))
     assert found.warnings == ()
     assert [(w.name, w.type) for w in found.writers] == [("file", "file")]
@@ -161,7 +161,7 @@ def test_what_is_left_out_keeps_the_value_of_the_example(read, tmp_path):
     ],
 )
 def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, given):
-    """In a writer's entry, too, what is left out keeps the example's value."""
+    """Keys that are left out of a writer's entry keep the example's values, too."""
     found = read(f"WRITERS = {{'mine': { ({'type': name} | given)!r}}}").writers[0]
     promised = {
         key: value for key, value in (PROMISED["WRITERS"][name] | given).items() if key not in ("type", "enabled")
@@ -174,7 +174,7 @@ def test_a_writer_s_keys_left_out_keep_the_values_of_the_example(read, name, giv
 
 
 def test_a_file_with_everything_set(read, tmp_path):
-    """Every setting is taken as it is given."""
+    """Every setting is read as it was written."""
     shutil.copy(certifi.where(), tmp_path / "ca.pem")
     found = read(f"""
 import os                                    # a module, and names of one's own in lower case, are no settings
@@ -220,13 +220,13 @@ WRITERS = {{
 
 @pytest.mark.parametrize("library", ["auto", "gpiod", "RPi.GPIO"])
 def test_every_library_of_pins_may_be_chosen(read, library):
-    """GPIO_LIBRARY is each of the three words."""
+    """GPIO_LIBRARY may be any of the three words."""
     assert read(f"GPIO_LIBRARY = {library!r}").gpio_library == library
 
 
 @pytest.mark.parametrize("library", ["auto", "gpiod"])
 def test_a_shortest_flash_may_be_asked_for(read, library):
-    """min_flash_ms is taken beside gpiod, and beside "auto", where which board there is shows later."""
+    """min_flash_ms is allowed with gpiod, and with "auto", which chooses the board only later."""
     found = read(f"GPIO_LIBRARY = {library!r}; " + meter('"min_flash_ms": 2'))
     assert [m.min_flash_ms for m in found.meters] == [2]
 
@@ -240,7 +240,7 @@ NO_LENGTH = 'RPi.GPIO does not tell how long a flash is, GPIO_LIBRARY = "gpiod" 
 OWN = '("meter" has a meaning of its own)'
 TAGS = '"meter" and "time" not among them, such as {"home": "yes"}'
 NAME = "a name of 1 to 32 characters of a-z A-Z 0-9 _ -"
-HOST = 'a host name or address alone, such as "192.168.1.5"'
+HOST = 'just a host name or address, such as "192.168.1.5"'
 UNQUOTED = "(text needs quotes; True, False and None have a capital)"
 CA_FILE = "True, False or the absolute path of a file of CA certificates (PEM)"
 ENTRY = "a dict, as in settings.py.example"
@@ -485,18 +485,18 @@ WRITERS = {{"x": {{"type": "files"}}, "y": {{{INFLUXDB}, "port": 0, "ssl": "yes"
 
 @pytest.mark.parametrize(("text", "mistakes"), WRONG, ids=[text.strip()[:50] for text, _ in WRONG])
 def test_a_mistake_is_named_with_what_is_allowed(read, text, mistakes):
-    """Each mistake has one line: its key, what was found and what is allowed; nothing else is complained about."""
+    """Each mistake has one line: its key, what was found and what is allowed; there are no other complaints."""
     assert sorted(mistakes_in(read, text)) == sorted(mistakes)
 
 
 @pytest.mark.parametrize("text", ["KEEP_DAYS = 400\n\0\0\0", "\0" * 4096])
 def test_null_bytes(read, text):
     """A file with null bytes, as a power cut may leave it, is refused with what to do; there is no line to name."""
-    assert mistakes_in(read, text) == ["holds bytes that are no text: copy the example again"]
+    assert mistakes_in(read, text) == ["contains bytes that are not text: copy the example again"]
 
 
 def test_a_file_that_is_not_text(tmp_path):
-    """A binary file is no Python, and said to be none."""
+    """A binary file is reported as one that is not text."""
     path = tmp_path / "settings.py"
     path.write_bytes(b"\xff\xfe\xfa KEEP_DAYS")
     with pytest.raises(SettingsError, match="not Python"):
@@ -504,7 +504,7 @@ def test_a_file_that_is_not_text(tmp_path):
 
 
 def test_a_long_value_is_cut(read):
-    """A mistake stays a line one can read, however long the value is."""
+    """A mistake stays a readable line, however long the value is."""
     (mistake,) = mistakes_in(read, f"DATA_DIR = {'x' * 5000!r}")
     assert len(mistake) < 200
     assert "\n" not in mistake
@@ -527,7 +527,7 @@ def test_a_value_with_a_newline_stays_on_its_line(read):
     ],
 )
 def test_a_file_that_cant_be_read(tmp_path, kind, reason):
-    """Where there is no file to read, the path and the system's reason are said."""
+    """If there is no file to read, the mistake has the path and the system's reason."""
     path = tmp_path / "settings.py"
     if kind == "directory":
         path.mkdir()
@@ -559,7 +559,7 @@ def test_a_file_that_cant_be_read(tmp_path, kind, reason):
     ],
 )
 def test_a_file_that_would_be_waited_for_or_has_no_end(tmp_path, kind, reason):
-    """What is no file, or is far too large for settings, is refused in one line, and not waited for."""
+    """Anything that is not a file, or far too large for settings, is refused in one line, without waiting for it."""
     path = tmp_path / "settings.py"
     if kind == "FIFO":
         os.mkfifo(path, 0o600)
@@ -574,7 +574,7 @@ def test_a_file_that_would_be_waited_for_or_has_no_end(tmp_path, kind, reason):
 
 
 def test_certificates_are_not_waited_for(read, tmp_path):
-    """A FIFO is no file of certificates: nobody waits for what may come from it."""
+    """A FIFO is not a file of certificates: the program does not wait for what may come from it."""
     os.mkfifo(tmp_path / "ca.pem")
     text = writer(f'"type": "influxdb", "verify_ssl": "{tmp_path}/ca.pem"')
     (mistake,) = mistakes_in(read, text)
@@ -582,7 +582,7 @@ def test_certificates_are_not_waited_for(read, tmp_path):
 
 
 def test_certificates_that_others_may_write(read, tmp_path):
-    """Who may write the file of certificates says whom the password is sent to: it is refused, as code would be."""
+    """Whoever may write the file of certificates decides who gets the password: it is refused, as code would be."""
     path = tmp_path / "ca.pem"
     shutil.copy(certifi.where(), path)
     path.chmod(0o666)
@@ -617,12 +617,12 @@ LONG = "A" * 57 + "..."
     ids=["long name", "long key", "control characters", "control characters in an error", "number of 5,000 digits"],
 )
 def test_a_mistake_is_a_plain_short_line(read, text, mistake):
-    """Whatever stands in the file, a mistake is a line that fits and does nothing to a terminal."""
+    """Whatever the file contains, a mistake is a line of limited length that can't control a terminal."""
     assert mistakes_in(read, text) == [mistake]
 
 
 def test_names_that_are_no_text(read):
-    """What globals() is given under a name that is no text is no setting."""
+    """A global whose name is not text is not a setting."""
     assert read("globals()[3] = globals()[None] = 4; KEEP_DAYS = 5").keep_days == 5
 
 
@@ -641,12 +641,12 @@ def test_names_that_are_no_text(read):
     ],
 )
 def test_text_that_would_fail_later(read, text):
-    """Half a character, a path of two lines or longer than Linux takes, and a host that is none are mistakes."""
+    """Half a character, a path of two lines or longer than Linux accepts, and an impossible host are mistakes."""
     assert len(mistakes_in(read, text)) == 1
 
 
 def test_a_class_of_the_file_s_own(read):
-    """A value whose own class raises while it is looked at is the file's mistake, with its line; ours stay bugs."""
+    """If a value's own class raises an error, that is a mistake in the file, with its line; our errors stay bugs."""
     text = f"""class Odd(int):
     def __le__(self, other):
         raise RuntimeError("{SECRET}")
@@ -658,7 +658,7 @@ KEEP_DAYS = Odd(5)
 
 
 def test_a_settings_error_is_what_a_caller_would_expect(read):
-    """A SettingsError is a PowerError and a ValueError, with a line for each mistake that begins with the path."""
+    """A SettingsError is a PowerError and a ValueError, with one line per mistake that begins with the path."""
     with pytest.raises(ValueError, match="KEEP_DAYS") as error:
         read("KEEP_DAYS = 0; CLOCK_WAIT = 'x'")
     assert isinstance(error.value, PowerError)
@@ -668,7 +668,7 @@ def test_a_settings_error_is_what_a_caller_would_expect(read):
 
 
 def test_a_disabled_writer_may_be_unfinished(read):
-    """What a disabled writer's keys hold is not checked, but their names are."""
+    """The values of a disabled writer's keys are not checked, but their names are."""
     assert read(writer('"type": "librato", "enabled": False, "user": 3, "period": -1')).writers == ()
     assert mistakes_in(read, writer('"type": "librato", "enabled": False, "usr": 3')) == [
         'WRITERS["w"]["usr"]: unknown, did you mean user?'
@@ -724,7 +724,7 @@ SECRETS = {
 @pytest.mark.parametrize("place", SECRETS)
 @pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
 def test_no_secret_in_a_mistake_or_a_warning(read, place):
-    """Wherever a password stands, in its place or not, no mistake and no warning shows it."""
+    """Wherever a password was written, in its place or not, no mistake and no warning shows it."""
     assert SECRET in SECRETS[place]
     try:
         said = "\n".join(read(SECRETS[place], mode=0o644).warnings)
@@ -760,7 +760,7 @@ def test_no_secret_on_the_terminal(tmp_path, place):
     ],
 )
 def test_a_secret_that_was_read_is_shown_as_stars(read, show):
-    """However the settings that were read are shown, the password is not; its text is given where it is asked for."""
+    """However settings are printed, the password is not shown; its text is available only on request."""
     found = read(writer(INFLUXDB))
     assert "***" in show(found)
     assert SECRET not in show(found)
@@ -768,7 +768,7 @@ def test_a_secret_that_was_read_is_shown_as_stars(read, show):
 
 
 def test_secrets_are_compared(read):
-    """A password that was changed makes other settings, an equal one does not; a copy is the same."""
+    """Settings with a different password differ, those with an equal one do not; a copy is the same."""
     one, same, other = (read(writer(INFLUXDB.replace(SECRET, text))) for text in ("a", "a", "b"))
     assert one == same != other
     assert copy.deepcopy(one) == copy.copy(one) == one
@@ -794,9 +794,9 @@ def test_secrets_are_compared(read):
     ],
 )
 def test_a_password_that_others_may_read_is_warned_of(read, tmp_path, text, mode, warned):
-    """A file that others may read is warned of while a password or token stands in it, and only then."""
+    """A file that others may read is warned about while it contains a password or token, and only then."""
     path = tmp_path / "settings.py"
-    line = f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}"
+    line = f"{path}: others may read it, and it contains a password or token: chmod o-r {path}"
     assert read(text, mode=mode).warnings == ((line,) if warned else ())
 
 
@@ -835,7 +835,7 @@ LOGIN = '"type": "influxdb", "username": "me", "password": "p"'
     ],
 )
 def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, warned):
-    """There is a warning of a password or token that others can read, or that whoever answers is sent."""
+    """There is a warning about a password or token that others can read, or that is sent to whoever answers."""
     found = read(writer(entry)).warnings
     assert len(found) == (warned is not None), found
     if warned:
@@ -844,7 +844,7 @@ def test_a_secret_that_others_can_get_at_is_warned_of(read, tmp_path, entry, war
 
 
 def test_a_secret_of_a_type_of_one_s_own(read, monkeypatch):
-    """Of another type of writer it is not known how it sends its secret, which is one all the same."""
+    """How another type of writer sends its secret is not known, but it is a secret all the same."""
     key = schema.Key(None, schema.optional(schema.absolute_path), secret=True)
     monkeypatch.setitem(writer_type("file").keys, "token", key)
     found = read(writer(f'"type": "file", "token": "/{SECRET}"'))
@@ -864,7 +864,7 @@ def test_a_check_warns_of_a_secret_that_others_can_get_at(tmp_path):
 
 
 def test_the_host_that_librato_left_is_warned_of(read):
-    """Librato's own host no longer answers: an enabled writer to it is warned of, by name."""
+    """Librato's own host no longer answers: there is a warning, with its name, about an enabled writer to it."""
     (warning,) = read(writer('"type": "librato", "user": "me", "token": "t"')).warnings
     for words in ('WRITERS["w"]', "metrics-api.librato.com", "2026-01-31"):
         assert words in warning
@@ -872,7 +872,7 @@ def test_the_host_that_librato_left_is_warned_of(read):
 
 @pytest.mark.parametrize("mode", [0o606, 0o666, 0o602])
 def test_what_others_may_write_is_not_run(read, tmp_path, mode):
-    """A file that others may write is not run, and nothing of it, whoever asks; the line says what to type."""
+    """No part of a file that others may write is run, whoever asks; the line says which command to type."""
     ran, path = tmp_path / "ran", tmp_path / "settings.py"
     text = f"open({str(ran)!r}, 'w').close()"
     for ask in (lambda: read(text, mode=mode), lambda: reading.data_dir_of(str(path))):
@@ -896,7 +896,7 @@ def test_what_others_may_write_is_not_run(read, tmp_path, mode):
     ],
 )
 def test_where_a_file_is(read, monkeypatch, path, placed):
-    """A relative path starts at DATA_DIR, ~ is the user's home; the log file's likewise."""
+    """A relative path starts at DATA_DIR, and ~ is the user's home; the same is true of the log file."""
     monkeypatch.setenv("HOME", "/home/me")
     log_file = path + ".log"
     found = read(f"DATA_DIR, LOG_FILE = '/srv/power', {log_file!r}; {file_at(path)}")
@@ -915,7 +915,7 @@ def test_where_the_data_are(read, monkeypatch):
 
 
 def test_a_home_that_is_not_there(read, monkeypatch):
-    """Where the user has no home, what would be in it is refused: nothing gets the name ~."""
+    """If the user has no home, paths in it are refused: nothing gets the name ~."""
 
     def unknown(_uid):
         raise KeyError
@@ -926,12 +926,12 @@ def test_a_home_that_is_not_there(read, monkeypatch):
     if AS_ROOT:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
     no_home = (
-        "DATA_DIR: None is in the user's home, and there is none: set HOME, or DATA_DIR to a path that begins with /"
+        "DATA_DIR: None means a directory in the user's home, which is unknown: set HOME, or a path that begins with /"
     )
     with pytest.raises(SettingsError) as error:
         read("")
     assert str(error.value) == no_home
-    with pytest.raises(SettingsError, match="and there is none"):
+    with pytest.raises(SettingsError, match="which is unknown"):
         reading.data_dir_of("/dev/null")
     text = f"DATA_DIR, LOG_FILE = '~/data', '~/power.log'; {file_at('~nobody-of-this-name/a.csv')}"
     allowed = "allowed: a path without ~, as no such home is known"
@@ -943,7 +943,7 @@ def test_a_home_that_is_not_there(read, monkeypatch):
 
 
 def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
-    """DATA_DIR alone can be asked for, mistakes elsewhere or not; a mistake in it is named."""
+    """DATA_DIR can be read on its own, even if there are mistakes elsewhere; a mistake in it is named."""
     path = tmp_path / "settings.py"
     path.write_text("DATA_DIR = '/srv/power'; KEEP_DAYS = 0")
     path.chmod(0o600)
@@ -954,7 +954,7 @@ def test_the_data_dir_of_a_file_with_other_mistakes(read, tmp_path):
 
 
 def test_which_file_is_found(tmp_path, monkeypatch):
-    """$POWER_SETTINGS comes first, then the directories in their order; without a file there is none."""
+    """$POWER_SETTINGS comes first, then the directories in their order; None if no file exists."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -982,7 +982,7 @@ WRITERS = {{
 
 
 def test_invented_watts_for_the_file_alone(read):
-    """Invented watts go to the writers of files alone, and every file stands inside DATA_DIR/simulated."""
+    """Invented watts go only to writers of files, and every file is inside DATA_DIR/simulated."""
     found = read(TWO, simulated="file")
     assert found.data_dir == "/srv/power/simulated"
     assert {w.name: w.options["path"] for w in found.writers} == {
@@ -994,7 +994,7 @@ def test_invented_watts_for_the_file_alone(read):
 
 @pytest.mark.parametrize("path", ["../power.csv", "../../a.csv", "x/../../power.csv", "~/../../a.csv"])
 def test_invented_watts_never_reach_a_real_file(read, path):
-    """No path leads invented watts out of DATA_DIR/simulated, where the real ones are."""
+    """No path leads invented watts out of DATA_DIR/simulated, to where the real ones are."""
     text = f"DATA_DIR, LOG_FILE = '/srv/power', {path!r}; {file_at(path + 'x')}"
     found = read(text, simulated="file")
     assert found.writers[0].options["path"].startswith("/srv/power/simulated/")
@@ -1002,7 +1002,7 @@ def test_invented_watts_never_reach_a_real_file(read, path):
 
 
 def test_invented_watts_for_all(read):
-    """With settings of one's own named, invented watts go to all writers; their data stand apart still."""
+    """If the user names settings, invented watts go to all writers, but their data is still kept apart."""
     found = read(TWO, simulated="all")
     assert found.data_dir == "/srv/power/simulated"
     assert [w.name for w in found.writers] == ["file", "far", "db"]
@@ -1010,7 +1010,7 @@ def test_invented_watts_for_all(read):
 
 
 def test_mistakes_of_a_writer_that_is_left_out_are_named(read):
-    """Also where only the file is written, the other writers' mistakes are said."""
+    """Mistakes in other writers are reported even if only the file is written."""
     with pytest.raises(SettingsError, match="port"):
         read(writer(f'{INFLUXDB}, "port": 0'), simulated="file")
 
@@ -1020,7 +1020,7 @@ def test_mistakes_of_a_writer_that_is_left_out_are_named(read):
 
 @pytest.mark.parametrize("args", [["--check"], ["--nodaemon"], ["--nodaemon", "--simulate"], [], ["--restart"]])
 def test_every_mistake_has_its_line_on_the_terminal(tmp_path, args):
-    """With wrong settings nothing starts: exit status 1, and a line on stderr for each mistake, whatever was asked."""
+    """With wrong settings nothing starts: exit status 1, and one line on stderr per mistake, for every command."""
     program = Program(tmp_path, f"KEEP_DAYS = 0\nKEEP_DAY = 1\nL1_PIN = True\n{PORT_0}")
     done = program.run(*args)
     assert done.returncode == 1
@@ -1039,14 +1039,14 @@ def test_every_mistake_has_its_line_on_the_terminal(tmp_path, args):
 
 
 def test_no_settings_at_the_path_that_was_named(tmp_path):
-    """--settings with a path where nothing is: exit status 1, one line."""
+    """--settings with the path of a missing file: exit status 1, one line."""
     done = Program(tmp_path).run("--check", "--settings", str(tmp_path / "none.py"))
     assert done.returncode == 1
     assert done.stderr == f"power: {tmp_path}/none.py: can't be read: No such file or directory\n"
 
 
 def test_a_relative_path_is_taken_from_the_caller_s_directory(tmp_path):
-    """--settings with a relative path is the caller's, and the mistakes name it whole."""
+    """A relative path after --settings starts at the caller's directory, and mistakes show the full path."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "mine.py").write_text("KEEP_DAYS = 0")
     (tmp_path / "here" / "mine.py").chmod(0o600)
@@ -1055,7 +1055,7 @@ def test_a_relative_path_is_taken_from_the_caller_s_directory(tmp_path):
 
 
 def test_warnings_are_said_on_the_terminal(tmp_path):
-    """A warning is said on stderr, prefixed like a mistake, and stops nothing."""
+    """A warning is printed on stderr, prefixed like a mistake, and prevents nothing."""
     program = Program(tmp_path, writer(f'{INFLUXDB}, "host": "127.0.0.1", "port": 1'))
     program.settings.chmod(0o644)
     done = program.run("--check")
@@ -1065,10 +1065,10 @@ def test_warnings_are_said_on_the_terminal(tmp_path):
 
 @pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "lock", "power.pid", "power.log"])
 def test_no_writer_has_a_file_of_the_program(tmp_path, name):
-    """A writer's file never has the name of one that the program uses: lines in the journal would destroy it."""
+    """A writer's file never has the name of one of the program's own: lines in the journal would destroy it."""
     path = tmp_path / "settings.py"
     path.write_text(f'DATA_DIR = "{tmp_path}"\nWRITERS = {{"file": {{"type": "file", "path": "{name}"}}}}\n')
-    with pytest.raises(SettingsError, match="another name, this one the program uses itself"):
+    with pytest.raises(SettingsError, match="another name, the program uses this one itself"):
         reading.read(str(path))
 
 
@@ -1084,13 +1084,13 @@ def test_no_writer_has_a_file_of_the_program(tmp_path, name):
     ],
 )
 def test_no_file_begins_like_the_journal(read, name, simulated):
-    """What begins like the journal, beside it, may be made for a damaged one or taken for it: no file, nor the log."""
+    """Names beside the journal that begin like it are reserved for it: neither a file nor the log may have one."""
     found = mistakes_in(read, f"DATA_DIR, LOG_FILE = '/srv/power', {name!r}; {file_at(name)}", simulated=simulated)
-    assert len([line for line in found if "another name, this one the program uses itself" in line]) == 2
+    assert len([line for line in found if "another name, the program uses this one itself" in line]) == 2
 
 
 def test_a_file_that_begins_like_the_journal_elsewhere(read):
-    """Beside no journal such a name is the user's own."""
+    """Where there is no journal, the user may choose such a name."""
     (writer,) = read(f"DATA_DIR = '/srv/power'; {file_at('/mnt/journal.db.csv')}").writers
     assert writer.options["path"] == "/mnt/journal.db.csv"
 
@@ -1104,7 +1104,7 @@ def test_certificates_that_are_not_there(read):
 
 
 def test_certificates_by_a_relative_path(read, tmp_path, monkeypatch):
-    """It would start at another directory once the program is a daemon."""
+    """It would start at a different directory once the program is a daemon."""
     shutil.copy(certifi.where(), tmp_path / "ca.pem")
     monkeypatch.chdir(tmp_path)
     (mistake,) = mistakes_in(read, writer('"type": "influxdb", "verify_ssl": "ca.pem"'))
@@ -1131,13 +1131,13 @@ def test_hosts(read, found, taken):
     "found", ["[::1", "::1]", "[192.168.1.5]", "a..b", "...", "a" * 64, "fe80::1%", "nas%eth0", ""]
 )
 def test_hosts_that_are_none(read, found):
-    """What no name and no address can look like is refused before it is asked for."""
+    """Anything that can't be a name or an address is refused before it is looked up."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "host": "{found}"'))
     assert mistake.endswith(f", allowed: {HOST}")
 
 
 def test_another_board_s_lines(read):
-    """With its chip named, lines beyond the Pi's 27 are taken: they are numbered as that chip numbers them."""
+    """If a chip is named, lines beyond the Pi's 27 are allowed: they have that chip's own numbers."""
     text = "PIN_NUMBERING = 'BCM'; GPIO_CHIP = '/dev/gpiochip1'; L1_PIN = 271; " + meter(pin="45")
     found = read(text)
     assert (found.l1_pin, found.meters[0].pin) == (271, 45)
@@ -1148,7 +1148,7 @@ def test_another_board_s_lines(read):
     ["energy", "power", "register", "Power", "_field", "_measurement", "_time", "_value", "time", "meter", "__x"],
 )
 def test_tags_with_a_name_that_has_a_meaning(read, name):
-    """A tag named like a field of ours, or like a column of the server's, breaks queries: the mistake names it."""
+    """A tag with the name of one of our fields, or of a server's column, breaks queries: the mistake names it."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "tags": {{"room": "hall", {name!r}: "x"}}'))
     assert "allowed: a dict of 0 to 49 names to texts" in mistake
     assert name.startswith("__") or f'("{name.lower()}" has a meaning of its own)' in mistake
@@ -1161,13 +1161,13 @@ def test_tags_with_a_name_that_has_a_meaning(read, name):
         ("10", None),
         (
             "0.5",
-            "0.5 impulses per kWh is one flash in 2 kWh: where the meter's face says so many Wh per impulse, set 2000",
+            "0.5 impulses per kWh is one flash in 2 kWh: if that number on the meter is Wh per impulse, set 2000",
         ),
         ("0.05", "0.05 impulses per kWh is one flash in 20 kWh"),
     ],
 )
 def test_few_impulses(read, impulses, warning):
-    """Some meters name Wh per impulse: what reads like that is asked about, and taken as it stands."""
+    """Some meters show Wh per impulse: a number that looks like that gets a warning, and is used as it is."""
     found = read(meter(impulses=impulses))
     assert found.meters[0].impulses_per_kwh == float(impulses)
     assert len(found.warnings) == (warning is not None)
@@ -1185,7 +1185,7 @@ def test_path(read, found, taken):
 
 @pytest.mark.parametrize("found", ["influx", "/a b", "/a?b", "/a#b", "/\u00e9", None])
 def test_paths_that_are_none(read, found):
-    """What is no path of a URL."""
+    """These are not paths of a URL."""
     (mistake,) = mistakes_in(read, writer(f'"type": "influxdb", "path": {found!r}'))
     assert mistake.endswith('allowed: text that begins with /, such as "/influx", or ""')
 
@@ -1228,14 +1228,14 @@ def test_mistakes_of_mqtt(read, entry, mistake):
 
 
 def test_mqtt_that_is_no_dict(read):
-    """Text in its place may be the password, and is not shown."""
+    """Text instead of a dict may be the password, and is not shown."""
     assert mistakes_in(read, 'MQTT = "hunter2"') == [
         "MQTT: found a str of 7, allowed: a dict, as in settings.py.example, or None"
     ]
 
 
 def test_names_of_meters_that_mqtt_takes(read):
-    """A meter may not have a name that MQTT or Home Assistant can't tell from another; without them it may."""
+    """With MQTT, names of meters must differ for Home Assistant, too; without it they need not."""
     meters = (
         "METERS = {n: {'pin': p, 'impulses_per_kwh': 1} for n, p in (('status', 18), ('Heat-1', 22), ('heat_1', 11))}"
     )
@@ -1251,7 +1251,7 @@ def test_names_of_meters_that_mqtt_takes(read):
 
 
 def test_mqtt_of_invented_watts(read):
-    """Invented watts for all have a topic of their own; those for the file alone go to no broker, which is told."""
+    """Invented watts for all have a topic of their own; those only for the file go to no broker, which is reported."""
     for_all = read('MQTT = {"topic": "home/power"}', simulated="all")
     assert (for_all.mqtt.topic, for_all.left_out) == ("home/power_simulated", ())
     for_file = read("MQTT = {}", simulated="file")
@@ -1268,12 +1268,12 @@ def test_mqtt_of_invented_watts(read):
     ],
 )
 def test_a_password_that_others_can_read(read, entry, warning):
-    """Each start warns where others can get at the broker's password."""
+    """Each start warns if others can get the broker's password."""
     said = read(f'MQTT = {{"username": "u", "password": "hunter2", {entry}}}').warnings
     assert (len(said) == 1 and f": MQTT: {warning}" in said[0]) if warning else said == ()
 
 
 def test_a_file_with_the_brokers_password(read):
-    """Settings that others may read are warned of where the broker's password stands in them."""
+    """There is a warning if others may read settings that contain the broker's password."""
     said = read('MQTT = {"username": "u", "password": "hunter2"}', mode=0o644).warnings
-    assert any("others may read it, and a password or token stands in it" in line for line in said)
+    assert any("others may read it, and it contains a password or token" in line for line in said)

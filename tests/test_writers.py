@@ -12,7 +12,7 @@ from powermeter.writers import WRITERS, writer_type
 
 
 class FilePlace:
-    """A file, and what stands in it."""
+    """A file, and its contents."""
 
     kind = "file"
 

@@ -1,4 +1,4 @@
-// aedes.mjs MODULE PORT: a broker by the library aedes, which speaks MQTT 3.1.1 alone, on loopback.
+// aedes.mjs MODULE PORT: a broker by the library aedes, which speaks only MQTT 3.1.1, on loopback.
 import { createServer } from 'node:net'
 import { pathToFileURL } from 'node:url'
 

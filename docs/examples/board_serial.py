@@ -63,9 +63,9 @@ class SerialBoard:
         except BlockingIOError:
             return edges
         except OSError as error:
-            raise BoardError(f"{self._path}: no edges come any more: {error.strerror}") from error
+            raise BoardError(f"{self._path}: no more edges come: {error.strerror}") from error
         if not came:
-            raise BoardError(f"{self._path}: no edges come any more: the line has gone")
+            raise BoardError(f"{self._path}: no more edges come: the line has gone")
         now_ns = time.monotonic_ns()
         meters = [byte - ord("0") for byte in came]
         return [*edges, *(Edge(meter, now_ns) for meter in meters if 0 <= meter < self._meters)]

@@ -11,15 +11,15 @@ from powermeter.safe_path import read_code
 if TYPE_CHECKING:
     import ssl
 
-#: The most that is read of a file of CA certificates, in bytes: Debian's own bundle has 230,000.
+#: How much of a file of CA certificates is read at most, in bytes: Debian's own bundle has 230,000.
 MAX_CERTIFICATES = 5_000_000
 
 
 def verify_ssl(found: Any) -> bool | str:
     """
-    True, False, or a file of CA certificates; by no relative path, as a daemon leaves its caller's directory.
+    True, False, or the path of a file of CA certificates; not a relative one, because a daemon changes its directory.
 
-    A file that is not there may be on a disk that is not mounted yet: it is waited for.
+    A missing file may be on a disk that is not mounted yet: the writer or view waits for it.
     """
     if isinstance(found, bool):
         return found
@@ -39,16 +39,16 @@ def verify_ssl(found: Any) -> bool | str:
 
 def context(verify: bool | str) -> "ssl.SSLContext":
     """
-    What TLS trusts, by a checked ``verify_ssl``: the system's CAs for True, anybody for False, or the CAs in a file.
+    What TLS trusts, for a checked ``verify_ssl``: the system's CAs for True, anybody for False, or the CAs in a file.
 
-    Raises :exc:`OSError` where that file can't be read, has no certificates, or
-    may be written by others.
+    Raises :exc:`OSError` if that file can't be read, has no certificates, or may
+    be written by others.
     """
-    import ssl  # 6 MiB that only those need who use TLS
+    import ssl  # it takes 6 MiB, so import it only if TLS is used
 
     made = ssl.create_default_context(cadata=_certificates(verify) if isinstance(verify, str) else None)
     if isinstance(verify, str):
-        # From Python 3.13 on it refuses CAs that lack what RFC 5280 asks for; many that people have made themselves do.
+        # From Python 3.13 on, the default refuses CAs that lack what RFC 5280 requires, like many home-made ones.
         made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not verify:
         made.check_hostname = False
@@ -57,8 +57,8 @@ def context(verify: bool | str) -> "ssl.SSLContext":
 
 
 def _certificates(path: str) -> str:
-    """The PEM text in the file *path*, which is judged as code is: it says whom a password may be sent to."""
+    """The PEM text in the file *path*, which is checked like code: it decides who may receive a password."""
     text = read_code(path, MAX_CERTIFICATES).decode("ascii", "ignore")  # what is not ASCII is a comment
     if "-----BEGIN" not in text:
-        raise OSError(errno.EINVAL, "there is none in it")
+        raise OSError(errno.EINVAL, "the file contains none")
     return text

@@ -16,7 +16,7 @@ from powermeter.periods import unknown_zone, zone
 from powermeter.safe_path import resolved
 from powermeter.settings.values import JOURNAL, OWN_FILES, MqttSettings, PageSettings, Settings, WriterSettings
 from powermeter.views.mqtt import place
-from powermeter.views.mqtt.broker import look
+from powermeter.views.mqtt.broker import read_retained
 from powermeter.views.page import url
 from powermeter.views.page.server import listening
 from powermeter.writers import open_writer
@@ -140,14 +140,14 @@ def _page(settings: PageSettings, running: int | None) -> str:
 
 def _mqtt(settings: MqttSettings, meters: Sequence[str], path: str | None) -> str:
     """Try the broker of *settings*, and say what it has retained; the journal at *path* knows whose that is."""
-    retained = look(settings, meters)
+    retained = read_retained(settings, meters)
     own_id = about(path).get("id") if path else None
     if retained.monitor and own_id and retained.monitor != own_id:
         raise BrokerError(
             f"another monitor publishes below {settings.topic} at {place(settings)}: its id is {retained.monitor}, "
             f"ours {own_id}"
         )
-    energies = [f"{name} with {kwh:,.3f} kWh" for name, kwh in retained.energies.items()]
     broker = f"{retained.version or 'a broker'} at {place(settings)}, by MQTT {'5' if retained.mqtt5 else '3.1.1'}"
-    has = f"the monitor {retained.monitor}{', ours' if own_id else ''}" if retained.monitor else "nothing"
-    return f"{broker}; it lets us read {settings.topic}, and has retained there {', '.join([has, *energies])}"
+    found = [f"the monitor {retained.monitor}{', ours' if own_id else ''}"] if retained.monitor else []
+    found += [f"{name} with {kwh:,.3f} kWh" for name, kwh in retained.energies.items()]
+    return f"{broker}; it lets us read {settings.topic}, and has {', '.join(found) or 'nothing'} retained there"

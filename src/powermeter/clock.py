@@ -1,9 +1,9 @@
 """
-The machine's clocks: how far the wall clock is ahead of the monotonic one, and whether it can be believed yet.
+The machine's clocks: how far the wall clock is ahead of the monotonic one, and whether it can be trusted yet.
 
-A Pi without a clock chip boots with the time of its last shutdown, or of years
-ago, and is set over the network some minutes later. What is counted before
-that has a right place on the monotonic clock alone.
+A Pi without a clock chip boots with the time of its last shutdown, or a time
+years ago, and gets the right time over the network some minutes later. Until
+then, only the monotonic clock tells when a pulse came.
 """
 
 import glob
@@ -12,28 +12,29 @@ import struct
 import threading
 import time
 
-#: Two readings of clocks within this, in ns, are of one moment.
+#: Readings of two clocks within this time, in ns, count as simultaneous.
 NEAR_NS = 100_000
 
-#: 2026-01-01 in ns: no clock before it is right, this program is younger.
+#: 2026-01-01 in ns: a clock that shows an earlier time is wrong, as this program is younger.
 EARLIEST_NS = 1_767_225_600 * 10**9
 
-#: The kernel's limit of a clock's error, in us: at boot and after each step the error is at this limit, until an NTP
-#: client says how large it can be (Linux, include/linux/timex.h, NTP_PHASE_LIMIT). A client that leaves the flag
-#: STA_UNSYNC set, so that the kernel does not write to a hardware clock, says it too: chrony without rtcsync does.
-#: timedatectl goes by the same rule.
+#: The kernel's upper limit for the clock's error, in us. At boot and after each step the error is at this limit, until
+#: an NTP client reports how large it can be (Linux, include/linux/timex.h, NTP_PHASE_LIMIT). A client that leaves the
+#: flag STA_UNSYNC set, so that the kernel does not write to a hardware clock, reports it too, as chrony without rtcsync
+#: does. timedatectl follows the same rule.
 WORST_ERROR_US = 16_000_000
-#: struct timex, adjtimex(2): modes, offset, freq, maxerror; with room for the rest of it.
+#: The beginning of struct timex, adjtimex(2): modes, offset, freq, maxerror; and enough bytes for all of it.
 TIMEX_TO_MAXERROR = "@Illl"
 TIMEX_BYTES = 512
 
-#: "1" in one of these: the kernel has set the time from that hardware clock at boot; and beside it that clock's own
-#: time now, in whole s since 1970, UTC (Linux, Documentation/ABI/testing/sysfs-class-rtc).
+#: A file that holds "1" if the kernel set the time from that hardware clock at boot; and beside it a file with that
+#: clock's own current time, in whole s since 1970, UTC (Linux, Documentation/ABI/testing/sysfs-class-rtc).
 HARDWARE_CLOCKS = "/sys/class/rtc/*/hctosys"
 OWN_TIME = "since_epoch"
 
-#: How far a hardware clock may be from the wall clock that it has set, in s; and in s of each s since the boot, as both
-#: run freely without a network: Linux takes no crystal to be off by more (include/linux/timex.h, MAXFREQ).
+#: How far a hardware clock may be from the wall clock that was set from it, in s; and how much further per second since
+#: the boot, as both run freely without a network: Linux allows a crystal no larger error (include/linux/timex.h,
+#: MAXFREQ).
 APART_S, DRIFT = 5.0, 500e-6
 
 
@@ -41,9 +42,9 @@ class Clock:
     """
     The machine's clocks, and whether the wall clock is right.
 
-    The keeper and the monitor receive one, so that a test can pass in another,
-    which it sets and whose waits take no time. *hardware_clocks* is a glob
-    pattern of the kernel's files that say whether a hardware clock has set the time.
+    The keeper and the monitor are given one, so that a test can pass in another
+    that it sets itself and whose waits take no time. *hardware_clocks* is a glob
+    pattern for the kernel's files that say whether a hardware clock set the time.
     """
 
     def __init__(self, hardware_clocks: str = HARDWARE_CLOCKS) -> None:
@@ -54,7 +55,7 @@ class Clock:
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        """The monotonic clock's time, in ns: nobody can set it, and only differences of it have a meaning."""
+        """The monotonic clock's time, in ns: nobody can set it, and only its differences have a meaning."""
         return time.monotonic_ns()
 
     def monotonic_s(self) -> float:
@@ -74,17 +75,16 @@ class Clock:
         for _ in range(5):
             before_ns = self.monotonic_ns()
             wall_ns = self.wall_ns()
-            # Where the thread was set aside between the two readings they are not of one moment.
+            # If the thread was interrupted between the two readings, they are not simultaneous.
             if self.monotonic_ns() - before_ns < NEAR_NS:
                 break
         return wall_ns - before_ns
 
     def wait_left_s(self, wait_s: float) -> float:
         """
-        How much longer to wait for the wall clock to be right, in s; 0.0 if it is, or if the wait is over.
+        How much longer to wait for the wall clock to be right, in s; 0.0 if it is right or the wait is over.
 
-        *wait_s*: how long to wait, counted from the machine's boot (CLOCK_WAIT);
-        0 for not at all.
+        *wait_s* is how long to wait from the machine's boot on (CLOCK_WAIT); 0 means not at all.
         """
         left_s = wait_s - self.boot_s()
         return left_s if left_s > 0 and not self.right else 0.0
@@ -95,7 +95,7 @@ class Clock:
         return self.wall_ns() >= EARLIEST_NS and (bool(self.synchronised()) or self.set_by_hardware())
 
     def synchronised(self) -> bool | None:
-        """Whether the kernel knows a bound of the clock's error, adjtimex(2); None where it may not be asked."""
+        """Whether the kernel knows a bound for the clock's error, adjtimex(2); None if the kernel can't be asked."""
         import ctypes  # not needed once the clock is right
 
         timex = ctypes.create_string_buffer(TIMEX_BYTES)
@@ -106,24 +106,24 @@ class Clock:
 
     def set_by_hardware(self) -> bool:
         """
-        Whether a hardware clock has set the time at boot, and still agrees with it.
+        Whether the time was set from a hardware clock at boot, and that clock still agrees with it.
 
-        One without a battery begins at 1970, and says that it has set the time all the same. systemd-timesyncd then
-        moves the time on to its own last stop, which looks right and is behind by as long as the power was off.
+        A clock without a battery begins at 1970, and the kernel still reports that it set the time. systemd-timesyncd
+        then moves the time forward to when it last ran, which looks right but lags by as long as the power was off.
         """
         for path in glob.glob(self._hardware_clocks):
             try:
                 if _line(path) != "1":
                     continue
                 own_s = int(_line(os.path.join(os.path.dirname(path), OWN_TIME)))
-            except (OSError, ValueError):  # its module was taken out this moment, or it can't tell its time
+            except (OSError, ValueError):  # its module was just removed, or it can't tell its time
                 continue
             if abs(own_s - self.wall_ns() / 1e9) <= APART_S + DRIFT * self.boot_s():
                 return True
         return False
 
 
-#: The clock that the program counts by, outside of tests.
+#: The clock that the program uses, outside of tests.
 REAL_CLOCK = Clock()
 
 
@@ -133,5 +133,5 @@ def _line(path: str) -> str:
 
 
 def boot_id() -> str:
-    """The kernel's name of this boot; what the monotonic clock says holds within it alone."""
+    """The kernel's id of this boot; times of the monotonic clock can be compared only within one boot."""
     return _line("/proc/sys/kernel/random/boot_id")

@@ -1,8 +1,9 @@
 """
-Every error raised on purpose.
+Every error that is raised on purpose.
 
-The program prints these as one line; any other exception is a bug and keeps
-its traceback. Each also descends from the built-in a caller would expect.
+The program prints each of these as one line; any other exception is a bug and
+keeps its traceback. Each also descends from the built-in that a caller would
+expect.
 """
 
 import errno
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def printable(text: str) -> str:
     r"""
-    *text* for a terminal, which obeys what is not printable: that is shown as an escape; lines stay lines.
+    *text* for a terminal: unprintable characters, which a terminal obeys, are shown as escapes; lines stay lines.
 
     >>> printable("a\x1b[2J\nb")
     'a\\x1b[2J\nb'
@@ -25,14 +26,14 @@ def printable(text: str) -> str:
 
 
 class PowerError(Exception):
-    """Base of all; its text is one line: what is wrong, where, what to do. What others called their files is in it."""
+    """Base of all; its text is one line: what happened, to what, what to do. It may contain other users' file names."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class SettingsError(PowerError, ValueError):
-    """The settings are wrong; *mistakes* holds a line for each mistake."""
+    """The settings are wrong; *mistakes* has one line per mistake."""
 
     def __init__(self, path: str, mistakes: list[str]) -> None:
         self.mistakes = mistakes
@@ -54,7 +55,7 @@ class BoardError(PowerError, RuntimeError):
 
 
 class TakenError(BoardError):
-    """Another program or a driver has the pins; *by_power*: it is a power."""
+    """Another program or a driver uses the pins; *by_power*: whether it is another instance of this program."""
 
     def __init__(self, text: str, *, by_power: bool) -> None:
         self.by_power = by_power
@@ -62,7 +63,7 @@ class TakenError(BoardError):
 
 
 class NoBoardError(BoardError):
-    """The library of pins, or what it needs of the machine, is not there: another may do."""
+    """The library for the pins, or something that it needs from the machine, is missing: another may work."""
 
 
 class JournalError(PowerError, OSError):
@@ -70,11 +71,11 @@ class JournalError(PowerError, OSError):
 
 
 class DamagedError(JournalError):
-    """The journal's file is damaged: what can be read of it can be saved."""
+    """The journal's file is damaged: whatever is readable can be saved."""
 
 
 class StoppedError(JournalError):
-    """The program was told to stop while it opened the journal."""
+    """The program was stopped while it was opening the journal."""
 
 
 class ProcessError(PowerError, RuntimeError):
@@ -94,7 +95,7 @@ class ForbiddenError(ProcessError, PermissionError):
 
 
 class DeliveryError(PowerError, OSError):
-    """A writer could not deliver a batch: none of it, as far as is known."""
+    """A writer could not deliver a batch; as far as is known, none of it was stored."""
 
 
 class UnreachableError(DeliveryError, ConnectionError):
@@ -102,17 +103,17 @@ class UnreachableError(DeliveryError, ConnectionError):
 
 
 class LocalError(UnreachableError):
-    """Something of this machine is missing or fails: a disk, a file. It may come back at any moment."""
+    """Something on this machine is missing or fails: a disk, a file. It may come back at any moment."""
 
 
 class AnsweredError(DeliveryError):
     """
     The service answered, but not with success.
 
-    *status* is its HTTP status, *retry_after_s* how long it asks to be left
-    alone, *verdict* what the answer means, None for what its status means.
-    *refused*: the places in the batch, from 0 on, of the pulses that the answer
-    names as refused; whether the others were stored is not known.
+    *status* is its HTTP status, *retry_after_s* the pause that it asks for, and
+    *verdict* what the answer means; None leaves that to the status. *refused*:
+    the places in the batch, from 0 on, of the pulses that the answer names as
+    refused; whether the others were stored is not known.
     """
 
     def __init__(
@@ -140,5 +141,5 @@ class BrokerError(PowerError, ConnectionError):
 
 
 def why(error: OSError) -> str:
-    """What *error* says, never nothing."""
+    """The text of *error*, which is never empty."""
     return error.strerror or str(error) or type(error).__name__

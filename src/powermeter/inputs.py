@@ -1,7 +1,7 @@
 """
-Whether the input of a meter does what it should: silent, stuck, flickering, noisy, or losing edges.
+Judges whether a meter's input works: it may be silent, stuck, flickering, noisy, or losing edges.
 
-Pure: times are passed in, and what is found is logged.
+Pure: times are passed in, and faults are logged.
 """
 
 import logging
@@ -11,25 +11,25 @@ from powermeter.meter import FLICKER_NS, LONG_NS, NS_PER_S, Edge, Meter
 
 log = logging.getLogger(__name__)
 
-#: An input lit for longer than this, in ns, with no edge, is stuck. Many meters light their LED while there is no load;
-#: one whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
+#: An input that is lit for longer than this without an edge, in ns, is stuck. Many meters keep their LED lit while
+#: there is no load. A meter whose LED is lit half the time flashes this slowly at 3 W (1,000 impulses per kWh).
 STUCK_NS = 600 * NS_PER_S
 
-#: While edges are lost that is said this often, in ns.
+#: How often lost edges are logged while more are lost, in ns.
 LOST_AGAIN_NS = 60 * NS_PER_S
 
-#: So many edges rejected for each pulse, and so many in all, within a minute are noise: of a real flash, light that
-#: comes and goes slowly has 16 (tests/kernel/traces/slow_ramp.trace); a port that sends data has hundreds.
-NOISY_EDGES, NOISY_EDGES_A_PULSE = 500, 50
+#: An input is noisy if at least this many edges are rejected in a minute, in all and per pulse. A real flash whose
+#: light comes and goes slowly has 16 (tests/kernel/traces/slow_ramp.trace); a port that sends data has hundreds.
+NOISY_EDGES, NOISY_EDGES_PER_PULSE = 500, 50
 NOISE_NS = 60 * NS_PER_S
 
 
 class WatchedMeter:
     """
-    A meter with what the recorder needs to know of it: its limit of silence, and how its input is.
+    A meter, and what the recorder knows about its input: how long it may be silent, and whether it works.
 
-    *is_contact*: a contact, which may rest closed for hours, in place of a LED.
-    *is_export*: it counts what a house feeds in, and does not flash at night.
+    *is_contact*: the sensor is a contact, which may rest closed for hours, and not an LED.
+    *is_export*: the meter counts what the house feeds in, and does not flash at night.
     """
 
     __slots__ = (
@@ -42,55 +42,55 @@ class WatchedMeter:
     ) -> None:
         self.meter = meter
         self.change(silence_minutes, is_contact=is_contact, is_export=is_export)
-        #: No flash for longer than the settings allow; lit for longer than a flash can be; never dark; far more edges
-        #: than pulses.
+        #: No flash for longer than the settings allow; lit for longer than any flash; never dark; far more edges than
+        #: pulses.
         self.silent = False
         self.stuck = False
         self.flickers = False
         self.noisy = False
-        #: When the minute began in which the edges are compared with the pulses, and how many there were of each then;
-        #: None while no edge was rejected.
+        #: When the minute began in which rejected edges are compared with pulses, and the counts of both at that time;
+        #: None while no edge is rejected.
         self.noise: tuple[int, int, int] | None = None
-        #: When lost edges were said last; and since when no flash can be seen, None while it can.
+        #: When lost edges were last logged; and since when no flash can be seen, None while flashes can.
         self.logged_ns: int | None = None
         self.misses_since_ns: int | None = None
 
     def change(self, silence_minutes: float | None, *, is_contact: bool, is_export: bool) -> None:
-        """Judge by another limit of silence, or another kind of input."""
+        """Judge by another limit of silence or another kind of input from now on."""
         self.is_contact, self.is_export = is_contact, is_export
         self.silence_ns = None if silence_minutes is None else round(silence_minutes * 60 * NS_PER_S)
 
     @property
     def faulty(self) -> bool:
-        """Whether its input does not do what it should."""
+        """Whether its input is at fault."""
         return self.silent or self.stuck or self.flickers or self.noisy
 
     @property
     def misses(self) -> bool:
-        """Whether its flashes can't be seen. A noisy input's can, and silence is the night of what is fed in."""
+        """Whether its flashes can't be seen. On a noisy input they can; a silent export meter has its night."""
         return self.stuck or self.flickers or (self.silent and not self.is_export)
 
     def missed(self, *, ends: bool = False) -> int | None:
-        """Since when its flashes could not be seen (monotonic, ns), where that has ended, or the watching *ends*."""
+        """Since when its flashes were not seen (monotonic, ns), if that is over or the watching *ends*; else None."""
         if self.misses and not ends:
             return None
         since_ns, self.misses_since_ns = self.misses_since_ns, None
         return since_ns
 
     def lose(self, edge: Edge) -> None:
-        """Say that edges were lost before *edge*, now and then."""
+        """Log that edges were lost before *edge*, at most once in :data:`LOST_AGAIN_NS`."""
         if self.logged_ns is None or edge.at_ns - self.logged_ns > LOST_AGAIN_NS:
             self.logged_ns = edge.at_ns
             log.warning(
-                "%s: %d edges came faster than they could be taken and were lost, what flashes they can have been is "
-                "counted without power: %d so far",
+                "%s: %d edges came too fast and were lost; the flashes that they may have been are counted without "
+                "power, %d so far",
                 self.meter.name,
                 edge.lost,
                 self.meter.made_up,
             )
 
     def note_edge(self, now_ns: int) -> int:
-        """After an edge that was taken at *now_ns* (monotonic): when it is to be judged because of it."""
+        """Note that an edge was taken at *now_ns* (monotonic); return when the input is to be judged because of it."""
         if self.faulty or self.meter.flash.flickers:
             return 0
         if self.noise is None and self.meter.flash.rejected:
@@ -100,9 +100,9 @@ class WatchedMeter:
 
     def judge(self, now_ns: int, started_ns: int, sees_light: Callable[[], bool]) -> int:
         """
-        Judge it as it is at *now_ns*, and return when to do so again at the latest (monotonic, ns).
+        Judge the input at *now_ns*; return the latest time at which to judge it again (monotonic, ns).
 
-        *started_ns* is since when it is watched; *sees_light* tells whether the input is lit now.
+        It has been watched since *started_ns*; *sees_light* returns whether it is lit now.
         """
         due_ns = []
         if self.silence_ns is not None:
@@ -119,20 +119,20 @@ class WatchedMeter:
             if self.flickers:
                 due_ns.append(edge_ns + FLICKER_NS)
         if self.misses and self.misses_since_ns is None:
-            # Light that is stuck or flickers began with a flash.
+            # Light that is stuck or flickers began with the last flash.
             self.misses_since_ns = self.meter.last_ns or started_ns
-        # What is due already has been judged, and is judged again: it may be dark now and lit then.
+        # What was due already is judged again later: it may be dark now and lit then.
         again_ns = now_ns + STUCK_NS
         return min((due if due > now_ns else again_ns for due in due_ns), default=again_ns)
 
     def _judge_noise(self, now_ns: int) -> int:
-        """Judge whether far more edges came than pulses, once a minute is over; return when the next one is."""
+        """Judge at the end of each minute whether far more edges than pulses came; return when the minute ends."""
         begun_ns, rejected, count = self.noise or (now_ns, 0, 0)
         if now_ns < begun_ns + NOISE_NS:
             return begun_ns + NOISE_NS
         edges, pulses = self.meter.flash.rejected - rejected, self.meter.count - count
-        self._set_noisy(noisy=edges >= max(NOISY_EDGES, NOISY_EDGES_A_PULSE * pulses), edges=edges)
-        # Calm: the next rejected edge begins another minute.
+        self._set_noisy(noisy=edges >= max(NOISY_EDGES, NOISY_EDGES_PER_PULSE * pulses), edges=edges)
+        # With no rejected edges, the next one begins another minute.
         self.noise = (now_ns, rejected + edges, count + pulses) if edges else None
         return now_ns + NOISE_NS
 
@@ -142,7 +142,7 @@ class WatchedMeter:
             if noisy:
                 log.warning("%s: %d edges rejected in a minute, far more than pulses", self.meter.name, edges)
             else:
-                log.info("%s: few edges are rejected again", self.meter.name)
+                log.info("%s: no longer noisy: few edges are rejected", self.meter.name)
 
     def _set_silent(self, *, silent: bool) -> None:
         if silent != self.silent:
@@ -159,12 +159,14 @@ class WatchedMeter:
             if stuck:
                 log.warning("%s: lit for %g minutes without a flash", self.meter.name, STUCK_NS / NS_PER_S / 60)
             else:
-                log.info("%s: lit no more", self.meter.name)
+                log.info("%s: no longer lit", self.meter.name)
 
     def _set_flickers(self, *, flickers: bool) -> None:
         if flickers != self.flickers:
             self.flickers = flickers
             if flickers:
-                log.warning("%s: never dark for %g s, flashes can't be told", self.meter.name, FLICKER_NS / NS_PER_S)
+                log.warning(
+                    "%s: never dark for %g s: flashes can't be recognised", self.meter.name, FLICKER_NS / NS_PER_S
+                )
             else:
-                log.info("%s: flickers no more", self.meter.name)
+                log.info("%s: no longer flickers", self.meter.name)

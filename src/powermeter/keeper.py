@@ -1,14 +1,14 @@
 """
-Pulses into the journal, on a thread of its own: a disk that hangs holds up nothing but itself.
+Writes pulses to the journal, on its own thread: a disk that hangs holds up nothing else.
 
-Owns the journal's file from its first opening to its last: when pulses are
-written to it, when they get their time, when they are thinned; and what is done
-when it is damaged, deleted, replaced, or its disk fails. Whatever happens to the
-file, the pulses stay in one list here until some file has them, and the
-deliveries' cursors are led from one file to the next.
+Owns the journal's file as long as the program runs: when pulses are written to
+it, get their times and are thinned; and what to do when it is damaged, deleted
+or replaced, or its disk fails. Whatever happens to the file, pulses stay in one
+list here until a file has them, and the deliveries' cursors move from one file
+to the next.
 
-The numbers of the pulses begin at 1 when the program starts. What count and
-register the meter had then, only the file knows: :class:`Tally` has it once a
+The numbers of pulses begin at 1 when the program starts. Only the file knows
+which count and register the meter had then: :class:`Tally` learns it once a
 file was opened, and keeps it when that file is gone.
 """
 
@@ -29,20 +29,21 @@ from powermeter.meter import NS_PER_S, Constant
 
 log = logging.getLogger(__name__)
 
-#: The most pulses that are kept in memory while the journal can't be written. After that only each meter's newest is
-#: kept, for the count that it has: the register stays right, and the others have neither time nor power of their own.
+#: The most pulses that are kept in memory while the journal can't be written. After that, only each meter's newest
+#: pulse is kept, for its count: the register stays right, but the other pulses have neither time nor power of their
+#: own.
 MAX_UNCOMMITTED = 100_000
 
-#: How often the clock is looked at while it is waited for, in s.
+#: How often to check the clock while waiting for it to be right, in s.
 CLOCK_S = 1.0
 
-#: How often it is tried to open another file, in s: a damaged one is read whole for that.
+#: How often to try to open another file, in s: a damaged one has to be read completely for that.
 TRY_S = 30.0
 
-#: How often old pulses are looked for, in s.
+#: How often to look for old pulses, in s.
 THIN_S = 3600.0
 
-#: How long the opening of a file may still take at a stop, if pulses wait for it, in s.
+#: How long opening a file may still take after a stop, if pulses wait for it, in s.
 LAST_OPENING_S = 2.5
 
 DAY_NS = 86400 * NS_PER_S
@@ -51,13 +52,13 @@ DAY_NS = 86400 * NS_PER_S
 @dataclass(slots=True)
 class Tally:
     """
-    One meter: how the numbers since the program's start go with the counts in the file.
+    One meter: how the numbers since the program's start relate to the counts in the file.
 
-    *in_force* is the constant behind the pulse *written*, the last one that a
+    *in_force* is the constant after the pulse *written*, the last one that a
     file has, with the register counted from 0 at the program's start.
-    *begin* is the count and the register (kWh) at the start, None while no
-    file could be asked. The meter is counted from *since_ns* (monotonic) on,
-    until *until_ns*, None while it is; what the file says of that is
+    *begin* is the count and the register (kWh) at the start, None until a file
+    was opened. The meter has been counted since *since_ns* (monotonic), until
+    *until_ns*, None while it still is; what the file has recorded of that is in
     *noted_since_ns* and *noted_until_ns*.
     """
 
@@ -71,16 +72,16 @@ class Tally:
 
     @property
     def cover_is_noted(self) -> bool:
-        """Whether the file knows since when the meter is counted, and until when."""
+        """Whether the file has recorded since when the meter has been counted, and until when."""
         return (self.since_ns, self.until_ns) == (self.noted_since_ns, self.noted_until_ns)
 
     def note_cover(self, journal: Journal, name: str, ahead_ns: int) -> None:
-        """Have *journal* know it; the wall clock is *ahead_ns* ahead."""
+        """Record it in *journal*; the wall clock is *ahead_ns* ahead of the monotonic one."""
         since_ns, until_ns = self.since_ns, self.until_ns
         if since_ns != self.noted_since_ns:
             journal.begin_cover(name, self.begin[0] if self.begin else None, since_ns + ahead_ns)
             self.noted_since_ns, self.noted_until_ns = since_ns, None
-        elif until_ns is None and self.noted_until_ns is not None:  # it came back while its leaving was noted
+        elif until_ns is None and self.noted_until_ns is not None:  # it came back while its end was being recorded
             journal.begin_cover(name, None, since_ns + ahead_ns)
             self.noted_until_ns = None
         if until_ns is not None:
@@ -88,9 +89,9 @@ class Tally:
             self.noted_until_ns = until_ns
 
     def tie(self, journal: Journal, name: str, waiting: Sequence[Entry]) -> None:
-        """Find out where the meter stands in *journal*; *waiting* is what no file has of it yet, so far as is known."""
+        """Find the meter's count in *journal*; *waiting* are its entries that, as far as is known, no file has yet."""
         if self.begin is not None and self._was_made(journal, name, waiting):
-            # All of it is written again: to the file as it was then, so that it becomes the same.
+            # All of it is written again, beginning with the constant of that time, so that the result is the same.
             count, kwh = self.begin
             last = self.in_force
             in_force = Constant(last.impulses_per_kwh, count + last.from_count, kwh + last.register_kwh)
@@ -109,7 +110,7 @@ class Tally:
         self.begin = count, known.constant.register_at(count + self.written) - register_kwh
 
     def _was_made(self, journal: Journal, name: str, waiting: Sequence[Entry]) -> bool:
-        """Whether *journal* has some of what is *waiting*: a commit that failed may have been made."""
+        """Whether *journal* has some of *waiting* already: a commit that failed may still have been made."""
         last = journal.last(name)
         first = self.begin[0] if self.begin else 0
         return any(
@@ -121,17 +122,17 @@ class Tally:
 
 class Keeper:
     """
-    Keeps the pulses that :meth:`keep` is given in the journal at *path*, until :meth:`stop`.
+    Writes the pulses that :meth:`keep` is given to the journal at *path*, until :meth:`stop`.
 
-    A pulse is in the file at most *commit_interval_s* after it came: at once
-    if that long nothing was written, else together with all that come within
-    it. Their times are not settled until *clock* is right, or *clock_wait_s*
+    A pulse is in the file at most *commit_interval_s* after it came: at once if
+    nothing was written for that long, else together with all others of that
+    interval. Times are not settled until *clock* is right, or *clock_wait_s*
     have passed since the machine's boot. Pulses older than *keep_days* are
-    thinned. These three numbers may be replaced at any time.
-    *open_file* opens what is at the path, as :func:`~powermeter.journal.salvage.open_journal` does.
+    thinned. These three numbers may be replaced at any time. *open_file* opens
+    the file at the path, as :func:`~powermeter.journal.salvage.open_journal` does.
     On the keeper's thread, *on_commit* is called when there is something new
-    to read, *on_state* when :attr:`failing` changes, and *on_judged* with what
-    became of a face.
+    to read, *on_state* when :attr:`failing` changes, and *on_judged* when a
+    reading has been taken or refused.
     """
 
     def __init__(
@@ -151,26 +152,27 @@ class Keeper:
         self.commit_interval_s = commit_interval_s
         self.clock_wait_s = clock_wait_s
         self.keep_days = keep_days
-        #: What is not in the journal yet. The recorder appends, the keeper cuts off what is written; each in one step
-        #: of the interpreter, so that a copy of it is whole at any time.
+        #: What is not in the journal yet. The recorder appends to it, and the keeper removes what is written; each in
+        #: one step of the interpreter, so that a copy is consistent at any time.
         self.uncommitted: list[Entry] = []
-        #: Each meter's newest of those that found no place there; and how many had to go.
+        #: Each meter's newest pulse that did not fit into that list; and how many others were dropped.
         self._newest: dict[str, Row] = {}
         self.dropped = 0
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
-        #: Whether pulses get the time that they keep; those of an earlier run of the program too, now.
+        #: Whether pulses get their final times, now also those of an earlier run of the program.
         self.settled = False
-        #: How often a file was opened, 0 while none is: who reads it by a connection of his own makes another then.
+        #: How many times a file was opened, 0 while none is open: readers with their own connection open a new one when
+        #: this changes.
         self.opened = 0
         self._openings = 0
         #: By a meter's name; replaced whole.
         self.tallies: Mapping[str, Tally] = {}
-        #: What the journal knows of itself, such as its "id", and what :meth:`note` was given; empty before a file was
-        #: opened. It outlives any file, and is replaced whole.
+        #: What the journal knows about itself, such as its "id", and what :meth:`note` was given; empty until a file
+        #: was opened. It outlives any file, and is replaced whole.
         self.about: Mapping[str, str] = {}
         self._noted_about: Mapping[str, str] = self.about
-        #: Faults of inputs that have ended: meter, from, to (monotonic, ns) and why; by the recorder, as the pulses.
+        #: Gaps that have ended: meter, from, to (monotonic, ns) and why; appended by the recorder, like pulses.
         self._gaps: list[tuple[str, int, int, str]] = []
         self._cursors: tuple[Cursor, ...] = ()
         self._followed: set[Cursor] = set()
@@ -182,19 +184,19 @@ class Keeper:
         self._open_file = open_file
         self._news = threading.Event()
         self._stopping = threading.Event()
-        #: What waits is to be written now: somebody waits for it, or it is the end.
+        #: Set if waiting entries are to be written now: for a reading, or at the end.
         self._hurry = threading.Event()
         self._stopped_s = 0.0
 
-    # --- For the thread that starts it, and later for any
+    # --- For the thread that starts it, and later for any thread
 
     def open(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """
-        Open the file, before :meth:`run`; a damaged one is left to that, as it may take minutes.
+        Open the file before :meth:`run`; a damaged one is left to that, as saving it may take minutes.
 
-        Without this call, :meth:`run` opens the file: one that takes long to make.
+        Without this call :meth:`run` opens the file, as it must if making it takes long.
 
-        Raises :exc:`~powermeter.errors.JournalError` where it can't be used.
+        Raises :exc:`~powermeter.errors.JournalError` if the file can't be used.
         """
         try:
             self._adopt(self._open_file(self.path, self._impulses, save=False, stopped=stopped))
@@ -215,7 +217,7 @@ class Keeper:
             self._journal.close()
 
     def enter(self, name: str, impulses_per_kwh: float) -> None:
-        """Take pulses of the meter *name* from now on; a no-op for one that is counted."""
+        """Take pulses of the meter *name* from now on; does nothing if it is already counted."""
         now_ns = self._clock.monotonic_ns()
         if name not in self.tallies:
             self.tallies = {**self.tallies, name: Tally(Constant(impulses_per_kwh), now_ns)}
@@ -223,25 +225,25 @@ class Keeper:
             tally = self.tallies[name]
             if left_ns == tally.noted_until_ns:
                 tally.since_ns = now_ns
-            else:  # the file does not know that it was left
+            else:  # its end has not been recorded in the file
                 self._gaps.append((name, left_ns, now_ns, "not running"))
             tally.until_ns = None
         self.wake()
 
     def leave(self, name: str) -> None:
-        """Note that the meter *name* is counted no more from now on."""
+        """Note that the meter *name* is no longer counted from now on."""
         if self.tallies[name].until_ns is None:
             self.tallies[name].until_ns = self._clock.monotonic_ns()
             self.wake()
 
     def follow(self, cursor: Cursor) -> None:
-        """Lead *cursor* from file to file; it has one soon, if there is one."""
+        """Move *cursor* from file to file from now on; it soon has the current file, if there is one."""
         if cursor not in self._cursors:
             self._cursors = (*self._cursors, cursor)
             self.wake()
 
     def forget(self, cursor: Cursor) -> None:
-        """Lead *cursor* no more."""
+        """No longer move *cursor*."""
         self._cursors = tuple(other for other in self._cursors if other is not cursor)
         self.wake()
 
@@ -254,28 +256,28 @@ class Keeper:
 
     @property
     def waits_s(self) -> float:
-        """How much longer pulses wait for a right clock, in s; 0.0 if they do not, and always once :attr:`settled`."""
+        """How much longer pulses wait for a right clock, in s; 0.0 if they don't, and always once :attr:`settled`."""
         return 0.0 if self.settled else self._clock.wait_left_s(self.clock_wait_s)
 
     def suspect(self, reason: str) -> None:
-        """Tell that damage was met in the journal, by another's reading; from any thread."""
+        """Report that a reader found damage in the journal; from any thread."""
         if not self._damaged:
             log.error("journal: %s", reason)
             self._damaged = True
             self.wake()
 
     def note(self, key: str, value: str) -> None:
-        """Have the journal know *value* as *key* of :attr:`about`, soon; for one thread, once a file was opened."""
+        """Have *value* saved soon as *key* of :attr:`about`; for one thread, once a file was opened."""
         self.about = {**self.about, key: value}
         self.wake()
 
     def wake(self) -> None:
-        """Tell that there is something to do; from any thread."""
+        """Report that there is something to do; from any thread."""
         if not self._news.is_set():
             self._news.set()
 
     def stop(self) -> None:
-        """Let :meth:`run` end once all is written, or could not be; no pulse may come after this."""
+        """Have :meth:`run` end once everything is written, or can't be; no pulse may come after this."""
         self._stopped_s = self._clock.monotonic_s()
         self._stopping.set()
         self._hurry.set()
@@ -288,12 +290,12 @@ class Keeper:
         if len(self.uncommitted) < MAX_UNCOMMITTED:
             self.uncommitted.append(row)
         else:
-            # Each takes the place of the one before it.
+            # Each replaces the one before it.
             self.dropped += row.meter in self._newest
             self._newest[row.meter] = row
 
     def change(self, change: Change | Face) -> None:
-        """Take a change of what a pulse is worth: in force behind the pulses that :meth:`keep` was given before."""
+        """Take a change of the constant or the register: it applies after the pulses given to :meth:`keep` so far."""
         self.uncommitted.append(change)
         self._hurry.set()
         self.wake()
@@ -320,15 +322,15 @@ class Keeper:
                 began_s = self._clock.monotonic_s()
                 self._commit()
                 self._thin()
-                # Not woken by what comes meanwhile: in a steady flow that is one wake-up per commit. A try that fails
-                # may take longer than the interval: then there is one interval between two tries.
+                # New pulses don't end this wait, so that a steady flow costs one wake-up per commit. A try that fails
+                # may take longer than the interval: then there is a full interval between two tries.
                 took_s = 0.0 if self.failing else self._clock.monotonic_s() - began_s
                 self._clock.wait(self._hurry, max(0.0, self.commit_interval_s - took_s))
                 if not self._stopping.is_set():
                     self._hurry.clear()
                 self._settle()
                 self._note_cover()
-        # What came while the last commit was under way.
+        # For what came during the last commit.
         self.save()
         for name in self.tallies:
             self.leave(name)
@@ -337,7 +339,7 @@ class Keeper:
 
     @property
     def _has_work(self) -> bool:
-        # A journal that fails is tried without a pulse too, so that lamp and status tell when it does no more.
+        # A failing journal is tried even without a pulse, so that lamp and status show when it works again.
         return bool(
             self.uncommitted
             or self._newest
@@ -358,14 +360,14 @@ class Keeper:
 
     def save(self) -> None:
         """Write what is uncommitted now; on the keeper's thread, or once that has ended."""
-        for _ in range(3):  # in a file that is damaged, that is opened in its place, and that is there then
+        for _ in range(3):  # to a file that turns out damaged, while another is opened in its place, and to that one
             if not (self.uncommitted or self._newest):
                 return
             self._try_at_s = 0.0
             self._commit()
 
     def _commit(self) -> None:
-        """Write what is uncommitted; where the disk fails it stays, and is tried again after the interval."""
+        """Write what is uncommitted; if the disk fails it stays, and is tried again after the interval."""
         kept, newest = self.uncommitted.copy(), self._newest.copy()
         try:
             if (journal := self._usable()) is None:
@@ -384,7 +386,7 @@ class Keeper:
 
     @staticmethod
     def _count_as_written(entries: Sequence[Entry], tallies: Mapping[str, Tally], taken: set[int]) -> None:
-        """Note what a file has of *entries*; *taken*: the ids of the faces that became the register."""
+        """Note that a file has *entries*; *taken* are the ids of the faces that became the register."""
         for entry in entries:
             tally = tallies[entry.meter]
             tally.written = entry.number
@@ -396,11 +398,11 @@ class Keeper:
                 tally.in_force = Constant(tally.in_force.impulses_per_kwh, entry.number, register_kwh)
 
     def _note_cover(self) -> None:
-        """Have the file know since when the meters are counted, until when, and what was missed in between."""
+        """Record in the file since when the meters have been counted, until when, and the gaps in between."""
         tallies = {name: tally for name, tally in self.tallies.items() if tally.begin and not tally.cover_is_noted}
         if self._journal is None or self.failing or not (tallies or self._gaps):
             return
-        # Before that nobody knows when it was.
+        # Before the times are settled nobody knows when it was.
         if not self.settled or self._clock.monotonic_s() < self._cover_at_s:
             return
         ahead = self._clock.ahead_ns()
@@ -414,22 +416,22 @@ class Keeper:
                     self._gaps.remove(gap)
         except sqlite3.Error as error:
             self._cover_at_s = self._clock.monotonic_s() + TRY_S
-            self._put_off("when the meters were counted can't be noted", error)
+            self._put_off("can't record when the meters were counted", error)
 
     def _committed(self, kept: Sequence[Entry], newest: Mapping[str, Row]) -> None:
         del self.uncommitted[: len(kept)]
         written = 0
         for meter, row in newest.items():
-            # One that came meanwhile stays; it took the place of one that was written, and so did not have to go.
+            # A newer one that came meanwhile stays; it replaced one that is written, which was therefore not dropped.
             if (last := self._newest.pop(meter)) is not row:
                 self._newest.setdefault(meter, last)
                 written += 1
         if self.failing:
             pulses = sum(isinstance(entry, Row) for entry in kept)
-            log.info("journal: written again, %d pulses were kept in memory", pulses)
+            log.info("journal: can be written again, %d pulses were kept in memory", pulses)
         if self.dropped > written:
             log.warning(
-                "journal: %d pulses were too many for the memory: counted, with neither time nor power",
+                "journal: %d pulses did not fit into memory: they are counted, but have neither time nor power",
                 self.dropped - written,
             )
         self.dropped = 0
@@ -439,10 +441,10 @@ class Keeper:
     # --- The file
 
     def _usable(self) -> Journal | None:
-        """The journal, if it can be written; another one where it has to be. None: :attr:`failing` tells why."""
+        """The journal to write to, another one if necessary; None if there is none, and :attr:`failing` tells why."""
         journal = self._journal
         if journal is None:
-            # Without a failure before it is the first opening: that is no news.
+            # Without an earlier failure this is the first opening, which is not worth a message.
             return self._open_anew("it can be opened" if self.failing else "", suspect=self._damaged)
         if not journal.is_in_place:
             return self._looked_at_path(journal)
@@ -455,7 +457,7 @@ class Keeper:
         return journal
 
     def _enter_new(self, journal: Journal) -> None:
-        """Have *journal* know the meters and cursors that were added since it was opened, and what was noted."""
+        """Enter into *journal* the meters and cursors that were added since it was opened, and what was noted."""
         if (about := self.about) is not self._noted_about:
             journal.note(about)
             self._noted_about = about
@@ -478,11 +480,11 @@ class Keeper:
             for name, tally in self.tallies.items():
                 tally.tie(journal, name, [entry for entry in waiting if entry.meter == name])
                 if tally.noted_since_ns is not None and tally.until_ns is None:
-                    # The file before knew of it. This one has been in use meanwhile, or was put here.
+                    # The file before had it. This one was in use since then, or was put here.
                     journal.begin_cover(name, None, tally.since_ns + ahead)
             if self.settled:
                 journal.settle(ahead)
-            # What was noted while another file was there holds in this one too.
+            # What was noted while another file was open belongs in this one too.
             journal.note(before := self.about)
             about = journal.about()
             cursors = self._cursors
@@ -492,7 +494,7 @@ class Keeper:
             journal.close()
             raise
         self._let_go()
-        if self.about is before:  # else something was noted this moment, which is written next
+        if self.about is before:  # else something was noted just now, and is written next
             self.about = self._noted_about = about
         self._journal, self._followed = journal, set(cursors)
         self._openings += 1
@@ -500,14 +502,14 @@ class Keeper:
         self._damaged = False
 
     def _let_go(self) -> None:
-        """Close the file there was: whoever reads it finds out by the cursors, and by :attr:`opened`."""
+        """Close the current file: its readers learn this from their cursors, and from :attr:`opened`."""
         self.opened = 0
         if self._journal is not None:
             self._journal.close()
             self._journal = None
 
     def _open_anew(self, reason: str, *, suspect: bool) -> Journal | None:
-        """What is at the path, opened because of *reason*; None where it can't be, or it was tried just now."""
+        """The file at the path, opened because of *reason*; None if it can't be, or a try was made just now."""
         if self._clock.monotonic_s() < self._try_at_s:
             return None
         self._try_at_s = self._clock.monotonic_s() + TRY_S
@@ -524,7 +526,7 @@ class Keeper:
         self._adopt(journal)
         self._try_at_s = 0.0
         if reason:
-            log.warning("journal: %s: it is opened anew", reason)
+            log.warning("journal: %s: opened it again", reason)
         self._on_commit()
         return journal
 
@@ -537,21 +539,21 @@ class Keeper:
         return self._stopping.is_set() and self._clock.monotonic_s() >= self._stopped_s + patience_s
 
     def _looked_at_damage(self, journal: Journal) -> Journal | None:
-        """Another file in place of the damaged one, if that can be read; else it is the disk that fails."""
+        """Another file in place of the damaged one if that can be read; if it can't, the disk is failing."""
         if not journal.can_be_read():
             self._fail("it can't be read")
             return None
         # Saving what can be read takes long: until then the cursors have no file, and the pulses wait here.
-        self._fail("damage was met in it")
+        self._fail("damage was found in it")
         for cursor in self._cursors:
             cursor.detach()
         self._followed = set()
         self._on_commit()
         self._let_go()
-        return self._open_anew("damage was met in it", suspect=True)
+        return self._open_anew("damage was found in it", suspect=True)
 
     def _looked_at_path(self, journal: Journal) -> Journal | None:
-        """Decide what to do where the file is not at its path any more."""
+        """Decide what to do if the file is no longer at its path."""
         if journal.is_elsewhere:
             self._fail(f"{journal.path} is not there: is its disk mounted?")
             return None
@@ -568,10 +570,10 @@ class Keeper:
     def _failed(self, error: sqlite3.Error) -> None:
         if is_damage(error):
             self.suspect(str(error))
-            # Whether the file is damaged or its disk fails is decided by reading it, at the next try: at once.
+            # The next try, at once, reads the file to decide whether it is damaged or its disk is failing.
             self.wake()
         elif self.failing and self._journal and is_of_the_disk(error) and self._journal.can_be_written_anew():
-            # The disk came back, and what was open on it is of no use any more.
+            # The disk came back, and files that were open on it can no longer be used.
             try:
                 self._open_anew("it can be written again", suspect=False)
             except sqlite3.Error as again:
@@ -597,27 +599,27 @@ class Keeper:
     # --- Times
 
     def _settle(self) -> None:
-        """Give the pulses their time, once the clock is believed."""
+        """Give the pulses their times once the clock is trusted."""
         if self.settled or self.waits_s or self._clock.monotonic_s() < self._settle_at_s:
             return
         try:
             self._give_times()
         except sqlite3.Error as error:
             self._settle_at_s = self._clock.monotonic_s() + TRY_S
-            self._put_off("pulses can't be given their time", error)
+            self._put_off("can't set the times of pulses", error)
         else:
             self._on_commit()
 
     def _give_times(self) -> None:
-        # Without a file now, in the one that will be opened.
+        # Without a file now, it is done when one is opened.
         pulses = self._journal.settle(self._clock.ahead_ns()) if self._journal is not None else 0
         self.settled = True
         if pulses:
-            taken = "is right" if self._clock.right else "is taken as it is"
-            log.info("the clock %s: %d pulses that waited for it have their time", taken, pulses)
+            taken = "is right" if self._clock.right else "is accepted as it is"
+            log.info("the clock %s: %d pulses that waited for it now have their times", taken, pulses)
 
     def _thin(self) -> None:
-        """Thin old pulses, some at a time; only by a clock that is known to be right: one ahead would thin all."""
+        """Thin old pulses, some at a time, and only if the clock is known to be right: one ahead would thin all."""
         if self.failing or self._journal is None or self._clock.monotonic_s() < self._thin_at_s:
             return
         more = False
@@ -625,18 +627,18 @@ class Keeper:
             try:
                 more = self._journal.thin(self._clock.wall_ns() - round(self.keep_days * DAY_NS))
             except sqlite3.Error as error:
-                self._put_off("old pulses can't be thinned", error)
+                self._put_off("can't thin old pulses", error)
         if not more:
             self._thin_at_s = self._clock.monotonic_s() + THIN_S
 
     def _put_off(self, what: str, error: sqlite3.Error) -> None:
-        """Log that it is done later: what counts is written all the same, unless the journal is damaged."""
+        """Log that *what* is tried again later: pulses are still written, unless the journal is damaged."""
         if is_damage(error):
             self._failed(error)
         else:
-            log.warning("journal: %s now, it is tried again: %s", what, error)
+            log.warning("journal: %s now, will try again: %s", what, error)
 
 
 def _in_order(kept: list[Entry], newest: Mapping[str, Row]) -> list[Entry]:
-    """Both, each meter's in the order of its count: of the newest some may have come before the last that was kept."""
+    """Both, each meter's in the order of its count: some of *newest* may be older than the last of *kept*."""
     return sorted([*kept, *newest.values()], key=attrgetter("number")) if newest else kept

@@ -1,7 +1,7 @@
 """
 The two lamps: L1 flashes with the pulses, L2 shows the state.
 
-Has no thread: who counts also steps the lamps, since a pulse wakes it anyway.
+Has no thread: the recorder also steps the lamps, since a pulse wakes it anyway.
 """
 
 import enum
@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-#: L1 is lit this long for a pulse, in s; in a train it is lit and dark by turns, this long each.
+#: L1 is lit for FLASH_S for a pulse, in s; when pulses follow each other closely it is lit and dark for TRAIN_S each.
 FLASH_S = 0.1
 TRAIN_S = 0.05
 
-#: A phase that ends within this, in s, ends now: no eye sees it, and it saves a wake-up.
+#: A phase that ends within this time, in s, ends now: no eye sees the difference, and it saves a wake-up.
 SLACK_S = 0.01
 
 
 class Condition(enum.Enum):
-    """What L2 shows; the value is half the period of its blinking in s, None for steady."""
+    """What L2 shows; the value is half the period of its blinking, in s, None for steady light."""
 
     WELL = None
     FAILING = 0.5
@@ -27,7 +27,7 @@ class Condition(enum.Enum):
 
 
 class Lamp(enum.Enum):
-    """The lamps, by their names on the circuit."""
+    """The lamps, by their names in the circuit diagram."""
 
     L1 = "L1"
     L2 = "L2"
@@ -35,7 +35,7 @@ class Lamp(enum.Enum):
 
 class Lamps:
     """
-    Lights L1 and L2 by *light*; used by one thread, but for :meth:`show`.
+    Switches L1 and L2 with *light*; used by one thread, except for :meth:`show`.
 
     *light* may do nothing for a lamp that is not fitted.
     """
@@ -43,9 +43,9 @@ class Lamps:
     def __init__(self, light: Callable[[Lamp, bool], None]) -> None:
         self._set = light
         self._failed: set[Lamp] = set()
-        #: A pulse that L1 has not shown.
+        #: Whether there is a pulse that L1 has not shown yet.
         self._flash = False
-        #: L1 is lit, or dark with a pulse waiting: its phase ends at _l1_end_s by itself.
+        #: Whether L1 is lit, or dark with a pulse waiting: its phase then ends at _l1_end_s.
         self._l1_busy = False
         self._l1_lit = False
         self._l1_end_s = 0.0
@@ -56,11 +56,11 @@ class Lamps:
         self._l2_end_s = 0.0
 
     def flash(self) -> None:
-        """Have L1 show that pulses came, with the next step."""
+        """Have L1 show, with the next step, that pulses came."""
         self._flash = True
 
     def show(self, condition: Condition) -> None:
-        """Have L2 show *condition*, with the next step; from any thread."""
+        """Have L2 show *condition* with the next step; from any thread."""
         self._condition = condition
 
     @property
@@ -69,7 +69,7 @@ class Lamps:
         return self._l1_busy
 
     def step(self, now_s: float) -> float | None:
-        """Set both lamps as they should be at *now_s*; return when to step next, None for not before a change."""
+        """Set both lamps for the time *now_s*; return when to step next, None if only after the next change."""
         if self._flash or self._l1_busy:
             self._step_l1(now_s)
         if self._l2_half_s is not None or self._condition is not self._l2_shown:
@@ -86,13 +86,13 @@ class Lamps:
     def _light(self, lamp: Lamp, lit: bool) -> None:
         try:
             self._set(lamp, lit)
-        except Exception as error:  # noqa: BLE001 - each library has its own: a lamp is no reason to stop counting
+        except Exception as error:  # noqa: BLE001 - any error of a library: a lamp is no reason to stop counting
             if lamp not in self._failed:
                 log.error("%s can't be lit: %s", lamp.value, error)
                 self._failed.add(lamp)
 
     def _step_l1(self, now_s: float) -> None:
-        """Lit for a pulse, then dark for TRAIN_S at least; a pulse that waited through that is part of a train."""
+        """Light L1 for a pulse, then keep it dark for at least TRAIN_S; a pulse that waited for that is in a train."""
         ended = now_s >= self._l1_end_s - SLACK_S
         if self._l1_lit:
             if ended:
@@ -107,7 +107,7 @@ class Lamps:
             self._l1_busy = True
 
     def _step_l2(self, now_s: float) -> None:
-        """Steady, or lit and dark by turns."""
+        """Light L2 steadily, or let it blink."""
         condition = self._condition
         changed = condition is not self._l2_shown
         if not changed and now_s < self._l2_end_s - SLACK_S:

@@ -1,9 +1,9 @@
 """
-Where the log goes: the file or syslog's socket that the settings name, and what stands in while that is missing.
+Where the log goes: to the file or syslog socket that the settings name, and to a stand-in while that is missing.
 
-A log is no condition of counting: its disk may be absent at boot, get full, go
-and come back. It is tried again while it fails, and what is logged meanwhile
-goes to the stand-in.
+Counting does not need a log: its disk may be missing at boot, fill up, disappear
+and come back. While the log fails it is tried again, and messages go to the
+stand-in.
 """
 
 import contextlib
@@ -21,26 +21,27 @@ from powermeter.errors import ProcessError
 from powermeter.mounts import not_mounted
 from powermeter.safe_path import open_file, resolved
 
-#: How often a log that fails is tried again, in s.
+#: How often a failing log is tried again, in s.
 RETRY_S = 30.0
 
 #: The mode of a log file: its group may read it.
 MODE = 0o640
 
-#: A path in this directory is a socket's, whether it is there or not: a file in its place would keep syslog out.
+#: A path in this directory is taken for a socket even if it does not exist: a file there would keep syslog from
+#: starting.
 DEVICES = "/dev"
 
-#: The format of a line, where nothing else adds the time, and without it.
+#: The format of a line with the time, and without it for a log that adds the time itself.
 TIMED, UNTIMED = "%(asctime)s %(levelname)s %(message)s", "%(levelname)s %(message)s"
 
 
 class Log(logging.Handler):
     """
-    Writes to *path*, a file that is opened again when it was rotated, or a socket: syslog; None: standard error.
+    Writes to *path*: a file, which is opened again after a rotation, or syslog's socket; None means standard error.
 
-    *stand_in*: the file that takes its place while it fails, None for standard error, "" for nothing. A context
-    manager: it is the log of all of the program from its entry to its exit. :attr:`failing` says why it can't be
-    written, "" while it can; *on_state* is called when that changes, on any thread.
+    *stand_in* is the file that replaces it while it fails, None for standard error, "" for nothing. A context manager:
+    it is the log of the whole program from its entry to its exit. :attr:`failing` is why it can't be written, "" while
+    it can; *on_state* is called when that changes, on any thread.
     """
 
     def __init__(self, path: str | None, *, stand_in: str | None = None) -> None:
@@ -63,18 +64,18 @@ class Log(logging.Handler):
         self.close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*, to the stand-in where it has to be."""
+        """Write *record*, if necessary to the stand-in."""
         try:
-            # Opened with the first line; once it fails, by the timer alone.
+            # Opened with the first line; after a failure only by the timer.
             if self._handler is None and not self.failing:
                 self._handler = _handler(self._path)
             if self._handler is not None:
                 self._handler.emit(record)
                 return
-        except (OSError, ValueError) as error:  # ValueError: of a file that was closed
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
             self._fail(error)
         if self._stand_in is not None:
-            with contextlib.suppress(OSError, ValueError):  # it is the last place there is
+            with contextlib.suppress(OSError, ValueError):  # there is no other place
                 self._stand_in.emit(record)
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ class Log(logging.Handler):
             with contextlib.suppress(OSError):
                 self._stand_in = _handler(self._stand_in_path)
         self._start_timer()
-        self._tell(logging.ERROR, f"log: {self.failing}: it is tried again, until then the log is here")
+        self._report(logging.ERROR, f"log: {self.failing}: will try again, until then messages go here")
 
     def _retry(self) -> None:
         with self._lock:
@@ -104,8 +105,8 @@ class Log(logging.Handler):
             handler = None
             try:
                 handler = _handler(self._path)
-                # A full disk can be opened.
-                handler.emit(_record(logging.INFO, f"log: written again; in between it was not: {self.failing}"))
+                # Opening succeeds even on a full disk, so write to it.
+                handler.emit(_record(logging.INFO, f"log: can be written again; before, it could not: {self.failing}"))
             except (OSError, ValueError):
                 _close(handler)
                 self._start_timer()
@@ -119,8 +120,8 @@ class Log(logging.Handler):
             self._timer.daemon = True
             self._timer.start()
 
-    def _tell(self, level: int, text: str) -> None:
-        """Write a line about the log itself, where it goes now."""
+    def _report(self, level: int, text: str) -> None:
+        """Log a line about the log itself, to where the log goes now."""
         self.emit(_record(level, text))
         self.on_state()
 
@@ -135,12 +136,12 @@ def _record(level: int, text: str) -> logging.LogRecord:
 
 def _close(handler: logging.Handler | None) -> None:
     if handler is not None:
-        with contextlib.suppress(OSError, ValueError):  # what it still holds is lost with the disk
+        with contextlib.suppress(OSError, ValueError):  # what it has buffered is lost with the disk
             handler.close()
 
 
 def try_log(path: str, *, keep: bool = True) -> str:
-    """*path*, if a log can be written there; what was not there is left only to *keep*. Raises :exc:`ProcessError`."""
+    """*path*, if a log can be written there; a new file is removed again unless *keep*. Raises :exc:`ProcessError`."""
     try:
         place = _place(path)
         if not _is_syslogs(path, place):
@@ -149,7 +150,7 @@ def try_log(path: str, *, keep: bool = True) -> str:
                 if not keep:
                     os.unlink(place)
             except FileExistsError:
-                # A socket is syslog's, which may come up later.
+                # A socket belongs to syslog, which may start later.
                 if not _is_socket(place):
                     os.close(_opened(place))
     except OSError as error:
@@ -158,11 +159,11 @@ def try_log(path: str, *, keep: bool = True) -> str:
 
 
 def _handler(path: str | None) -> logging.Handler:
-    """A handler that writes to *path*, None for standard error, and raises where it can't."""
+    """A handler that writes to *path*, None for standard error, and raises an error if it can't."""
     handler: logging.Handler
     if path is None:
         handler = _Stderr()
-        # The journal of systemd has the time of each line itself.
+        # systemd's journal adds the time to each line itself.
         handler.setFormatter(_Formatter(UNTIMED if os.environ.get("JOURNAL_STREAM") else TIMED))
         return handler
     place = _place(path)
@@ -189,7 +190,7 @@ def _place(path: str) -> str:
 
 
 def _is_syslogs(path: str, place: str) -> bool:
-    # /dev/log is a link under systemd, and leads to nothing while its journal does not run.
+    # With systemd /dev/log is a link, whose target is missing while the journal service does not run.
     return DEVICES in (os.path.dirname(path), os.path.dirname(place))
 
 
@@ -201,21 +202,21 @@ def _is_socket(path: str) -> bool:
 
 
 class _Raising:
-    """A handler that raises what the library would print."""
+    """A handler that raises errors which the library would print."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the library's name
         raise  # noqa: PLE0704 - called while the library handles it
 
 
 class _Stderr(_Raising, logging.StreamHandler):  # type: ignore[type-arg]
-    """Standard error as it is now: the live line puts another in its place."""
+    """The current standard error, which the live line replaces."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> Any:
-        """The library's: where it writes."""
+        """The stream that the library writes to."""
         if sys.stderr is None:
             raise OSError("there is no standard error")
         return sys.stderr
@@ -226,7 +227,7 @@ class _Syslog(_Raising, logging.handlers.SysLogHandler):
 
 
 class _File(_Raising, logging.handlers.WatchedFileHandler):
-    """The library's, but that it follows nobody else's links."""
+    """The library's handler, but it follows no other user's links."""
 
     def _open(self) -> io.TextIOWrapper:
         _place(self.baseFilename)
@@ -234,7 +235,7 @@ class _File(_Raising, logging.handlers.WatchedFileHandler):
 
 
 class _Formatter(logging.Formatter):
-    """The library's, but that any text can be written: a path may hold bytes that are no letters."""
+    """The library's formatter, but for any text: a path may have bytes that are not characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).encode("utf-8", "backslashreplace").decode()

@@ -1,10 +1,10 @@
 """
-The running program: board, recorder, keeper, lamps and deliveries put together, and how they are doing.
+The running program: puts together board, recorder, keeper, lamps, deliveries and views, and reports their status.
 
 Owns every thread. Each lives as long as what it serves: the recorder as long as
 its board, the keeper as long as the program, a delivery as long as its entry in
-the settings. They are started in the order in which data flows and ended in it
-too, so that what was seen is counted, kept and, in the time given, delivered.
+the settings. A stop ends them in the order in which data flows, so that every
+flash that was seen is counted, written and, if there is time, delivered.
 """
 
 import contextlib
@@ -40,38 +40,38 @@ from powermeter.writers import open_writer
 
 log = logging.getLogger(__name__)
 
-#: Of so many faces that were read it is known what became of them.
+#: For how many readings, the latest ones, the result is kept until it is asked for.
 MAX_JUDGEMENTS = 10
 
-#: What the threads are given to end, in s; together less than the 10 that a stop may take.
+#: How long the threads may take to end, in s; together less than the 10 s that a stop may take.
 RECORDER_STOP_S = 1.0
 KEEPER_STOP_S = 3.0
 WRITERS_STOP_S = 5.0
 
-#: What the views are given to end, in s: a view's thread may be making a status, which the file is waited for.
+#: How long the views may take to end, in s: a view's thread may be making a status, which waits for the file.
 VIEWS_STOP_S = 0.8
 
-#: What MQTT is given to remove what it has published, in s, where it leaves the settings.
+#: How long MQTT may take to remove what it has published when it is removed from the settings, in s.
 WITHDRAW_S = 2.0
 
 #: How long a change of the meters may wait for the recorder, in s: it sleeps through a phase of L1 at most.
 CHANGE_S = 2.0
 
-#: A library's callback stamps an edge within this, in s; so much later a span of time is complete.
+#: A library's callback timestamps an edge within this time, in s: this much later, a time span is complete.
 EDGE_DELAY_S = 1.0
 
 
 class Monitor:
     """
-    Counts from its entry as a context manager to its exit.
+    A context manager that counts from its entry to its exit.
 
-    *open_board* makes the board of some settings, not yet watched. *simulate*
-    is passed on to :meth:`status`. *stopping* is asked while the journal is
-    opened, whether the program was told to stop. *new_journal*, in place of
-    :func:`~powermeter.journal.salvage.open_journal`, opens one that takes long
-    to make: on the keeper's thread, while it counts. *clock* tells the time.
-    From any thread, *on_crash* is called when a bug ended a thread;
-    :attr:`crashed` is set then.
+    *open_board* makes the board for the given settings, not yet watched.
+    *simulate* is passed on to :meth:`status`. *stopping* returns whether a stop
+    has been requested; it is called while the journal is opened. *new_journal*
+    replaces :func:`~powermeter.journal.salvage.open_journal` for a journal that
+    takes long to make: it is called on the keeper's thread, while counting has
+    begun. *clock* tells the time. *on_crash* is called, from any thread, when a
+    bug has ended a thread; :attr:`crashed` is then set.
     """
 
     def __init__(
@@ -98,21 +98,21 @@ class Monitor:
         self._on_crash = on_crash
         self._clock = clock
         self._since_s = clock.monotonic_s()
-        #: By its name each meter that was ever counted: one that comes back goes on from its count.
+        #: By name, each meter that was ever counted: one that comes back continues from its count.
         self._meters: dict[str, Meter] = {}
-        #: What became of the last faces, by when they were read (UTC, ns).
+        #: The results of the latest readings, by the time at which they were taken (UTC, ns).
         self._judgements: dict[int, Judged] = {}
-        #: By the writer's name its delivery and that one's thread; and the threads of those that were replaced.
+        #: By the writer's name, its delivery and the delivery's thread; and the same for deliveries that were replaced.
         self._deliveries: dict[str, tuple[Delivery, threading.Thread]] = {}
         self._replaced: list[tuple[Delivery, threading.Thread]] = []
         self._recording: threading.Thread | None = None
         self._keeping: threading.Thread | None = None
-        #: The page and its thread; None without one.
+        #: The page and its thread; None without a page.
         self._page: tuple[PageServer, threading.Thread] | None = None
-        #: The same of MQTT.
+        #: The same for MQTT.
         self._mqtt: tuple[MqttView, threading.Thread] | None = None
         self._showing = threading.Lock()
-        #: Held while parts are changed, and while they are looked at.
+        #: Held while parts are changed, and while their status is read.
         self._changing = threading.Lock()
         self._stack = contextlib.ExitStack()
 
@@ -128,7 +128,7 @@ class Monitor:
         self._stack.close()
 
     def _start(self, stack: contextlib.ExitStack) -> None:
-        """Start all; each thing's end goes on *stack*, which undoes them in reverse."""
+        """Start everything; what ends each part goes on *stack*, which calls it in reverse order."""
         settings = self.settings
         self._board = self._watched_board(settings)
         stack.callback(self._close_board)
@@ -187,7 +187,7 @@ class Monitor:
         self._recorder.close()
 
     def _clock_wait_s(self, settings: Settings) -> float:
-        # An invented pulse is as old as it says.
+        # A simulated pulse needs no right clock.
         return settings.clock_wait_s if self.simulate is None else 0
 
     def _start_recorder(self, watched: list[WatchedMeter]) -> None:
@@ -197,7 +197,7 @@ class Monitor:
         )
 
     def _watched(self, settings: MeterSettings, board: Board) -> WatchedMeter:
-        """The meter of *settings*, new on its input; its count goes on where it was counted before."""
+        """The meter of *settings*, new on its input; its count continues from where it was."""
         before = self._meters.get(settings.name) or Meter(settings.name, Constant(settings.impulses_per_kwh), Flash(0))
         meter = Meter(settings.name, before.constant, _flash(settings, board), before.count)
         self._meters[settings.name] = meter
@@ -208,7 +208,7 @@ class Monitor:
     def _prepare_delivery(
         self, writer: WriterSettings, settings: Settings, before: tuple[Delivery, threading.Thread] | None = None
     ) -> None:
-        """A delivery whose thread is to be started; it goes on where *before*, of the same name, ends."""
+        """Prepare a delivery, without starting its thread; it continues where *before*, of the same name, ends."""
         cursor = before[0].cursor if before else Cursor(writer.name)
         self._keeper.follow(cursor)
         delivery = Delivery(
@@ -231,19 +231,21 @@ class Monitor:
             if thread.ident is not None:  # it was started
                 thread.join(max(0.0, end_s - self._clock.monotonic_s()))
             if thread.is_alive():
-                log.warning("%s: did not end in %g s: what waits stays in the journal", delivery.name, WRITERS_STOP_S)
+                log.warning(
+                    "%s: did not end within %g s: waiting pulses stay in the journal", delivery.name, WRITERS_STOP_S
+                )
 
     def _wake_deliveries(self) -> None:
         for delivery, _ in list(self._deliveries.values()):
             delivery.wake()
 
     def _complete_ns(self) -> int | None:
-        """The time before which no pulse will be added any more (UTC, ns); None while new ones have no time."""
+        """The time before which no more pulses will be added (UTC, ns); None while new ones have no time."""
         if not self._keeper.settled or not self._keeper.opened:
             return None
         behind_ns = self._clock.monotonic_ns() - self._recorder.complete_ns()
         seen_ns = self._clock.wall_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
-        # Not only the first: one that was judged by its length comes after others that are younger.
+        # Not only the first one's: a flash that is judged by its length is counted after later ones.
         ahead = self._clock.ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
@@ -291,13 +293,13 @@ class Monitor:
 
     def _stop_views(self) -> None:
         if self._mqtt is not None:
-            self._mqtt[0].stop()  # it ends while the page does
+            self._mqtt[0].stop()  # it ends while the page ends
         self._stop_page()
         self._stop_mqtt(VIEWS_STOP_S)
 
     def _change_views(self, before: Settings, now: Settings) -> None:
         self._change_page(before, now)
-        # A meter or a label that changed it sees in the status.
+        # It takes changes of meters and labels from the status.
         if now.mqtt != before.mqtt:
             gone = now.mqtt is None
             self._stop_mqtt(WITHDRAW_S if gone else VIEWS_STOP_S, withdraw=gone)
@@ -316,7 +318,7 @@ class Monitor:
         return thread
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        """A thread that can't end in silence. It may be left behind at the end, where its service or disk hangs."""
+        """A thread whose crash ends the program. If its service or disk hangs, it may be left behind at the end."""
 
         def run() -> None:
             try:
@@ -347,21 +349,21 @@ class Monitor:
         self._keeper.stop()
         keeping.join(KEEPER_STOP_S)
         if not keeping.is_alive():
-            # What a bug that ended its thread has left.
+            # For entries that remain after a bug has ended its thread.
             try:
                 self._keeper.save()
             except Exception:
-                log.debug("journal: what is left can't be written either: a bug", exc_info=True)
+                log.debug("journal: the remaining pulses can't be written either: a bug", exc_info=True)
 
     def _close_journal(self) -> None:
         self._lookup.close()
-        # Judged last: a slow disk has had the writers' time too.
-        # Invented pulses may go with a journal that a stop has left unmade.
+        # Checked last, as a slow disk had until now to finish.
+        # Simulated pulses may be lost together with a new journal whose making was stopped.
         unmade = self._new_journal is not None and not self._keeper.opened
         if self._keeping is not None and not unmade and (lost := len(self._keeper.waiting())):
             self.crashed = True
             log.critical("journal: %d pulses could not be written and are lost", lost)
-        # Not under a keeper that hangs in a write: closing would wait for it.
+        # Not while the keeper hangs in a write: closing would wait for it.
         if self._keeping is None or not self._keeping.is_alive():
             self._keeper.close()
 
@@ -369,15 +371,15 @@ class Monitor:
 
     def change(self, settings: Settings) -> None:
         """
-        Go on with *settings*; only what differs is touched.
+        Continue with *settings*; only parts whose settings differ are changed.
 
-        Raises :exc:`~powermeter.errors.PowerError` where they can't take
-        effect; those from before stay in force then.
+        Raises :exc:`~powermeter.errors.PowerError` if they can't take effect;
+        the previous ones then stay in force.
         """
         before = self.settings
         with self._changing:
             self._change(before, settings)
-        # Not while that is held: a view may be waiting for a status.
+        # Not while the lock is held: a view may be waiting for a status.
         self._change_views(before, settings)
         self.show_condition()
 
@@ -400,18 +402,18 @@ class Monitor:
         for name, before, now in (
             ("DATA_DIR", self.settings.data_dir, settings.data_dir),
             ("LOG_FILE", self.settings.log_file, settings.log_file),
-            # RPi.GPIO takes one numbering in its process's life.
+            # RPi.GPIO accepts only one numbering during the life of a process.
             ("PIN_NUMBERING", self.settings.pin_numbering, settings.pin_numbering),
         ):
             if before != now:
-                raise PowerError(f"{name}: was {before}, is {now}: a change of it needs a restart")
+                raise PowerError(f"{name}: was {before}, is {now}: restart to change it")
         judged = [meter.name for meter in settings.meters if meter.min_flash_ms is not None]
         if judged and self.simulate is None and not self._board.sees_ends:
             raise PowerError(f"min_flash_ms of {judged[0]}: RPi.GPIO does not tell how long a flash is, gpiod does")
 
     def _pins(self, settings: Settings) -> tuple[object, ...]:
-        """What a board is made of."""
-        if self.simulate is not None:  # its flashes are made of all that the meters are
+        """The settings that a board depends on."""
+        if self.simulate is not None:  # its flashes depend on everything about the meters
             return (settings.meters,)
         return (
             settings.gpio_library,
@@ -422,7 +424,7 @@ class Monitor:
         )
 
     def _change_board(self, settings: Settings) -> None:
-        """Go on with the board of *settings*, and a recorder of its own; where that can't be opened, with the old."""
+        """Continue with the board of *settings* and a new recorder; if it can't be opened, with the previous pins."""
         if self.simulate is None:
             self._try_pins(settings)
         self._stop_recorder()
@@ -447,7 +449,7 @@ class Monitor:
             raise error
 
     def _try_pins(self, settings: Settings) -> None:
-        """Open those pins of *settings* that this program does not have yet, while the others are counted on."""
+        """Try to open those pins of *settings* that are not open yet, while counting goes on with the others."""
         before = self.settings
         if (settings.gpio_library, settings.gpio_chip) == (before.gpio_library, before.gpio_chip):
             had = {before.l1_pin, before.l2_pin, *(meter.pin for meter in before.meters)}
@@ -461,7 +463,7 @@ class Monitor:
             self._watched_board(settings).close()
 
     def _change_meters(self, settings: Settings) -> None:
-        """Have the recorder count by *settings* between two edges, on the same inputs."""
+        """Have the recorder change to *settings* between two edges, on the same inputs."""
         done = threading.Event()
         recorder, board = self._recorder, self._board
 
@@ -474,7 +476,7 @@ class Monitor:
         done.wait(CHANGE_S)
 
     def _changed(self, watched: WatchedMeter, settings: MeterSettings, board: Board) -> WatchedMeter:
-        """What is watched by *settings* on the input of *watched*; on the recorder's thread."""
+        """The watched meter by *settings* on the input of *watched*; on the recorder's thread."""
         self._enter(settings)
         if watched.meter.name != settings.name:
             if (since_ns := watched.missed(ends=True)) is not None:
@@ -487,7 +489,7 @@ class Monitor:
         return watched
 
     def _enter(self, settings: MeterSettings) -> None:
-        """Have the keeper take the meter's pulses, worth what *settings* say from the next one on."""
+        """Have the keeper take the meter's pulses, from the next one on with the constant in *settings*."""
         meter = self._meters.get(settings.name)
         self._keeper.enter(settings.name, settings.impulses_per_kwh)
         if meter is not None and meter.constant.impulses_per_kwh != settings.impulses_per_kwh:
@@ -495,7 +497,7 @@ class Monitor:
             meter.constant = Constant(settings.impulses_per_kwh, meter.count, meter.register_kwh)
 
     def _change_writers(self, before: Settings, now: Settings) -> None:
-        """Replace the deliveries whose entries differ; each new one first waits for its own predecessor."""
+        """Replace the deliveries whose entries differ; each new one first waits for its predecessor."""
         entries = {writer.name: _entry(writer, before) for writer in before.writers}
         wanted = {writer.name: writer for writer in now.writers}
         starting = []
@@ -512,23 +514,23 @@ class Monitor:
                 self._keeper.forget(delivery.cursor)
         for name, writer in wanted.items():
             if name not in self._deliveries:
-                # One that was taken out, and is put in again, may still be in its last request.
+                # A writer that was removed and is added again may not have finished its last request.
                 before_it = next((one for one in self._replaced if one[0].name == name and one[1].is_alive()), None)
                 self._prepare_delivery(writer, now, before_it)
                 starting.append(name)
         self._replaced = [one for one in self._replaced if one[1].is_alive()]
-        # In the order of the settings, in which they are shown.
+        # In the order of the settings, which is the order in which they are shown.
         self._deliveries = {name: self._deliveries[name] for name in wanted}
         for name in starting:
             self._deliveries[name][1].start()
 
-    # --- What a meter's face shows
+    # --- Readings of a meter's face
 
     def read_face(self, name: str, kwh: float, decimals: int, *, force: bool) -> int:
         """
-        Have the register of the meter *name* become *kwh*, from its next pulse on.
+        Set the register of the meter *name* to *kwh* from its next pulse on.
 
-        Returns what to ask :meth:`judged` for. Raises :exc:`~powermeter.errors.PowerError` where that can't be now.
+        Returns the number to pass to :meth:`judged`. Raises :exc:`~powermeter.errors.PowerError` if that can't be done.
         """
         settings = next((meter for meter in self.settings.meters if meter.name == name), None)
         if settings is None:
@@ -536,7 +538,7 @@ class Monitor:
         if waits_s := self._keeper.waits_s:
             raise PowerError(f"the clock is not known to be right yet: try again in {math.ceil(waits_s / 60)} minutes")
         if self._keeper.failing:
-            raise PowerError(f"journal: {self._keeper.failing}: a reading can't be kept now")
+            raise PowerError(f"journal: {self._keeper.failing}: the reading can't be saved now")
         time_ns = self._clock.wall_ns()
         recorder = self._recorder
 
@@ -548,11 +550,11 @@ class Monitor:
         return time_ns
 
     def judged(self, asked: int) -> Judged | None:
-        """What became of the face that :meth:`read_face` was given; None while that is not on the disk."""
+        """The result of the reading that :meth:`read_face` was given; None until it is on the disk."""
         return self._judgements.get(asked)
 
     def _take_judgement(self, judged: Judged) -> None:
-        """Note what became of a face, and have the register follow; on the keeper's thread."""
+        """Keep the result of a reading, and have the register follow it; on the keeper's thread."""
         if not judged.refused:
             name = judged.face.meter
             by_kwh = judged.reading.face_kwh - judged.reading.register_kwh
@@ -567,11 +569,11 @@ class Monitor:
         if len(self._judgements) > MAX_JUDGEMENTS:
             del self._judgements[next(iter(self._judgements))]
 
-    # --- How it is doing
+    # --- Status
 
     def show_condition(self) -> None:
-        """Have L2 show how all is doing now; from any thread."""
-        # By one thread at a time: of two the later look must also be shown later.
+        """Have L2 show the current state of everything; from any thread."""
+        # One thread at a time, so that the latest state is the one that stays.
         with self._showing:
             if self._recorder.faulty:
                 condition = Condition.INPUT_FAULT
@@ -594,9 +596,9 @@ class Monitor:
 
     def status(self) -> Status:
         """
-        How all is doing now; from any thread.
+        The current status; from any thread.
 
-        What only the file knows is not known while that does not answer.
+        Values that only the file has are None while the file does not answer.
         """
         with self._changing:
             return self._status()
@@ -605,7 +607,7 @@ class Monitor:
         keeper = self._keeper
         uncommitted = keeper.waiting()
         waits_s = keeper.waits_s
-        # Before the file is asked what a pulse is worth: it knows that of all that is counted here.
+        # Read before the file is asked for the constants, so that these cover every pulse that is counted here.
         counts = {name: tally.begin[0] + tally.written for name, tally in keeper.tallies.items() if tally.begin}
         found = self._lookup.ask(
             keeper.opened,
@@ -653,7 +655,7 @@ class Monitor:
             ahead = self._clock.ahead_ns()
             of_today = sum(row.meter == meter.name and row.at_ns + ahead >= found.midnight_ns for row in fresh)
             pulses_today, kwh_today = pulses + of_today, kwh + of_today * meter.constant.watt_hours / 1000
-        # An edge that waits for L1 is no silence.
+        # Up to that time only: an edge may be waiting for L1, which is not silence.
         watts, bound = meter.watts_at(self._recorder.taken_ns())
         settings = next((of for of in self.settings.meters if of.name == meter.name), None)
         return MeterStatus(
@@ -665,7 +667,7 @@ class Monitor:
             kwh_today=kwh_today,
             pulses=None if begin is None else begin[0] + meter.count,
             register_kwh=None if begin is None else begin[1] + meter.register_kwh,
-            # One rounding of a sum that only grows: it never falls.
+            # Rounded once, from a sum that only grows, so it never falls.
             energy_kwh=round(kwh_of(worth, 0, counts[meter.name]), 6) if worth and meter.name in counts else None,
             rejected=meter.flash.rejected,
             rejected_after_stall=meter.flash.rejected_late,
@@ -696,8 +698,9 @@ class Monitor:
 
 
 def _flash(settings: MeterSettings, board: Board) -> Flash:
-    """The light of a meter of *settings* before its first edge."""
-    # Only a simulated meter's flashes have no length where one is asked for: the other boards refuse it.
+    """The light of a meter with *settings* before its first edge."""
+    # The only board that gets here without seeing the ends of flashes is the simulated one: RPi.GPIO refuses the
+    # setting.
     judged = settings.min_flash_ms is not None and board.sees_ends
     shortest = round((settings.min_flash_ms or 0) * 1e6) if judged else None
     return Flash(hold_off_ns(settings.impulses_per_kwh, settings.max_watts), shortest)
@@ -709,11 +712,11 @@ def _shown_as(settings: Settings) -> dict[str, ShownAs]:
 
 
 def _kind_of_input(settings: MeterSettings) -> dict[str, bool]:
-    """What the input of a meter of *settings* is like."""
+    """The kind of input that *settings* give a meter."""
     return {"is_contact": settings.sensor == "contact", "is_export": settings.direction == "export"}
 
 
 def _entry(writer: WriterSettings, settings: Settings) -> tuple[object, ...]:
-    """What a delivery is made of: its entry, and for a file the paths of the others, which it keeps off."""
+    """The settings that a delivery depends on: its entry, and for a file the other files, which it must not use."""
     beside = [other.options["path"] for other in settings.writers if other.type == "file" and other != writer]
     return writer, beside if writer.type == "file" else []

@@ -1,14 +1,14 @@
 """
-The disks that paths are on: what is mounted, and what should be.
+The disks that paths are on: which are mounted, and which should be.
 
-A directory whose disk is not mounted looks like any other; what is written
-there is hidden once the disk is there.
+A directory whose disk is not mounted looks like any other, but what is written
+there is hidden once the disk is mounted.
 """
 
 import os
 import re
 
-#: What is to be mounted where, fstab(5), and what is, proc_pid_mountinfo(5).
+#: What should be mounted where, fstab(5), and what is mounted, proc_pid_mountinfo(5).
 FSTAB = "/etc/fstab"
 MOUNTED = "/proc/self/mountinfo"
 
@@ -18,7 +18,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 def not_mounted(path: str) -> str | None:
     """
-    The mount point that *path* is below, where /etc/fstab names one and nothing is mounted there; None without one.
+    The mount point above *path* that /etc/fstab names, if nothing is mounted there; None otherwise.
 
     *path* is absolute and without links.
     """
@@ -38,16 +38,16 @@ def mount_of(path: str) -> str:
 
 
 def file_system(path: str) -> str:
-    """The type of the file system that *path*, absolute and without links, is on; "" where that is not known."""
+    """The type of the file system that *path*, absolute and without links, is on; "" if that is not known."""
     return _mounted(path)[0]
 
 
 def volatile(path: str) -> str | None:
     """
-    The type of the file system that *path* is on, if all of it is gone after a reboot; else None.
+    The type of the file system that *path* is on, if everything in it is lost at a reboot; otherwise None.
 
-    So is an overlay whose changes are kept in memory, as raspi-config makes it, or nobody knows where: in a container
-    they last as long as the container.
+    That includes an overlay whose changes are kept in memory, like that of raspi-config, or in an unknown place: in a
+    container they last only as long as the container.
     """
     kind, options = _mounted(os.path.realpath(path))
     if kind == "overlay":
@@ -61,7 +61,7 @@ def _mounted(path: str) -> tuple[str, list[str]]:
     best, found = "", ("", [""])
     for row in _rows(MOUNTED):
         point, of_disk = _unescaped(row[4]), row[row.index("-") + 1 :]
-        # The later one of two at the same place hides the other.
+        # Of two mounts at the same place, the later one hides the other.
         if _is_below(path, point.rstrip("/")) and len(point) >= len(best):
             best, found = point, (of_disk[0], of_disk[2].split(","))
     return found
@@ -81,7 +81,7 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _fields(table: str, index: int) -> list[str]:
-    """A field of every line of *table*, with its escapes (getmntent(3)) undone; none where it can't be read."""
+    """One field of every line of *table*, with its escapes (getmntent(3)) undone; empty if it can't be read."""
     return [_unescaped(row[index]) for row in _rows(table) if len(row) > index]
 
 

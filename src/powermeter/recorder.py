@@ -1,8 +1,8 @@
 """
-Edges to pulses, on one thread, which never waits for a disk or a network.
+Turns edges into pulses, on one thread that never waits for a disk or a network.
 
-Owns the board's inputs, the meters and the lamps. Others may look at the meters
-and ask up to when they are complete; the pulses go to the keeper's list.
+Owns the board's inputs, the meters and the lamps. Other threads may read the
+meters and ask up to which time they are complete. The pulses go to the keeper's list.
 """
 
 import contextlib
@@ -21,13 +21,14 @@ from powermeter.keeper import Keeper
 from powermeter.lamps import Lamps
 from powermeter.meter import NS_PER_S
 
-#: As long as fewer edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at the most): a
-#: quarter of what the kernel keeps. Interference of more than 10,000 edges a second may overflow it from rest.
+#: If no more edges than this came at once, the recorder may sleep through a phase of L1 (100 ms at most). It is a
+#: quarter of what the kernel keeps. Interference of more than 10,000 edges per second that begins in such a sleep may
+#: overflow it.
 BURST = 256
 
 
 class Watchdog(NamedTuple):
-    """Who wants to be told at least every *every_ns* that the recorder is alive."""
+    """Expects *feed* to be called at least every *every_ns* while the recorder is alive."""
 
     every_ns: int
     feed: Callable[[], None]
@@ -37,8 +38,8 @@ class Recorder:
     """
     Takes the edges of *board* until :meth:`stop`, gives the pulses among them to *keeper*, and steps *lamps*.
 
-    *board* is watched when :meth:`run` begins. *on_state* is called on its
-    thread when :attr:`faulty` changes, and *watchdog* is fed there.
+    *board* must be watched before :meth:`run` begins. On the recorder's thread,
+    *on_state* is called when :attr:`faulty` changes, and *watchdog* is fed.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Recorder:
         self._ended = False
         self._taking = False
         self._taken_ns = self._started_ns
-        #: What to do between two edges.
+        #: Work to do between two edges.
         self._changes: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._sleep = select.poll()
@@ -71,20 +72,20 @@ class Recorder:
     def close(self) -> None:
         """Give back the file descriptor, once :meth:`run` has ended; may be called twice."""
         if self._wake_fd >= 0:
-            # In this order: a thread left behind must not write to whatever gets the number next.
+            # In this order: a thread left behind must not write to whatever gets this descriptor's number next.
             wake_fd, self._wake_fd = self._wake_fd, -1
             os.close(wake_fd)
 
     @property
     def faulty(self) -> bool:
-        """Whether the input of a meter does not do what it should."""
+        """Whether any meter's input is at fault."""
         return any(watched.faulty for watched in self.meters)
 
     def complete_ns(self) -> int:
         """
         The monotonic time before which every pulse has been given to the keeper; from any thread.
 
-        But for those that a loss of edges hides, which are counted once it is seen.
+        Except pulses whose edges were lost: these are counted once the loss is noticed.
         """
         taken_ns = self.taken_ns()
         since_ns = [watched.meter.flash.waits_since_ns for watched in self.meters]
@@ -93,7 +94,7 @@ class Recorder:
     def taken_ns(self) -> int:
         """The monotonic time before which every edge has been taken; from any thread."""
         now_ns = time.monotonic_ns()
-        # In this order: what the board has no more is being taken, or has been.
+        # In this order: an edge that the board no longer has is being taken, or has been.
         if self._ended or (not self._board_has_edges() and not self._taking):
             self._taken_ns = now_ns
         return self._taken_ns
@@ -106,17 +107,17 @@ class Recorder:
         return bool(waiting.poll(0))
 
     def wake(self) -> None:
-        """Have the lamps stepped at once; from any thread."""
+        """Have the recorder step the lamps and do waiting work now; from any thread."""
         wake_fd = self._wake_fd
         if wake_fd >= 0:
-            with contextlib.suppress(OSError):  # closed this moment: there is nothing more to step
+            with contextlib.suppress(OSError):  # just closed: there is nothing left to do
                 os.eventfd_write(wake_fd, 1)
 
     def change(self, work: Callable[[], None]) -> None:
         """
-        Have *work* done between two edges, on the thread that counts, before any that come from now on.
+        Have *work* done between two edges, on the recorder's thread, before any edge that comes from now on.
 
-        Once that has ended it is done at once.
+        Once that thread has ended, *work* is done immediately.
         """
         self._changes.append(work)
         if self._ended:
@@ -128,18 +129,18 @@ class Recorder:
         while self._changes:
             try:
                 work = self._changes.popleft()
-            except IndexError:  # another thread has it: this one ends
+            except IndexError:  # another thread took it
                 return
             work()
             self._judge_at_ns = 0
 
     def stop(self) -> None:
-        """Let :meth:`run` end once it has taken the edges there are."""
+        """Have :meth:`run` end once it has taken the edges that are waiting."""
         self._stopping = True
         self.wake()
 
     def run(self) -> None:
-        """Count until stopped; the lamps are dark then."""
+        """Count until stopped, then make the lamps dark."""
         self._sleep.register(self._board.fileno(), select.POLLIN)
         self._sleep.register(self._wake_fd, select.POLLIN)
         for watched in self.meters:
@@ -150,8 +151,8 @@ class Recorder:
             due_s = self._lamps.step(time.monotonic())
             while not self._stopping:
                 if self._lamps.flashing and not burst:
-                    # L1 could not show another pulse. Until it can, edges wait, stamped, and cost no wake-up: at 1,000
-                    # a second there are 20 instead of 1,000.
+                    # L1 could not show another pulse. Until it can, edges wait with their timestamps and cost no
+                    # wake-up: at 1,000 per second there are 20 wake-ups instead of 1,000.
                     time.sleep(max(0.0, (due_s or 0.0) - time.monotonic()))
                     due_s = 0.0
                 burst = self._edges_by(due_s) and self._take() > BURST
@@ -160,7 +161,7 @@ class Recorder:
                 if now_ns >= self._judge_at_ns:
                     self._judge(now_ns)
                 due_s = self._lamps.step(now_ns / NS_PER_S)
-            # From here on the board has no descriptor to ask.
+            # From here on the board has no descriptor to poll.
             self._taking = True
             self._board.unwatch()
             self._take()
@@ -171,12 +172,12 @@ class Recorder:
             self._lamps.dark()
 
     def _edges_by(self, due_s: float | None) -> bool:
-        """Sleep until edges wait, the lamps or a judgement of the inputs are due, or someone calls; whether they do."""
+        """Sleep until edges wait, lamps or inputs are due, or :meth:`wake` is called; return whether edges wait."""
         wait_ms = 0.0
         if due_s != 0.0:
             judge_s = self._judge_at_ns / NS_PER_S
             due_s = judge_s if due_s is None else min(due_s, judge_s)
-            # At most a day at a time: poll() takes no more than 24.8 of them.
+            # At most a day at a time: poll() accepts no more than 24.8 days.
             wait_ms = min(max(0.0, due_s - time.monotonic()), 86400.0) * 1000
         edges = False
         for fd, _ in self._sleep.poll(wait_ms):
@@ -187,9 +188,9 @@ class Recorder:
         return edges
 
     def _take(self) -> int:
-        """Take in the edges that the board has; return how many they are."""
+        """Take the edges that the board has; return how many there were."""
         self._taking = True
-        # Noted here, not when it is asked alone: at 10 a second and more, edges nearly always wait for L1.
+        # Noted here, not only in taken_ns(): at 10 per second and more, edges nearly always wait for L1.
         taken_ns = time.monotonic_ns()
         edges = self._board.take()
         keep, pulse = self._keeper.keep, False

@@ -1,7 +1,7 @@
 """
-One run of the program: its log, its locks, its board and its monitor, until it is told to stop.
+One run of the program, until it is stopped: its log, locks, board and monitor.
 
-What runs is the monitor's; here is what belongs to the process: the lock of
+The monitor counts; this module owns what belongs to the process: the lock of
 DATA_DIR, the socket, the signals, and what the terminal shows.
 """
 
@@ -35,7 +35,7 @@ from powermeter.views import text
 
 log = logging.getLogger(__name__)
 
-#: How often the live line is shown again, and a plain one printed where there is no terminal, in s.
+#: How often the live line is refreshed, and how often a plain line is printed if there is no terminal, in s.
 LIVE_S, PLAIN_S = 1.0, 60.0
 
 
@@ -50,18 +50,18 @@ def run(
     ready: Callable[[], None] = lambda: None,
 ) -> int:
     """
-    Count until a signal; returns the exit status.
+    Count until a signal comes; return the exit status.
 
     *simulate*: watts, True for a household's day, None for the real pins.
-    *reread* gives the settings as they are now, or raises
-    :exc:`~powermeter.errors.PowerError`. *ready* is called once it counts.
-    Raises :exc:`~powermeter.errors.PowerError` where that can't be.
+    *reread* returns the current settings, or raises
+    :exc:`~powermeter.errors.PowerError`. *ready* is called once counting has
+    begun. Raises :exc:`~powermeter.errors.PowerError` if it can't begin.
     """
     logging.getLogger("powermeter").setLevel(logging.DEBUG if verbose else logging.INFO)
     of_daemon = os.path.join(settings.data_dir, "power.log") if as_daemon else None
     path = settings.log_file or of_daemon
     try:
-        # What stands in for a daemon's own log is nowhere: it has let go of the terminal.
+        # A daemon's own log has nothing to replace it, as a daemon has no terminal.
         with Log(path, stand_in="" if path == of_daemon and as_daemon else of_daemon) as own_log:
             try:
                 return _run(settings, pidfile, own_log, simulate, as_daemon=as_daemon, reread=reread, ready=ready)
@@ -87,7 +87,7 @@ def _run(
     ready: Callable[[], None],
 ) -> int:
     with contextlib.ExitStack() as stack:
-        # One with another pidfile would still write to the same journal.
+        # Another program with another pidfile would still write to the same journal.
         try:
             stack.enter_context(PidFile(os.path.join(settings.data_dir, "lock"), 0o600))
         except AlreadyRunningError as error:
@@ -95,12 +95,12 @@ def _run(
                 f"already running, pid {error.pid}, with another pidfile: it uses {settings.data_dir}: "
                 f"stop it with kill {error.pid}, or set another DATA_DIR"
             ) from error
-        # On a terminal a hang-up means that it is gone.
+        # On a terminal, a hang-up means that the terminal is gone.
         hangup_stops = not as_daemon and sys.stdin.isatty()
         control = stack.enter_context(Control(pidfile, hangup_stops=hangup_stops, detached=as_daemon))
         if simulate is None and (kind := volatile(settings.data_dir)):
             log.warning(
-                "%s: DATA_DIR is on %s: pulses and register are gone after a reboot: set one on a disk",
+                "%s: DATA_DIR is on %s: pulses and register are gone after a reboot: set a DATA_DIR on a disk",
                 settings.data_dir,
                 kind,
             )
@@ -143,7 +143,7 @@ def _board(simulate: float | bool | None, settings: Settings) -> Board:
 
 
 def _new_journal(simulate: float | bool | None, settings: Settings) -> Callable[..., Journal] | None:
-    """What makes the journal of a simulated household where it is new: with days before this moment in it."""
+    """What creates a simulated household's journal if it is new, with some days of history in it; else None."""
     if simulate is not True or not past.is_new(os.path.join(settings.data_dir, JOURNAL)):
         return None
     return functools.partial(past.open_journal, time.time())
@@ -152,12 +152,12 @@ def _new_journal(simulate: float | bool | None, settings: Settings) -> Callable[
 def _watchdog() -> Watchdog | None:
     if not (every_s := watchdog_s()):
         return None
-    # Twice in the time that is asked for, as sd_watchdog_enabled(3) says.
+    # Twice as often as required, as sd_watchdog_enabled(3) recommends.
     return Watchdog(round(every_s * NS_PER_S / 2), lambda: notify("WATCHDOG=1"))
 
 
 def _answer(monitor: Monitor, question: str) -> str:
-    """What is answered to a question over the socket: "text", "json", or what is to be done, as JSON."""
+    """The answer to a question over the socket: "text", "json", or a request as JSON."""
     if question.startswith("{"):
         try:
             return json.dumps(_done(monitor, json.loads(question))) + "\n"
@@ -169,11 +169,10 @@ def _answer(monitor: Monitor, question: str) -> str:
 
 def _done(monitor: Monitor, wanted: dict[str, Any]) -> dict[str, Any]:
     """
-    What came of {"meter", "kwh", "force"}, the face of a meter as it was typed, or of asking for it again.
+    The answer to {"meter", "kwh", "force"}, a reading as it was typed, or to {"asked": number}, for its result.
 
-    A card takes its time, and nobody else waits for it here: the answer is {"asked": number} until what became of it is
-    on the disk, and {"asked": number} asks again. Then it is {"said": text}, or {"refused": reason}; at once it may be
-    {"impossible": reason}.
+    A card may be slow, and others must not wait for it here: the answer is {"asked": number} until the result is on the
+    disk, then {"said": text} or {"refused": reason}. It is {"impossible": reason} if the reading can't be taken now.
     """
     if "asked" not in wanted:
         try:
@@ -191,7 +190,7 @@ def _done(monitor: Monitor, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:
-    """Have the settings as they are now take effect, or log why they don't."""
+    """Apply the current settings, or log why that is not possible."""
     try:
         settings = reread()
         monitor.change(settings)
@@ -205,34 +204,34 @@ def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:
 
 @contextlib.contextmanager
 def _shown(line: Callable[[int | None], str]) -> Iterator[tuple[float | None, Callable[[], bool] | None]]:
-    """What the foreground shows of *line*: how often, in s, and what shows it."""
+    """How often *line* is shown in the foreground, in s, and the function that shows it."""
     if _has_terminal():
         from powermeter.views.live import LiveLine  # rich: 50 ms and 6 MiB that a daemon does not need
 
         with LiveLine(line) as live:
             yield LIVE_S, live.refresh
     elif os.environ.get("NOTIFY_SOCKET") or sys.stdout is None:
-        yield None, None  # a service manager has --status, and keeps all that is printed
+        yield None, None  # a service manager's user has --status, and its log would keep all that is printed
     else:
         yield PLAIN_S, functools.partial(_print, line)
 
 
 def _has_terminal() -> bool:
-    """Whether a line can be drawn again and again: a dumb terminal has no way back to its beginning."""
+    """Whether a line can be redrawn: a dumb terminal can't go back to the beginning of the line."""
     return (
         sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
     )
 
 
 def _print(line: Callable[[int | None], str]) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+    with contextlib.suppress(OSError, ValueError):  # its reader is gone
         print(line(None), flush=True)
     return True
 
 
 @contextlib.contextmanager
 def _no_silent_end(crash: Callable[[], None]) -> Iterator[None]:
-    """Have the program end, and say so, where a thread that is not the monitor's ends by a bug: a library's of pins."""
+    """End the program, and log it, if a bug ends a thread that is not the monitor's, such as a GPIO library's."""
 
     def ended(name: str, error: BaseException | None) -> None:
         log.critical("%s: ended by a bug, the program ends", name, exc_info=error)
@@ -240,7 +239,7 @@ def _no_silent_end(crash: Callable[[], None]) -> Iterator[None]:
 
     before = threading.excepthook, sys.excepthook
     threading.excepthook = lambda args: ended(args.thread.name if args.thread else "a thread", args.exc_value)
-    # A thread of C code tells an error of its callback this way.
+    # This is how a thread in C code reports an error of its callback.
     sys.excepthook = lambda _kind, error, _trace: ended(threading.current_thread().name, error)
     try:
         yield
@@ -249,7 +248,7 @@ def _no_silent_end(crash: Callable[[], None]) -> Iterator[None]:
 
 
 def _let_go_of_the_terminal() -> None:
-    """Where it has gone, what is left for it goes nowhere: the interpreter's last try would be the exit status."""
+    """Discard what can't be written to the terminal: the interpreter's last try would change the exit status."""
     for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         try:
             stream.flush()

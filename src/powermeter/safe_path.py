@@ -1,10 +1,10 @@
 """
-The one rule of paths: what the program follows, runs and writes.
+The one rule for paths: what the program follows, runs and writes.
 
-Whoever may write a directory decides where its names lead, and whoever may write a file decides what it says. So a path
-is used only if nobody but the program's user and root may change anything on it. It is walked by descriptors: each
-directory is opened from the one before it and judged once it is open, so that nothing can be put in its place between
-the look and the use.
+Anybody who may write to a directory decides where its names lead, and anybody who may write to a file decides what it
+contains. So a path is used only if nobody but the program's user and root may change anything on it. The path is walked
+through file descriptors: each directory is opened from the one before it and judged once it is open, so nothing can be
+put in its place between the check and the use.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from powermeter.mounts import file_system
 #: As many links as Linux follows in a path (path_resolution(7)).
 MAX_LINKS = 40
 
-#: How a directory on the way is opened: it need not be readable.
+#: How a directory on the way is opened; it need not be readable.
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: File systems that show owners and modes which a mount option or a server makes up: of a stick or a share that is
-#: mounted for everyone. Anybody may change what is written there, and nobody can lead it elsewhere.
+#: File systems whose owners and modes are made up by a mount option or a server: those of a stick or a share that is
+#: mounted for everyone. Anybody may change what is written there, but nobody can redirect it elsewhere.
 SHARED = ("vfat", "exfat", "msdos", "ntfs", "ntfs3", "fuseblk", "hfsplus", "nfs", "nfs4", "cifs", "smb3", "9p")
 
 #: A descriptor of this process, which the kernel shows as a link.
@@ -39,24 +39,24 @@ OWN_DESCRIPTOR = re.compile(r"/proc/([0-9]+)/fd/[0-9]+")
 ACL, ACL_ENTRY = "system.posix_acl_access", struct.Struct("<HHI")
 ACL_USER, ACL_GROUP, ACL_MASK, ACL_WRITE = 0x02, 0x08, 0x10, 0x02
 
-#: How many numbers of users there are, but for the one that stands for none.
+#: How many user numbers there are, without the one that means "none".
 ALL_USERS = 2**32 - 1
 
 
 def open_file(path: str, flags: int, mode: int = 0o640, *, shared: bool = False) -> int:
     """
-    Open *path* for the program to write, as ``os.open()`` does.
+    Open *path* for the program to write, like ``os.open()``.
 
-    Links are followed, with O_NOFOLLOW among the *flags* none in the place of the file itself. *shared* also allows a
-    file on a stick or a share that is mounted for everyone (:data:`SHARED`), unless root asks.
-    Raises :exc:`UnsafePathError` where others may change what the path leads to, or write the file.
+    Links are followed; with O_NOFOLLOW among the *flags*, the file itself must not be one. *shared* also allows a file
+    on a stick or a share that is mounted for everyone (:data:`SHARED`), unless root runs the program.
+    Raises :exc:`UnsafePathError` if others may change what the path leads to, or write the file.
     """
     with _walk(path, shared=shared, last_link=not flags & os.O_NOFOLLOW) as (walk, name):
         return walk.open(name, flags, mode)
 
 
 def resolved(path: str, *, shared: bool = False) -> str:
-    """*path* without its links, judged as by :func:`open_file`; what is not there yet is taken as it stands."""
+    """*path* without its links, judged as by :func:`open_file`; a part that does not exist yet is left as it is."""
     try:
         with _walk(path, shared=shared) as (walk, name):
             with contextlib.suppress(FileNotFoundError):
@@ -68,9 +68,9 @@ def resolved(path: str, *, shared: bool = False) -> str:
 
 def make_directory(path: str, mode: int = 0o750, *, shared: bool = False, private: bool = False) -> str:
     """
-    The directory *path* without its links, made with *mode* where it is missing, as are those above it.
+    The path of the directory *path* without its links; it and those above it are created with *mode* if missing.
 
-    *private*: others may not make names in it either, as they may in /tmp. Raises :exc:`UnsafePathError`.
+    *private*: others must not be able to create names in it, as they can in /tmp. Raises :exc:`UnsafePathError`.
     """
     with _walk(path, shared=shared, make=mode) as (walk, _):
         if private and walk.is_open:
@@ -82,22 +82,23 @@ def read_code(path: str, most: int) -> bytes:
     """
     The first *most* bytes of the file *path*, which is to be run.
 
-    Nobody but this user and root may write it; for root, nobody but root may write a directory on the way either, which
-    for others may be in another's home, as the program itself may. Raises :exc:`UnsafePathError`.
+    Nobody but this user and root may write it. If root runs the program, nobody else may write a directory on the way
+    either; for other users, the file may be in somebody else's home, as the program itself may. Raises
+    :exc:`UnsafePathError`.
     """
     with _walk(path, foreign=os.geteuid() != 0) as (walk, name), open(walk.open(name, os.O_RDONLY), "rb") as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a file")
-        return file.read(most) or b""  # None of a terminal that nobody has typed at
+        return file.read(most) or b""  # None: from a terminal without input
 
 
 def open_to_ask(path: str) -> tuple[int, int]:
     """
     The file *path*, open for reading, and its owner, who may be any user.
 
-    From the first directory of another user on, everything must be that user's, and no link is followed: its owner
-    may have moved anything there, a file of root's too. Elsewhere, as in /tmp, it must be this user's or root's.
-    Raises :exc:`UnsafePathError`.
+    From the first directory of another user on, everything must belong to that user, and no link is followed: that user
+    may have moved anything there, even a file of root's. Elsewhere, for example in /tmp, the file must belong to this
+    user or root. Raises :exc:`UnsafePathError`.
     """
     found, owner = _found_to_ask(path, stat.S_ISREG, "is not a file")
     try:
@@ -119,7 +120,7 @@ def socket_to_ask(path: str) -> Iterator[tuple[str, int]]:
 
 
 def ours() -> set[int]:
-    """This user and root. In a container root may be seen as another one, who owns /."""
+    """This user and root. In a container, root may appear as a different user, who owns /."""
     return {0, os.geteuid(), os.stat("/").st_uid} - _unknown()
 
 
@@ -135,7 +136,7 @@ def user_name(uid: int) -> str:
 
 
 class _MissingError(FileNotFoundError):
-    """A directory on the way is missing; *rest* is the path from there on, without the links before it."""
+    """A directory on the way is missing; *rest* is the whole path, without the links before that directory."""
 
     def __init__(self, rest: str) -> None:
         self.rest = rest
@@ -153,10 +154,10 @@ def _walk(
     last_link: bool = True,
 ) -> Iterator["tuple[_Walk, str]"]:
     """
-    Walk to the directory of *path*; with *make*, a mode, to *path* itself. Gives the last name too.
+    Walk to the directory of *path*, or with *make*, a mode, to *path* itself. Gives the walk and the last name.
 
-    *foreign*: whether the directories may be another user's; *asking*: whether the file is then to be that user's;
-    *last_link*: whether a link in the place of the file is followed.
+    *foreign*: whether the directories may belong to another user; *asking*: whether the file must then belong to that
+    user; *last_link*: whether the file itself may be a link.
     """
     walk = _Walk(shared=shared, foreign=foreign, asking=asking)
     try:
@@ -166,31 +167,31 @@ def _walk(
 
 
 class _Walk:
-    """Where a walk is: an open directory."""
+    """The position of a walk: an open directory."""
 
     def __init__(self, *, shared: bool, foreign: bool, asking: bool) -> None:
         self._shared = shared and os.geteuid() != 0
         self._foreign = foreign
         self._asking = asking
-        #: The other user in whose directory the walk is, if it only asks.
+        #: The other user in whose directory the walk is, if the path is only for asking.
         self._host: int | None = None
         self._is_own_descriptor = False
         self.fd, self.path = -1, "/"
-        #: Whether others may make names here, but change none of ours: the sticky bit, as of /tmp.
+        #: Whether others may create names here, but not change our names: the sticky bit, as in /tmp.
         self.is_open = False
-        self._stand(os.open("/", DIRECTORY), "/")
+        self._move(os.open("/", DIRECTORY), "/")
 
     def close(self) -> None:
         os.close(self.fd)
 
     def go(self, path: str, make: int | None, *, last_link: bool) -> str:
-        """Walk along *path* and return its last name; with *make*, a mode, to its end, and make what is missing."""
+        """Walk along *path* and return its last name; with *make*, a mode, walk to its end, creating it."""
         parts, links = _parts(path), 0
         while parts:
             name = parts.pop()
             there = os.path.join(self.path, name)
             if name == "..":
-                self._stand(os.open("..", DIRECTORY, dir_fd=self.fd), os.path.dirname(self.path))
+                self._move(os.open("..", DIRECTORY, dir_fd=self.fd), os.path.dirname(self.path))
                 continue
             try:
                 found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -199,7 +200,7 @@ class _Walk:
                     return name
                 if make is None:
                     raise _MissingError(os.path.join(there, *reversed(parts))) from None
-                with contextlib.suppress(FileExistsError):  # another made it this moment
+                with contextlib.suppress(FileExistsError):  # another process has just created it
                     os.mkdir(name, make, dir_fd=self.fd)
                 parts.append(name)
                 continue
@@ -215,17 +216,17 @@ class _Walk:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 target = os.readlink(name, dir_fd=self.fd)
                 if target.startswith("/"):
-                    self._stand(os.open("/", DIRECTORY), "/")
+                    self._move(os.open("/", DIRECTORY), "/")
                 parts += _parts(target)
             elif parts or make is not None:
-                self._stand(os.open(name, DIRECTORY, dir_fd=self.fd), there)
+                self._move(os.open(name, DIRECTORY, dir_fd=self.fd), there)
             else:
                 return name
         return "."
 
     def open(self, name: str, flags: int, mode: int = 0) -> int:
-        """Open the last name of the walk, and judge what that was."""
-        flags |= os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO would be waited for
+        """Open the last name of the walk, and judge what was opened."""
+        flags |= os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would wait for a writer
         if self._is_own_descriptor:
             return os.open(name, flags, mode, dir_fd=self.fd)
         fd = os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=self.fd)
@@ -236,8 +237,8 @@ class _Walk:
             raise
         return fd
 
-    def _stand(self, fd: int, path: str) -> None:
-        """Stand in the open directory *fd* from now on, if it may be trusted."""
+    def _move(self, fd: int, path: str) -> None:
+        """Move to the open directory *fd*, if it may be trusted."""
         before, self.fd, self.path = self.fd, fd, path
         if before >= 0:
             os.close(before)
@@ -258,7 +259,7 @@ class _Walk:
         return self._shared and file_system(self.path) in SHARED
 
     def _judge_owner(self, found: os.stat_result, path: str) -> None:
-        """Judge a link, or what stands in a directory where others may make names, by its owner."""
+        """Judge a link, or an entry of a directory where others may create names, by its owner."""
         if self._host is None:
             is_safe = found.st_uid in ours()
         else:
@@ -278,15 +279,15 @@ class _Walk:
         if self._asking or not stat.S_ISREG(found.st_mode) or self._is_shared():
             return
         if self.is_open and found.st_nlink > 1:
-            raise UnsafePathError(f"{path} is a file of another name too, and is not written: remove it")
+            raise UnsafePathError(f"{path} has another name, too, and is not written: remove it")
         _judge_writers(found, fd, path)
 
 
 def _found_to_ask(path: str, is_kind: Callable[[int], bool], refusal: str) -> tuple[int, int]:
     """
-    What *path* leads to, only looked at, as opening a device or a FIFO may do something; and its owner.
+    A descriptor of what *path* leads to, with O_PATH, as opening a device or a FIFO may have effects; and its owner.
 
-    Raises :exc:`OSError` with the text *refusal* where it is of another kind.
+    Raises :exc:`OSError` with the text *refusal* if it is of another kind.
     """
     with _walk(path, foreign=True, asking=True) as (walk, name):
         fd = walk.open(name, os.O_PATH)
@@ -298,12 +299,12 @@ def _found_to_ask(path: str, is_kind: Callable[[int], bool], refusal: str) -> tu
 
 
 def _address(fd: int) -> str:
-    """A path to what is open as *fd*, whatever has its name by now."""
+    """A path to what is open as *fd*, whatever its name leads to by now."""
     return f"/proc/self/fd/{fd}"
 
 
 def _parts(path: str) -> list[str]:
-    """The names in *path*, the last one first."""
+    """The names in *path*, last one first."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
@@ -311,12 +312,12 @@ def _parts(path: str) -> list[str]:
 
 
 def _judge_writers(found: os.stat_result, fd: int, path: str, *, any_owner: bool = False) -> None:
-    """Raise :exc:`UnsafePathError` where others may write what is open as *fd*: who, and what to do about it."""
+    """Raise :exc:`UnsafePathError` if others may write what is open as *fd*, saying who, and what to do about it."""
     if found.st_uid not in ours() and not any_owner:
         owner = user_name(found.st_uid)
         if os.geteuid() == 0:
             raise UnsafePathError(
-                f"{path} belongs to {owner}, and root uses only what root alone may write: run it as {owner}: "
+                f"{path} belongs to {owner}, and root uses only what nobody else may write: run it as {owner}: "
                 f"sudo -u {shlex.quote(owner)} ..."
             )
         raise UnsafePathError(f"{path} belongs to {owner}, who may change what is there: choose another place")
@@ -333,11 +334,11 @@ def _judge_writers(found: os.stat_result, fd: int, path: str, *, any_owner: bool
 
 
 def _group_of_others(gid: int, known: set[int]) -> str:
-    """The name of the group *gid*, if somebody other than *known* is in it; else ""."""
+    """The name of the group *gid*, if it has members other than *known*; otherwise ""."""
     members = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == gid}
-    groups = [group for group in grp.getgrall() if group.gr_gid == gid]  # there may be several of one number
+    groups = [group for group in grp.getgrall() if group.gr_gid == gid]  # several groups may share a number
     with contextlib.suppress(KeyError):
-        groups.append(grp.getgrgid(gid))  # the list may lack those of a directory service
+        groups.append(grp.getgrgid(gid))  # the list may lack groups from a directory service
     for name in {name for group in groups for name in group.gr_mem}:
         with contextlib.suppress(KeyError):
             members.add(pwd.getpwnam(name).pw_uid)
@@ -348,7 +349,7 @@ def _group_of_others(gid: int, known: set[int]) -> str:
 @functools.cache
 def _unknown() -> set[int]:
     """
-    The number that stands for every user who is not known in this user namespace; none where all are.
+    The number that stands for every user who is unknown in this user namespace; empty if all are known.
 
     See user_namespaces(7), "Unmapped user and group IDs".
     """
@@ -360,13 +361,13 @@ def _unknown() -> set[int]:
 
 
 def _listed(fd: int, known: set[int], path: str) -> str:
-    """The first that the access control list of *fd*, open at *path*, lets write, other than *known*; else ""."""
+    """Who, other than *known*, may write by the access control list of *fd*, which is open at *path*; "" for nobody."""
     try:
         acl = os.getxattr(_address(fd), ACL)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.ENOTSUP):
             return ""
-        raise UnsafePathError(f"{path}: who may write it can't be found out: {error.strerror}") from error
+        raise UnsafePathError(f"{path}: can't find out who may write it: {error.strerror}") from error
     entries = [ACL_ENTRY.unpack_from(acl, at) for at in range(4, len(acl) - ACL_ENTRY.size + 1, ACL_ENTRY.size)]
     mask = next((may for tag, may, _ in entries if tag == ACL_MASK), ACL_WRITE)
     for tag, may, who in entries:

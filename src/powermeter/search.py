@@ -1,20 +1,20 @@
 """
-Which pulses a service refuses, looked for by sending parts of what waits.
+Finds out which pulses a service refuses, by sending parts of what is waiting.
 
 Pure: a delivery asks what to send next and reports what became of it. A pulse
-is given up only where the service named it as too old, or refused it by itself
-or by name and takes another one. Where it takes none, the fault is not with the
-pulses, and all of them stay.
+is given up only if the service names it as too old, or if the service refuses
+it, on its own or by name, and accepts another one. If the service accepts none,
+the pulses are not at fault, and all of them stay.
 """
 
 from collections.abc import Collection, Sequence
 
 from powermeter.meter import Pulse
 
-#: A search is over when parts of this many go through again.
+#: A search is over once parts of this many pulses are accepted again.
 MAX_SEARCHED = 4096
 
-#: How many pulses in a row are tried one by one, where each is refused, before the newest one is tried.
+#: How many pulses in a row are tried one by one, if each is refused, before the newest one is tried.
 MAX_ALONE = 3
 
 #: A pulse, by its meter and number.
@@ -22,29 +22,30 @@ Key = tuple[str, int]
 
 
 class Search:
-    """The state of one search, or of none."""
+    """The state of a search, or that there is none."""
 
     def __init__(self) -> None:
         self._period_ns = 0
-        #: The most pulses per part, None without a search.
+        #: The maximum number of pulses in a part; None if there is no search.
         self._most: int | None = None
-        #: Refused, by itself or by name: given up once another one is taken.
+        #: Pulses that were refused, on their own or by name: given up once another one is accepted.
         self._suspects: set[Key] = set()
-        #: What is settled behind the first pulse that is not: whether it was given up.
+        #: Pulses that are settled, although an earlier one is not: whether they were given up.
         self._done: dict[Key, bool] = {}
-        #: Whether a pulse was taken in this search since one was given up for that.
+        #: Whether a pulse was accepted in this search since the last time that this decided to give one up.
         self._took = False
-        #: How many units in a row were refused by themselves.
+        #: How many units in a row were refused on their own.
         self._alone = 0
-        #: Of so many candidates the newest is tried next; 0: the oldest are. And whether that is what was tried last.
+        #: If not 0, the newest among this number of candidates is tried next, otherwise the oldest ones. And whether
+        #: the last try was of that kind.
         self._newest_of = 0
         self._out_of_turn = False
 
     def part(self, pulses: Sequence[Pulse], period_ns: int) -> Sequence[Pulse]:
         """
-        The part of *pulses*, those that wait, to send now; never empty, unless :meth:`stuck`.
+        The part of the waiting *pulses* to send now; never empty, unless :meth:`stuck`.
 
-        *period_ns* as in :class:`~powermeter.writers.Pace`: whole periods are sent.
+        *period_ns* as in :class:`~powermeter.writers.Pace`: only whole periods are sent.
         """
         self._period_ns = period_ns
         if self._most is None and not self._done:
@@ -57,7 +58,7 @@ class Search:
         return left[: unit_end(left, self._most or len(left), self._period_ns)]
 
     def took(self, part: Sequence[Pulse]) -> None:
-        """The service took *part*."""
+        """Note that the service accepted *part*."""
         if self._most is None and not self._done:
             return
         self._done |= dict.fromkeys(map(_key, part), False)
@@ -68,7 +69,7 @@ class Search:
             self._most = self._most * 2 if self._most < MAX_SEARCHED else None
 
     def too_large(self, part: Sequence[Pulse]) -> bool:
-        """*part* was too large; false where it can't be smaller."""
+        """Note that *part* was too large; false if it can't be made smaller."""
         half = self._half(part)
         if half < len(part):
             self._begin(part)
@@ -76,7 +77,7 @@ class Search:
         return half < len(part)
 
     def refused(self, part: Sequence[Pulse], named: Collection[int] = ()) -> None:
-        """The service refused *part*; *named*: the places in it of the pulses that it says are bad."""
+        """Note that the service refused *part*; *named*: the indices of the pulses that its answer names as bad."""
         self._begin(part)
         half = self._half(part)
         if named:
@@ -91,7 +92,7 @@ class Search:
             self._alone += 1
 
     def expired(self, pulses: Sequence[Pulse], part: Sequence[Pulse], named: Collection[int] = ()) -> None:
-        """*part* of *pulses*, or what is *named* in it, is too old for the service; so is all that is older."""
+        """Note that *part* of *pulses*, or what is *named* in it, is too old for the service, like anything older."""
         self._begin(part)
         half = self._half(part)
         if named:
@@ -103,14 +104,14 @@ class Search:
             self._newest_of, self._most = len(part), half
 
     def stuck(self, pulses: Sequence[Pulse]) -> bool:
-        """Whether the service refused all of *pulses* that may tell whether it takes any."""
+        """Whether the service refused all those of *pulses* that could show whether it accepts any."""
         return self._alone > MAX_ALONE or not self._candidates(pulses)
 
     def settled(self, pulses: Sequence[Pulse], taken: int) -> tuple[int, int]:
         """
-        How many of the first *pulses* need not come again, and how many of these were given up.
+        How many of the first *pulses* need not be sent again, and how many of these were given up.
 
-        *taken*: how many the service took, for where there is no search.
+        *taken*: how many the service accepted, if there is no search.
         """
         if self._most is None and not self._done:
             return taken, 0
@@ -126,7 +127,7 @@ class Search:
         return end, given_up
 
     def end(self) -> None:
-        """Start over with all that waits, but for what is settled."""
+        """End the search: everything that waits is sent again, except for what is settled."""
         self._most, self._took, self._alone, self._newest_of = None, False, 0, 0
         self._suspects.clear()
 
@@ -145,7 +146,7 @@ class Search:
         return [p for p in pulses if (key := _key(p)) not in self._done and key not in self._suspects]
 
     def _newest(self, left: Sequence[Pulse]) -> Sequence[Pulse]:
-        """The last of *left* that can be delivered alone: a pulse, or a period's."""
+        """The last unit of *left* that can be delivered on its own: a pulse, or those of a period."""
         begin = len(left) - 1
         if self._period_ns:
             period = left[-1].time_ns // self._period_ns
@@ -160,9 +161,9 @@ def _key(pulse: Pulse) -> Key:
 
 def unit_end(pulses: Sequence[Pulse], at: int, period_ns: int) -> int:
     """
-    The end of a part of *pulses* that can be delivered alone: *at*, or with periods the last whole one's end before it.
+    The end of a part of *pulses* that can be delivered on its own: *at*, or the end of the last whole period before it.
 
-    Never nothing: at least one pulse, or one period.
+    A part is never empty: it has at least one pulse, or one period.
     """
     at = max(at, 1)
     if at >= len(pulses) or not period_ns:

@@ -21,7 +21,12 @@ import traceback
 
 from rig import FAULTS, TOP, list_table, machine, run, sections_of, summary
 
+sys.path.append(str(TOP / "tests" / "home_assistant"))
+
 PAGE = TOP / "docs" / "reliability.rst"
+
+#: Those of test_faults.py, and one of which make test-home-assistant runs a part, as it needs another Python.
+ALL = (*FAULTS, "two_days")
 
 
 def section(fault, seed):
@@ -55,7 +60,7 @@ it does hold.
 def document(new, before):
     """docs/reliability.rst with the sections *new*, by title, in place of those that the text *before* has of them."""
     sections = sections_of(before) | new
-    faults = [importlib.import_module(fault) for fault in FAULTS]
+    faults = [importlib.import_module(fault) for fault in ALL]
     promises = [(fault.PROMISE, fault.TITLE, fault.MEASURED) for fault in faults]
     return (
         HEAD + summary(promises, sections, goal=2) + "\n".join(sections[f.TITLE] for f in faults if f.TITLE in sections)
@@ -64,12 +69,12 @@ def document(new, before):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
-    parser.add_argument("faults", nargs="*", metavar="fault", help=f"of {', '.join(FAULTS)}; none: all")
+    parser.add_argument("faults", nargs="*", metavar="fault", help=f"of {', '.join(ALL)}; none: all")
     parser.add_argument("--write", action="store_true", help="put what was found into docs/reliability.rst")
     parser.add_argument("--seed", type=int, help="repeat the random moments of a run")
     parser.add_argument("--part", type=float, default=1.0, help="of the whole numbers; default: %(default)s")
     args = parser.parse_args()
-    if unknown := [fault for fault in args.faults if fault not in FAULTS]:
+    if unknown := [fault for fault in args.faults if fault not in ALL]:
         parser.error(f"no such fault: {', '.join(unknown)}")
     if args.write and args.part != 1.0:
         parser.error("--write goes with the whole numbers")
@@ -79,7 +84,7 @@ def main():
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     print(machine())
     failed = []
-    for fault in args.faults or FAULTS:
+    for fault in args.faults or ALL:
         try:
             if args.write:
                 title, text = section(fault, seed)

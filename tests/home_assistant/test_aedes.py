@@ -6,7 +6,7 @@ from counting import Running
 from observer import OURS, Observer, mqtt_settings, wait_for_state
 from program import wait_until
 
-from powermeter.views.mqtt.broker import Retained, look
+from powermeter.views.mqtt.broker import Retained, read_retained
 
 
 def test_a_broker_that_speaks_mqtt_3_alone(tmp_path):
@@ -20,7 +20,7 @@ def test_a_broker_that_speaks_mqtt_3_alone(tmp_path):
     ):
         running.board.flash(3)
         observer.wait_for(lambda state: state["energy_kwh"] == 0.003)
-        assert look(mqtt_settings(server.port), ["house"]) == Retained(
+        assert read_retained(mqtt_settings(server.port), ["house"]) == Retained(
             mqtt5=False, version="", monitor=observer.last(OURS), energies={"house": 0.003}
         )
         topics = observer.topics()

@@ -159,7 +159,7 @@ print("ended by", status, flush=True)
     ids=["a reader's, root's process", "a reader's, the victim's process", "the service's user's, root's process"],
 )
 def test_kill_signals_no_process_that_never_had_the_lock(shared, attacker, how, innocent, killer):
-    """A lock that outlives its process names a number that is another's by now: --kill leaves that one alone."""
+    """A lock that outlives its process names a number that another process has by now: --kill does not touch that."""
     m = shared
     m.write(PIDFILE, "1\n", owner=VICTIM, mode=0o644)
     staying = m.begin("/usr/bin/python3", "-c", STAYING, PIDFILE, how, user=attacker, stdin=subprocess.PIPE)

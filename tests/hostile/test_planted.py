@@ -203,7 +203,7 @@ def test_a_copy_by_root_follows_no_link(service):
     assert m.run("/etc/init.d/power", "start").returncode == 0
     wait_until(m.on_host("/var/lib/power/simulated/journal.db").exists)
     lines = [line for line in commands("Make a copy") if "you@" not in line]
-    by_root = [line for line in lines if "sudo" in line] or lines[-1:]  # it was said without the word once
+    by_root = [line for line in lines if "sudo" in line] or lines[-1:]  # an earlier page left the word out
     lines = [*lines[: lines.index("END") + 1], *by_root]
     lines = [line.replace("/var/lib/power/journal.db", "/var/lib/power/simulated/journal.db") for line in lines]
     # The user site of that user, whose code would have root's terminal.
@@ -432,7 +432,7 @@ while True:
 
 @pytest.mark.parametrize("user", ["victim", "root"])
 def test_a_squatted_pidfile_is_not_believed(machine, user):
-    """A pidfile that another user has made in /tmp, and a socket beside it, are no program of ours."""
+    """A pidfile that another user has made in /tmp, and a socket beside it, do not count as a running program."""
     m = machine
     squatter = m.attack(SQUATTER, "/tmp/power.pid")
     named = [*settings(m, path="/opt/settings.py", owner=0, mode=0o644), "--pidfile", "/tmp/power.pid"]

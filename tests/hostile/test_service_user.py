@@ -327,7 +327,7 @@ def test_what_the_user_cannot_write_is_not_rotated(installed, log_file, why):
     ],
 )
 def test_no_advice_gives_a_directory_away(installed, path):
-    """Root is not told to make, or to give away, a directory of the system's or of another user's."""
+    """No message advises root to make, or to give away, a system directory or another user's."""
     m = installed
     m.on_host("/home/link").symlink_to("/etc")
     m.made("/home/there")
@@ -533,7 +533,7 @@ def test_a_file_of_roots_is_not_the_users_for_its_place(machine):
     m.run("mv", "-f", "/home/victim/backup.py", own, user="victim")
     for words in (["--dry-run"], []):
         done = m.install("--sysv", "--user", "victim", *words)
-        assert f"{own} is root's, but others may change /home/victim" in done.stdout + done.stderr, done
+        assert f"{own} belongs to root, but others may change /home/victim" in done.stdout + done.stderr, done
     assert m.ran() == set()
     assert m.on_host(own).stat().st_uid == 0
 
@@ -580,7 +580,7 @@ def test_an_uninstall_of_deep_directories(installed):
 
 
 def test_an_uninstall_of_a_program_that_never_stops(installed):
-    """Where the program itself is the user's, and hears no stop: that is told, and all else is taken back."""
+    """If the program belongs to the user and ignores a stop, that is reported, and everything else is removed."""
     m = installed
     script = m.on_host("/etc/init.d/power")
     script.write_text(re.sub("^LONG_S=.*$", "LONG_S=2", script.read_text(), flags=re.MULTILINE))

@@ -20,6 +20,11 @@ class LineSettings:
     output_value: line.Value = line.Value.INACTIVE
 
 
+@dataclass(frozen=True)
+class ChipInfo:
+    label: str
+
+
 class _Request:
     def __init__(self, lines, watched):
         self._lines = lines
@@ -43,9 +48,11 @@ class Chip:
     def __init__(self, path):
         os.stat(path)
 
+    def get_info(self):
+        return ChipInfo("a stand-in")
+
     def request_lines(self, config, consumer=None, event_buffer_size=None):
-        ((lines, settings),) = config.items()
-        return _Request(lines, settings.edge_detection is not line.Edge.NONE)
+        return _Request(config, any(settings.edge_detection is not line.Edge.NONE for settings in config.values()))
 
     def close(self):
         pass

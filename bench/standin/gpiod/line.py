@@ -17,6 +17,8 @@ class Direction(Enum):
 class Bias(Enum):
     AS_IS = 1
     DISABLED = 3
+    PULL_UP = 4
+    PULL_DOWN = 5
 
 
 class Edge(Enum):

@@ -1,8 +1,8 @@
 """
-The port to the pins: :class:`Board`, and the boards there are.
+The port to the pins: :class:`Board`, and the boards that exist.
 
-A board knows one library of pins and, of ours, only the settings' values,
-edges and errors. What an edge means is the meter's.
+A board knows one GPIO library and, from this program, only the settings'
+values, edges and errors. What an edge means is the meter's business.
 """
 
 import collections
@@ -19,65 +19,65 @@ from powermeter.settings.values import Settings
 
 class Board(Protocol):
     """
-    One way to the pins: edges in, lamps out.
+    One way to reach the pins: edges in, lamps out.
 
     Made from the settings, with the lamps' pins set up; raises
-    :exc:`~powermeter.errors.BoardError` where that fails. Edges are taken by
-    one thread, which sleeps on :meth:`fileno`.
+    :exc:`~powermeter.errors.BoardError` if that fails. One thread takes the
+    edges, and sleeps on :meth:`fileno` in between.
     """
 
-    #: Whether it tells the end of a flash too, so that its length can be judged.
+    #: Whether it also reports the end of a flash, so that the length of the flash can be judged.
     sees_ends: bool
 
     def watch(self) -> None:
         """
-        Have edges come from now on.
+        Report edges from now on.
 
-        Raises :exc:`~powermeter.errors.BoardError` where the pins can't be
+        Raises :exc:`~powermeter.errors.BoardError` if the pins can't be
         watched.
         """
         ...
 
     def fileno(self) -> int:
-        """A file descriptor that is readable while edges wait; once watched."""
+        """A file descriptor that is readable while edges wait; valid once watched."""
         ...
 
     def take(self) -> list[Edge]:
-        """The edges that came since, in order; never waits."""
+        """The edges that came since the last call, in order; never waits."""
         ...
 
     def sees_light(self, meter: int) -> bool:
-        """Whether the input of a meter, by its place in the settings, is lit now; while watched."""
+        """Whether the LED of the meter at this position in the settings is lit now; only while watched."""
         ...
 
     def unwatch(self) -> None:
-        """End the edges: after one more :meth:`take` there are none; may be called twice."""
+        """Stop reporting edges: one more :meth:`take` returns the last of them; may be called twice."""
         ...
 
     def light(self, lamp: Lamp, lit: bool) -> None:
-        """Light *lamp*, or make it dark; nothing where it is not fitted."""
+        """Light *lamp*, or make it dark; does nothing if it is not fitted."""
         ...
 
     def close(self) -> None:
-        """Let go of the pins; may be called twice."""
+        """Release the pins; may be called twice."""
         ...
 
 
 def lamp_pins(settings: Settings) -> dict[Lamp, int]:
-    """The pins of the lamps that are fitted, as they are numbered in *settings*."""
+    """The pins of the lamps that are fitted, numbered as in *settings*."""
     return {lamp: pin for lamp, pin in ((Lamp.L1, settings.l1_pin), (Lamp.L2, settings.l2_pin)) if pin is not None}
 
 
 class EdgeQueue:
-    """Edges from a library's thread to the one that takes them, with a file descriptor to sleep on."""
+    """Passes edges from a library's thread to the recorder's, with a file descriptor to sleep on."""
 
     def __init__(self) -> None:
         self._edges: collections.deque[Edge] = collections.deque()
-        # Not a queue of the library: it has no descriptor, and one thread sleeps on edges and on the lamps' times.
+        # Not the standard library's queue: it has no descriptor, and one thread sleeps on both edges and lamps.
         self._waiting = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def put(self, edge: Edge) -> None:
-        """Take in *edge*; from any thread, and never in its way."""
+        """Add *edge*; from any thread, which is never held up."""
         self._edges.append(edge)
         os.eventfd_write(self._waiting, 1)
 
@@ -86,19 +86,19 @@ class EdgeQueue:
         return self._waiting
 
     def take(self) -> list[Edge]:
-        """The edges that came since."""
+        """The edges that came since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._waiting)
         return [self._edges.popleft() for _ in range(len(self._edges))]
 
     def close(self) -> None:
-        """Give back the file descriptor, once no edge comes; may be called twice."""
+        """Close the file descriptor, once no more edges come; may be called twice."""
         if self._waiting >= 0:
             os.close(self._waiting)
             self._waiting = -1
 
 
-#: GPIO_LIBRARY in the settings, the module and the class. Imported when opened: each needs its library.
+#: By GPIO_LIBRARY in the settings, the module and the class. Imported only when opened, as each needs its library.
 BOARDS = {
     "gpiod": ("powermeter.boards.gpiod", "GpiodBoard"),
     "RPi.GPIO": ("powermeter.boards.rpi_gpio", "RPiGPIOBoard"),

@@ -1,14 +1,15 @@
 """
-The pins by libgpiod 2: the kernel stamps every edge and keeps the last of them.
+The pins with libgpiod 2: the kernel timestamps every edge and buffers the latest ones.
 
-One request holds all inputs, so that their edges come in one order. Both edges
-are asked for. A stalled program loses nothing within the kernel's buffer; what
-does not fit the kernel drops, oldest first, and its numbers tell how many.
+One request holds all inputs, so that their edges arrive in one order. Both
+rising and falling edges are requested. A stalled program loses no edge that
+fits into the kernel's buffer. The kernel drops those that don't, oldest first,
+and its sequence numbers tell how many.
 
-The library makes the requests; the edges are read from the request's file
-descriptor as the kernel gives them, struct gpio_v2_line_event of
-include/uapi/linux/gpio.h. The library would make an object of each, only for us
-to take it apart.
+The library makes the requests. The edges are read from the request's file
+descriptor as the kernel writes them, struct gpio_v2_line_event in
+include/uapi/linux/gpio.h: the library would make an object of each, only for
+this module to take it apart again.
 """
 
 import contextlib
@@ -27,20 +28,20 @@ from powermeter.lamps import Lamp
 from powermeter.meter import Edge
 from powermeter.settings.values import BOARD_TO_BCM, Settings
 
-#: The most edges that the kernel keeps for a request: 16 for each of 64 lines (drivers/gpio/gpiolib-cdev.c).
+#: The most edges that the kernel buffers for a request: 16 for each of 64 lines (drivers/gpio/gpiolib-cdev.c).
 EDGES_KEPT = 1024
 
-#: An edge: its time (ns), which edge, the line, its number among the request's edges and among the line's.
+#: An edge: its time (ns), its direction, the line, and its sequence numbers within the request and within the line.
 EVENT = struct.Struct("=QIIII24x")
 RISING, FALLING = 1, 2
 NUMBERS = 2**32
 
-#: The labels of the chips that the header hangs on: of the Pi 1 to 4 (bcm2835, bcm2711), and of the Pi 5.
+#: The labels of the chips that drive the header: on the Pi 1 to 4 (bcm2835, bcm2711), and on the Pi 5.
 LABELS = ("pinctrl-bcm", "pinctrl-rp1")
 
 CONSUMER = "power"
 
-#: What to do where the library is missing. PyPI has no wheels of it for 32-bit Arm (2.5).
+#: What to do if the library is missing. PyPI has no wheels of it for 32-bit Arm (2.5).
 INSTALL = (
     "venv/bin/pip install gpiod, or on Debian 13 and newer apt install python3-libgpiod and a virtual environment made "
     "with --system-site-packages"
@@ -48,16 +49,16 @@ INSTALL = (
 
 
 class GpiodBoard:
-    """The header's pins as *settings* name them."""
+    """The header's pins that *settings* name."""
 
     sees_ends = True
 
     def __init__(self, settings: Settings) -> None:
         self._gpiod = _imported()
-        #: The lines of the meters, in their order; and by line the meter's place.
+        #: The meters' lines, in the order of the meters; and by line the meter's position.
         self._lines = tuple(_line(meter.pin, settings) for meter in settings.meters)
         self._meters = {line: index for index, line in enumerate(self._lines)}
-        #: Which edge is the light's coming, by line; and each meter's resistor.
+        #: By line, the edge with which the LED lights up; and each meter's pull resistor.
         self._falling = {
             line: FALLING if meter.lit == "low" else RISING
             for line, meter in zip(self._lines, settings.meters, strict=True)
@@ -66,7 +67,7 @@ class GpiodBoard:
         self._lamps = {lamp: _line(pin, settings) for lamp, pin in lamp_pins(settings).items()}
         self._inputs: Any = None
         self._outputs: Any = None
-        #: By line, the kernel's number of its last edge.
+        #: By line, the kernel's sequence number of its last edge.
         self._numbers = dict.fromkeys(self._lines, 0)
         self._last: list[Edge] = []
         self._fd = -1
@@ -82,7 +83,7 @@ class GpiodBoard:
             raise
 
     def _requested(self, config: Mapping[int, Any]) -> Any:
-        """A request of the lines of *config*, each with its settings, or one line that says who has them."""
+        """Request the lines of *config*, each with its settings; if they are in use, the error names the user."""
         lines = tuple(config)
         try:
             return self._chip.request_lines(config, consumer=CONSUMER, event_buffer_size=EDGES_KEPT)
@@ -94,14 +95,14 @@ class GpiodBoard:
                     f"{self._path}: in use: {who or lines}: stop that, or choose other pins",
                     by_power={info.consumer for info in used} == {CONSUMER},
                 ) from error
-            raise BoardError(f"{self._path}: the pins can't be had: {error.strerror}") from error
+            raise BoardError(f"{self._path}: the pins can't be requested: {error.strerror}") from error
         except ValueError as error:
             raise BoardError(f"{self._path}: has no GPIO{max(lines)}: check GPIO_CHIP and the pins") from error
 
     def watch(self) -> None:
         """Ask the kernel for the edges of all inputs."""
         line = self._gpiod.line
-        # Without a pull of the Pi's own it is disabled, not left as it is: most pins of a Pi wake up pulled down.
+        # With no pull set, the Pi's own is disabled, not left alone: after a boot most pins of a Pi are pulled down.
         biases = {None: line.Bias.DISABLED, "up": line.Bias.PULL_UP, "down": line.Bias.PULL_DOWN}
         self._inputs = self._requested(
             {
@@ -119,11 +120,11 @@ class GpiodBoard:
         os.set_blocking(self._fd, False)
 
     def fileno(self) -> int:
-        """The kernel's own file descriptor of the request."""
+        """The kernel's file descriptor of the request."""
         return self._fd
 
     def take(self) -> list[Edge]:
-        """The edges that the kernel has kept."""
+        """The edges that the kernel has buffered."""
         edges, self._last = self._last, []
         if self._inputs is None:
             return edges
@@ -132,7 +133,7 @@ class GpiodBoard:
         except BlockingIOError:
             return edges
         except OSError as error:
-            raise BoardError(f"{self._path}: no edges come any more: {error.strerror}") from error
+            raise BoardError(f"{self._path}: no more edges come: {error.strerror}") from error
         numbers = self._numbers
         for at_ns, kind, line, _, number in EVENT.iter_unpack(events):
             lost = (number - numbers[line] - 1) % NUMBERS
@@ -141,7 +142,7 @@ class GpiodBoard:
         return edges
 
     def sees_light(self, meter: int) -> bool:
-        """Whether the input has the level that it has while the LED is lit."""
+        """Whether the input is at the level that means a lit LED."""
         if self._inputs is None:
             return False
         line = self._lines[meter]
@@ -149,7 +150,7 @@ class GpiodBoard:
         return bool(is_high == (self._falling[line] == RISING))
 
     def unwatch(self) -> None:
-        """Give the inputs back; what the kernel had kept can still be taken."""
+        """Release the inputs; edges that the kernel had buffered can still be taken."""
         if self._inputs is not None:
             try:
                 self._last = self.take()
@@ -164,9 +165,9 @@ class GpiodBoard:
             self._outputs.set_value(self._lamps[lamp], value.ACTIVE if lit else value.INACTIVE)
 
     def close(self) -> None:
-        """Give all lines back."""
+        """Release all lines."""
         with contextlib.ExitStack() as stack:
-            # Up to libgpiod 2.2 a chip may be closed once.
+            # Up to libgpiod 2.2, a chip may be closed only once.
             if self._chip is not None:
                 stack.callback(self._chip.close)
                 self._chip = None
@@ -177,12 +178,12 @@ class GpiodBoard:
 
 
 def _line(pin: int, settings: Settings) -> int:
-    """The chip's line of a pin of the settings: the lines are numbered as BCM's GPIOs."""
+    """The chip's line for a pin of the settings: lines have the numbers of BCM's GPIOs."""
     return BOARD_TO_BCM[pin] if settings.pin_numbering == "BOARD" else pin
 
 
 def _chip(gpiod: ModuleType, path: str | None) -> tuple[str, Any]:
-    """The chip at *path*, else the one that the header hangs on, by its label: numbers change with the kernel."""
+    """The chip at *path*, else the header's chip, found by its label because its number changes with the kernel."""
     if path is not None:
         return path, _opened(gpiod, path)[1]
     failed: BoardError | None = None
@@ -206,7 +207,7 @@ def _opened(gpiod: ModuleType, path: str) -> tuple[str, Any]:
         chip = gpiod.Chip(path)
         try:
             return chip.get_info().label, chip
-        except OSError:  # it has gone this moment, as one at USB may
+        except OSError:  # it was just removed, as a USB chip may be
             chip.close()
             raise
     except PermissionError as error:
@@ -222,7 +223,7 @@ def _imported() -> ModuleType:
         gpiod = importlib.import_module("gpiod")
     except ImportError as error:
         raise NoBoardError(f"the library gpiod is missing: {INSTALL}") from error
-    # Debian 12's python3-libgpiod is of version 1, whose interface is another.
+    # Debian 12's python3-libgpiod is version 1, which has a different interface.
     if not hasattr(gpiod, "LineSettings"):
         raise NoBoardError(f"the library gpiod is too old, 2.1 is needed: {INSTALL}")
     importlib.import_module("gpiod.line")

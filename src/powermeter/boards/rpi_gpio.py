@@ -1,11 +1,11 @@
 """
-The pins by the module ``RPi.GPIO``, be it the one of that name or rpi-lgpio's.
+The pins with the module ``RPi.GPIO``, either the original or that of rpi-lgpio.
 
-Only the documented interface that both share is used. Its edges have no time
-of their own: the callback reads the clock, so an edge is as late as the
-library's thread. After a stall of the program the edges come at once, and all
-but one of them within the hold-off: :class:`_Witness` tells them from bounce,
-so that what a stall has cost is known.
+Only the documented interface that both share is used. Its edges carry no time:
+the callback reads the clock, so an edge is as late as the library's thread.
+After the program was stalled, the waiting edges come all at once, and all but
+one of them fall within the hold-off: :class:`_Witness` tells them apart from
+bounce, so that the flashes lost in a stall are known.
 """
 
 import functools
@@ -23,24 +23,24 @@ from powermeter.lamps import Lamp
 from powermeter.meter import NS_PER_S, Edge
 from powermeter.settings.values import Settings
 
-#: What to do where the library is missing. PyPI has wheels of its lgpio for Python 3.11 alone (lgpio 0.2.2.0).
+#: What to do if the library is missing. PyPI has wheels of its lgpio only for Python 3.11 (lgpio 0.2.2.0).
 INSTALL = (
     "on a Raspberry Pi: venv/bin/pip install rpi-lgpio, or where it finds no wheel apt install python3-rpi-lgpio and "
     "a virtual environment made with --system-site-packages; elsewhere: --simulate"
 )
 
-#: rpi-lgpio 0.6 stays deaf in 2 of 100 starts where edges are asked for at once after setmode(), and in none of 200
-#: where this much time, in s, lies between.
+#: The time between setmode() and the request for edges, in s. Without it rpi-lgpio 0.6 reports no edges in 2 of 100
+#: starts; with it, in none of 200.
 SETTLE_S = 0.1
 
-#: How often a stall is looked for, in s, and how late that look must be to tell of one: one longer than both together
-#: is always found, a shorter one only if the look was due while it lasted.
+#: How often to check for a stall, in s, and how late the check must be to show one. A stall longer than both together
+#: is always found; a shorter one only if a check was due during it.
 WITNESS_S = 2.0
 STALL_S = 0.2
 
 
 class RPiGPIOBoard:
-    """The header's pins as *settings* name them."""
+    """The header's pins that *settings* name."""
 
     sees_ends = False
 
@@ -56,11 +56,11 @@ class RPiGPIOBoard:
         self._taken: list[int] = []
         self._watched: list[int] = []
         try:
-            gpio.setwarnings(False)  # a program that was killed leaves its pins set up, that is no news
+            gpio.setwarnings(False)  # a killed program leaves its pins set up: no reason to warn
             gpio.setmode(gpio.BOARD if settings.pin_numbering == "BOARD" else gpio.BCM)
             self._settled_s = time.monotonic() + SETTLE_S
             for meter in settings.meters:
-                # None by default: the circuit has its own, and a second one would shift its levels.
+                # None by default: the circuit has its own pull resistor, and a second one would shift its levels.
                 pull = {"up": gpio.PUD_UP, "down": gpio.PUD_DOWN}[meter.pull] if meter.pull else gpio.PUD_OFF
                 gpio.setup(meter.pin, gpio.IN, pull_up_down=pull)
                 self._taken.append(meter.pin)
@@ -72,7 +72,7 @@ class RPiGPIOBoard:
             raise BoardError(f"RPi.GPIO: the pins can't be set up: {_text(error)}; {INSTALL}") from error
 
     def watch(self) -> None:
-        """Have the library call back for each edge with which the light comes, on its thread."""
+        """Have the library call back, on its thread, for each edge with which the LED lights up."""
         time.sleep(max(0.0, self._settled_s - time.monotonic()))
         self._witness.start()
         for index, pin in enumerate(self._inputs):
@@ -91,20 +91,20 @@ class RPiGPIOBoard:
             self._watched.append(pin)
 
     def fileno(self) -> int:
-        """The queue's."""
+        """The queue's file descriptor."""
         return self._edges.fileno()
 
     def take(self) -> list[Edge]:
-        """What the callbacks have put on the queue."""
+        """The edges that the callbacks have put on the queue."""
         return self._edges.take()
 
     def sees_light(self, meter: int) -> bool:
-        """Whether the input has the level that it has while the LED is lit."""
+        """Whether the input is at the level that means a lit LED."""
         lit = self._gpio.HIGH if self._lit_high[meter] else self._gpio.LOW
         return bool(self._gpio.input(self._inputs[meter]) == lit)
 
     def unwatch(self) -> None:
-        """End the edges."""
+        """Stop reporting edges."""
         while self._watched:
             self._gpio.remove_event_detect(self._watched.pop())
         self._witness.stop()
@@ -116,9 +116,9 @@ class RPiGPIOBoard:
             self._gpio.output(pin, self._gpio.HIGH if lit else self._gpio.LOW)
 
     def close(self) -> None:
-        """Give the pins back as inputs."""
+        """Release the pins, which become inputs."""
         self.unwatch()
-        # Never all of them: a cleanup() without pins takes those of others.
+        # Never without pins: cleanup() would then also reset those of others.
         if self._taken:
             self._gpio.cleanup(self._taken)
             self._taken = []
@@ -127,10 +127,10 @@ class RPiGPIOBoard:
 
 class _Witness:
     """
-    A thread that does nothing but sleep: where it overslept the program was stalled, and edges came late.
+    A thread that only sleeps: if it overslept, the program was stalled and edges came late.
 
-    An edge that comes while it is overdue, or just after, was held up by a
-    stall. The library's callbacks ask for that; nothing else can tell it.
+    An edge that comes while the thread is overdue, or just after, was held up
+    by a stall. The library's callbacks ask for this, as nothing else tells them.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class _Witness:
             self._alive_ns = time.monotonic_ns()
 
     def is_late(self, now_ns: int) -> bool:
-        """Whether an edge that is called back now was held up."""
+        """Whether an edge whose callback runs now was held up."""
         if now_ns - self._alive_ns > (WITNESS_S + STALL_S) * NS_PER_S:
             self._late_until_ns = now_ns + round(STALL_S * NS_PER_S)
         return now_ns < self._late_until_ns
@@ -163,14 +163,14 @@ class _Witness:
 
 
 def _stamp(put: Callable[[Edge], None], witness: _Witness, index: int, _channel: int) -> None:
-    """What the library calls for an edge: a clock reading and a queue, nothing that can fail or wait."""
+    """The library's callback for an edge: reads the clock and fills the queue, which can neither fail nor wait."""
     now_ns = time.monotonic_ns()
     put(Edge(index, now_ns, late=witness.is_late(now_ns)))
 
 
 def _imported() -> ModuleType:
-    # lgpio, under rpi-lgpio, makes a FIFO in the working directory, or in $LG_WD and then goes there. Once both its
-    # ends are open nobody needs its name.
+    # lgpio, which rpi-lgpio uses, makes a FIFO in the working directory; or in $LG_WD, and then changes to that
+    # directory. Once both ends of the FIFO are open, nobody needs its name.
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with tempfile.TemporaryDirectory(prefix="power.") as directory:

@@ -1,8 +1,8 @@
 """
-A simulated meter in place of the pins: edges from a load, lamps that can be read.
+A simulated meter in place of the pins: edges from a load, and lamps that can be read.
 
-A load is a list of steps, each a power held for a time. The flashes are those
-a meter would give for the load's energy, to the nanosecond.
+A load is a series of steps, each a power that lasts for a time. The flashes come
+when a real meter would give them for the load's energy, to the nanosecond.
 """
 
 import heapq
@@ -17,13 +17,13 @@ from powermeter.lamps import Lamp
 from powermeter.meter import JOULES_PER_KWH, NS_PER_S, Edge
 from powermeter.settings.values import Settings
 
-#: A step of a load: how long, in s, and how many watts. A load is a stream of them without an end.
+#: A step of a load: how long it lasts, in s, and its power in watts. A load is an endless stream of steps.
 Step = tuple[float, float]
 Load = Iterator[Step]
 
 DAY_S = 86400
 
-#: How many days a household has behind it when its journal is new.
+#: How many days of history a household has in a new journal.
 PAST_DAYS = 35
 
 
@@ -39,11 +39,11 @@ def constant(watts: float) -> Load:
 
 def household(from_s: float, seed: str) -> Load:
     """
-    A household's load from *from_s* on, a local time of the day in s.
+    A household's load from *from_s* on, a local time of day in s.
 
-    Every day has a base load, lower at night, a fridge that cycles, a kettle
-    now and then, and an oven in the evening; *seed* and the day's number decide
-    when. Typical powers of such appliances are used, none is of a real house.
+    Every day has a base load that is lower at night, a fridge that cycles, a
+    kettle now and then, and an oven in the evening; *seed* and the day's number
+    decide when. The powers are typical of such appliances, not of a real house.
     """
     for day in itertools.count():
         steps = _day(random.Random(f"{seed} {day}"))
@@ -56,11 +56,11 @@ def past(until_s: float, seed: str) -> tuple[int, Load]:
     """
     The same household's load before *until_s*: the local day so far, and the :data:`PAST_DAYS` days before it.
 
-    Returns when it begins and its steps, which end at *until_s*; both times are s since 1970 (UTC).
+    Returns the time at which it begins, and its steps, which end at *until_s*. Both times are in s since 1970 (UTC).
     """
     now = time.localtime(until_s)
     days = range(-PAST_DAYS, 1)
-    # mktime() takes days that the month does not have as those of the months beside it.
+    # mktime() accepts days outside the month, and takes them as days of the months before and after it.
     midnights_s = [round(time.mktime((now.tm_year, now.tm_mon, now.tm_mday + day, 0, 0, 0, 0, 0, -1))) for day in days]
     lengths_s = [end_s - begin_s for begin_s, end_s in itertools.pairwise([*midnights_s, until_s])]
     return midnights_s[0], itertools.chain.from_iterable(
@@ -69,7 +69,7 @@ def past(until_s: float, seed: str) -> tuple[int, Load]:
 
 
 def _day(chance: random.Random) -> list[Step]:
-    """A day's steps, from the beginnings and ends of what is switched on."""
+    """A day's steps, from the times at which appliances are switched on and off."""
     uses: list[tuple[float, float, float]] = [(0, DAY_S, 90.0), (6.5 * 3600, 23 * 3600, 160.0)]
     at_s = chance.uniform(0, 2400)
     while at_s < DAY_S:  # the fridge
@@ -91,7 +91,7 @@ def _day(chance: random.Random) -> list[Step]:
 
 
 def _after(from_s: float, steps: list[Step]) -> list[Step]:
-    """What is left of *steps* after *from_s*."""
+    """The part of *steps* after *from_s*."""
     left = []
     for duration_s, watts in steps:
         skipped_s = min(duration_s, from_s)
@@ -102,7 +102,7 @@ def _after(from_s: float, steps: list[Step]) -> list[Step]:
 
 
 def _lasting(seconds: float, steps: list[Step]) -> list[Step]:
-    """*steps* cut off after *seconds*; where they are shorter, as on a day of 25 hours, the last one goes on."""
+    """*steps* cut off after *seconds*; if they are shorter, as on a day of 25 hours, the last one is extended."""
     lasting = []
     for duration_s, watts in steps:
         lasting.append((min(duration_s, seconds), watts))
@@ -112,15 +112,15 @@ def _lasting(seconds: float, steps: list[Step]) -> list[Step]:
 
 def flashes(load: Load, impulses_per_kwh: float, start_ns: int) -> Iterator[int]:
     """
-    The times of the flashes of a meter under *load*, in ns of the clock that *start_ns* is of.
+    The times of a meter's flashes under *load*, in ns of the same clock as *start_ns*.
 
-    The first comes when the first pulse's energy is used up.
+    The first comes when the energy of one pulse has been used.
 
     >>> list(itertools.islice(flashes(constant(3600.0), 1000, 0), 3))
     [1000000000, 2000000000, 3000000000]
     """
-    joules_a_flash = JOULES_PER_KWH / impulses_per_kwh
-    missing = joules_a_flash
+    joules_per_flash = JOULES_PER_KWH / impulses_per_kwh
+    missing = joules_per_flash
     at_ns = start_ns
     for duration_s, watts in load:
         left_s = duration_s
@@ -128,17 +128,17 @@ def flashes(load: Load, impulses_per_kwh: float, start_ns: int) -> Iterator[int]
             step_s = missing / watts
             left_s -= step_s
             yield at_ns + round((duration_s - left_s) * NS_PER_S)
-            missing = joules_a_flash
+            missing = joules_per_flash
         missing -= watts * left_s
         at_ns += round(duration_s * NS_PER_S)
 
 
 class SimulatedBoard:
     """
-    The meters of *settings*, each with a load of its own from *load* by its name.
+    The meters of *settings*, each with its own load, which *load* gives for its name.
 
-    The loads begin at *start_ns*, monotonic, None for now; where that has
-    passed, the flashes since then come at once. :attr:`lit` tells the lamps.
+    The loads begin at *start_ns* (monotonic), None for now; if that is in the
+    past, the flashes since then come at once. :attr:`lit` holds the state of the lamps.
     """
 
     sees_ends = False
@@ -157,7 +157,7 @@ class SimulatedBoard:
         self._thread: threading.Thread | None = None
 
     def watch(self) -> None:
-        """Have each flash come when its time has come."""
+        """Report each flash at its time."""
         self._thread = threading.Thread(target=self._run, name="simulated meter", daemon=True)
         self._thread.start()
 
@@ -169,36 +169,36 @@ class SimulatedBoard:
             self._edges.put(Edge(index, at_ns))
 
     def fileno(self) -> int:
-        """The queue's."""
+        """The queue's file descriptor."""
         return self._edges.fileno()
 
     def take(self) -> list[Edge]:
-        """The flashes since."""
+        """The flashes since the last call."""
         return self._edges.take()
 
-    def sees_light(self, meter: int) -> bool:  # noqa: ARG002 - the port's
+    def sees_light(self, meter: int) -> bool:  # noqa: ARG002 - the port has it
         """Never: a simulated flash has no length."""
         return False
 
     def unwatch(self) -> None:
-        """End the flashes."""
+        """Stop the flashes."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def light(self, lamp: Lamp, lit: bool) -> None:
-        """Note what the lamp shows."""
+        """Record what the lamp shows."""
         self.lit[lamp] = lit
 
     def close(self) -> None:
-        """End the flashes."""
+        """Stop the flashes and close the queue."""
         self.unwatch()
         self._edges.close()
 
 
 def simulated_load(watts: float | None) -> Callable[[str], Load]:
-    """The loads for ``--simulate``: *watts* for every meter, or, without, a household's day from the time it is."""
+    """The loads for ``--simulate``: *watts* for every meter, or without it a household's load from now on."""
     if watts is not None:
         return lambda _meter: constant(watts)
     now = time.localtime()

@@ -1,4 +1,4 @@
-"""How far a writer has delivered the journal, and the pulses from there on."""
+"""A writer's cursor: how far it has delivered the journal, and the pulses from there on."""
 
 import heapq
 import sqlite3
@@ -12,7 +12,7 @@ from powermeter.meter import Constant, Pulse
 
 
 class Position(NamedTuple):
-    """How far a writer is: the count that it has of each meter, by name; and its *place*, which only it can read."""
+    """How far a writer has got: its count of each meter, by name; and its *place*, which only the writer interprets."""
 
     counts: Mapping[str, int]
     place: str
@@ -22,17 +22,17 @@ class Cursor:
     """
     How far one writer has delivered the journal, and the pulses from there on; it outlives any file.
 
-    :meth:`attach` and :meth:`detach` are for the keeper, the rest for that
+    :meth:`attach` and :meth:`detach` are for the keeper, the rest for the
     writer's thread; but :attr:`position` is replaced whole, so that any thread
-    may read it. While it is detached there are no pulses.
+    may read it. While it is detached, it gives no pulses.
     """
 
     def __init__(self, writer: str) -> None:
         self.writer = writer
         self.position = self.saved = Position({}, "")
-        #: Held for a step that reads the position and replaces it; never while a disk is asked.
+        #: Held while the position is read and replaced; never during a disk access.
         self._moving = threading.Lock()
-        #: The path of the file, None while there is none, and how often it was another.
+        #: The path of the file, None while detached, and how many times it has changed.
         self._file: tuple[str | None, int] = None, 0
         self._connection: sqlite3.Connection | None = None
         self._connected_to = 0
@@ -40,9 +40,9 @@ class Cursor:
 
     def attach(self, path: str, found: Position) -> None:
         """
-        Read the file at *path* from now on, in which the writer stands at *found*.
+        Read the file at *path* from now on, which has the writer at *found*.
 
-        Where it was further before, by memory or by another file, it stays there: that was delivered.
+        If this cursor is further already, it stays there, as those pulses were delivered.
         """
         with self._moving:
             (counts, place), (_, generation) = self.position, self._file
@@ -77,10 +77,10 @@ class Cursor:
 
     def read(self, limit: int) -> list[Pulse]:
         """
-        The next pulses after the cursor, at most *limit*; fewer only where there are no more.
+        The next pulses after the cursor, at most *limit*; fewer only if there are no more.
 
-        Those of one meter come in the order of their count; between meters
-        the earlier time goes first.
+        Pulses of one meter come in the order of their count; between meters the
+        earlier time comes first.
         """
         connection = self._connect()
         if connection is None:
@@ -89,7 +89,7 @@ class Cursor:
         streams = [pulses for name in self._meters if (pulses := self._read_meter(connection, name, limit))]
         if len(streams) == 1:
             return streams[0]
-        # merge() keeps the order within a stream, whatever its times are.
+        # merge() keeps the order within each stream, whatever its times are.
         return [pulse for pulse, _ in zip(heapq.merge(*streams, key=attrgetter("time_ns")), range(limit), strict=False)]
 
     def _read_meter(self, connection: sqlite3.Connection, name: str, limit: int) -> list[Pulse]:
@@ -100,14 +100,14 @@ class Cursor:
             "AND count <= coalesce((SELECT after_count FROM unsettled WHERE meter = ?1), ?3) ORDER BY count LIMIT ?4",
             (meter, after, MAX_COUNT, limit),
         ).fetchall()
-        # A writer begins with no pulse from before its meter was known to this journal.
+        # A writer gets no pulse from before this journal knew the meter.
         return pulses_of(name, max(after, constants[0].from_count), rows, constants)
 
     def advance(self, delivered: Iterable[Pulse], place: str) -> int:
         """
         Move past *delivered*; durable with the keeper's next commit.
 
-        Returns how many pulses were skipped by that, as they are no more: they
+        Returns how many pulses this skipped because they no longer exist: they
         were thinned, or lost with a journal.
         """
         with self._moving:
@@ -120,7 +120,7 @@ class Cursor:
         return skipped
 
     def move(self, place: str) -> None:
-        """Note another *place*, durable when this returns. On an error the position is as before."""
+        """Set the *place*, durable when this returns. On an error the position is unchanged."""
         with self._moving:
             before = self.position
             moved = self.position = Position(before.counts, place)
@@ -142,12 +142,12 @@ class Cursor:
         with transaction(connection):
             position = self.save(connection)
         with self._moving:
-            if self.saved is saved:  # else it has another file now, where this is to be saved yet
+            if self.saved is saved:  # else it has another file now, to which this is not saved yet
                 self.saved = position
 
     @property
     def moved(self) -> bool:
-        """Whether the position is another than the durable one."""
+        """Whether the position differs from the durable one."""
         return self.position is not self.saved
 
     @property
@@ -172,5 +172,5 @@ class Cursor:
 
 def _known_meters(connection: sqlite3.Connection) -> dict[str, tuple[int, list[Constant]]]:
     known = connection.execute("SELECT meter, name FROM meters").fetchall()
-    # Of one that lost its constants by damage nobody knows what a pulse is worth.
+    # Without a meter that lost its constants by damage: its energy per pulse is unknown.
     return {name: (meter, of) for meter, name in known if (of := constants_of(connection, meter))}

@@ -1,4 +1,4 @@
-"""What the journal says about spans of time, by index seeks over a connection that reads only."""
+"""Answers questions about time spans from the journal, with index seeks on a read-only connection."""
 
 import bisect
 import contextlib
@@ -30,19 +30,19 @@ from powermeter.journal.tables import (
 )
 from powermeter.meter import NS_PER_S, Constant, Pulse, kwh_of
 
-#: What older versions thinned old pulses to, in ns.
+#: Older versions thinned old pulses to one per this time, in ns.
 HOUR_NS = 3600 * NS_PER_S
 
-#: How long an answer waits for a lock, in s. A commit needs none that a reader has.
+#: How long an answer waits for a lock, in s. A commit needs no lock that a reader holds.
 BUSY_TIMEOUT_S = 2
 
-#: So often an answer is begun again where the file changed meanwhile; each time another program began or ended.
+#: How many times an answer is tried if the file changes meanwhile, which means that a program started or stopped.
 TRIES = 5
 
-#: So many rows may be looked at one after another, in place of one more seek.
+#: How many rows may be read one after another instead of one more seek.
 ROWS_AT_ONCE = 200
 
-#: So many spans are looked for in one read: on the slowest Pi, of days for half a second.
+#: How many spans are answered in one read: with days, that takes half a second on the slowest Pi.
 SPANS_AT_ONCE = 2000
 
 Answer = TypeVar("Answer")
@@ -53,8 +53,8 @@ class Energy:
     """
     What was counted in a span: its pulses, and their energy in kWh.
 
-    It is *approximate* where an end of the span lies among pulses that are no
-    longer stored one by one, so that when each of them came is an estimate.
+    It is *approximate* if an end of the span lies among pulses that are no
+    longer stored one by one, so that their times are estimates.
     """
 
     pulses: int
@@ -80,14 +80,14 @@ class Gap:
 
 
 class _Row(NamedTuple):
-    """A row of the pulses: its count and time (UTC, ns)."""
+    """A row of the table pulses: its count and time (UTC, ns)."""
 
     number: int
     time_ns: int
 
 
 class _Run(NamedTuple):
-    """Rows from *first* to *last*, within which time rises; they stand for the pulses behind the count *after*."""
+    """Rows from *first* to *last*, within which time rises; they stand for the pulses after the count *after*."""
 
     after: int
     first: _Row
@@ -105,9 +105,9 @@ class _Meter(NamedTuple):
 
 class _State(NamedTuple):
     """
-    What there is at a journal's path: which file it is, and what changes with it.
+    The state of the file at a journal's path: which file it is, and what changes with its content.
 
-    *shared*: a program has it open, or left its log behind.
+    *shared*: a program has it open, or has left its log behind.
     """
 
     file: tuple[int, int]
@@ -116,7 +116,7 @@ class _State(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> "_State | None":
-        """The state of the journal at *path*; None without one."""
+        """The state of the journal at *path*; None if there is no file."""
         try:
             found = os.stat(path)
         except OSError:
@@ -131,19 +131,19 @@ class _State(NamedTuple):
 
 class History:
     """
-    Answers about spans of time from the journal at *path*, whether a program counts into it or not. For one thread.
+    Answers questions about time spans from the journal at *path*, whether or not a program is running. For one thread.
 
-    Every method is one answer of one moment, but for many spans; between them
-    nothing is held, and nothing is ever written. A context manager;
-    :meth:`close` may be called twice. Raises :exc:`JournalError` where the file is no journal of this
-    version, and, as every method does, :exc:`sqlite3.Error` where it can't be
-    read.
+    Every method gives one answer as of one moment, except for very many spans.
+    Between the calls no lock is held, and nothing is ever written. A context
+    manager; :meth:`close` may be called twice. Raises :exc:`JournalError` if the
+    file is not a journal of this version and, as every method does,
+    :exc:`sqlite3.Error` if it can't be read.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        #: What was at the path when it was connected to.
+        #: The state of the file when it was opened.
         self._state: _State | None = None
         self._in_snapshot = False
         with self.snapshot():
@@ -168,10 +168,10 @@ class History:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """
-        Everything read within is as of one moment.
+        Everything that is read within is as of one moment.
 
-        No method begins again within: where the journal was closed, and a
-        program opened it meanwhile, this raises :exc:`sqlite3.OperationalError`.
+        Within it no answer is tried again: if a program opens a closed journal
+        meanwhile, this raises :exc:`sqlite3.OperationalError`.
         """
         connection = self._connected()
         connection.execute("BEGIN")
@@ -186,7 +186,7 @@ class History:
             raise sqlite3.OperationalError("the journal changed while it was read")
 
     def _answer(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
-        """What *question* finds, all of it as of one moment."""
+        """The result of *question*, all of it as of one moment."""
         if self._in_snapshot:
             return question(self._connected())
         for _ in range(TRIES - 1):
@@ -194,7 +194,7 @@ class History:
                 with self.snapshot():
                     return question(self._connected())
             except (sqlite3.Error, JournalError):
-                # What is read of a file while it changes means nothing, damage neither.
+                # Whatever is read from a file while it changes is meaningless, even an error for damage.
                 if not self._is_outdated():
                     raise
         with self.snapshot():
@@ -208,7 +208,7 @@ class History:
         return self._connection
 
     def _is_outdated(self) -> bool:
-        """Whether another file is at the path, or the one there, which nobody had open, is another by now."""
+        """Whether another file is at the path, or the file, which no program had open, has changed since."""
         if self._state is None:
             return True
         if (now := _State.of(self._path)) is None:
@@ -224,7 +224,7 @@ class History:
         )
 
     def last(self, meter: str) -> int:
-        """The count of the last pulse of *meter*; 0 without one."""
+        """The count of the last pulse of *meter*; 0 if it has none."""
 
         def find(connection: sqlite3.Connection) -> int:
             (count,) = connection.execute(
@@ -235,16 +235,16 @@ class History:
         return self._answer(find)
 
     def constants(self, meter: str) -> list[Constant]:
-        """What the pulses of *meter* are worth, in the order of their counts; nothing where it is not known."""
+        """The constants of *meter*, in the order of their counts; empty if not known."""
         found = self._answer(lambda connection: _meter(connection, meter))
         return found.constants if found else []
 
     def about(self) -> dict[str, str]:
-        """What the journal knows of itself: its "id", and what was noted in it."""
+        """What the journal knows about itself: its "id", and what was noted in it."""
         return self._answer(lambda connection: dict(connection.execute("SELECT key, value FROM about")))
 
     def begins_ns(self, meter: str) -> int | None:
-        """When the record of *meter* begins (UTC, ns): with its first pulse, or before it; None without one."""
+        """When the record of *meter* begins (UTC, ns): with its first pulse, or before it; None if there is none."""
 
         def find(connection: sqlite3.Connection) -> int | None:
             key = _key_of(connection, meter)
@@ -279,13 +279,13 @@ class History:
         """
         What *meter* counted between each of *times_ns* (UTC), which rise, and the next.
 
-        Seeks, no scan: time rises with the count between two steps of the
-        clock, so each such run is searched at those of the times that lie in
-        it. The energy is that of the pulses, by the constant in force at each;
-        a reading, which sets the register, is no energy.
+        It seeks and does not scan: time rises with the count between two steps
+        of the clock, so each such run is searched for those times that lie in
+        it. The energy is that of the pulses, by the constant in force at each; a
+        reading sets the register and adds no energy.
         """
         found: list[Energy] = []
-        # A slow machine takes seconds for years of days, and no read may last that long.
+        # A slow machine takes seconds for all days of some years, and no single read may take that long.
         for begin in range(0, max(1, len(times_ns) - 1), SPANS_AT_ONCE):
             some = times_ns[begin : begin + SPANS_AT_ONCE + 1]
             found += self._answer(functools.partial(_energy, name=meter, times_ns=some))
@@ -295,13 +295,13 @@ class History:
         """
         The highest mean power of *meter* between each of *times_ns* (UTC), which rise, and the next.
 
-        Over quarters of an hour that lie wholly within, by the clock: that of
-        UTC, from which every time zone differs by whole quarters. None where
-        none of these has a pulse. Pulses that were thinned to one per hour count
-        as spread over it.
+        Over quarters of an hour by the clock that lie completely within: UTC's,
+        as every time zone differs from it by whole quarters. None if none of them
+        has a pulse. Pulses that were thinned to one per hour count as spread
+        evenly over the hour.
         """
         spans = [(-(-begin // THINNED_TO_NS), end // THINNED_TO_NS) for begin, end in itertools.pairwise(times_ns)]
-        # An hour has at least what its best quarter has, and at most four times that: most need not be looked into.
+        # An hour has between one and four times the energy of its best quarter, so most hours need no closer search.
         hours = [[(hour, min(hour + 4, end)) for hour in range(begin, end, 4)] for begin, end in spans]
         of_hours = self._energy_between(meter, itertools.chain(*hours))
         best = [max((of_hours[hour].kwh for hour, _ in of_span), default=0.0) for of_span in hours]
@@ -326,7 +326,7 @@ class History:
         return peaks
 
     def _energy_between(self, meter: str, spans: Iterable[tuple[int, int]]) -> dict[int, Energy]:
-        """By its begin what *meter* counted in each of *spans*, which rise, in quarters of an hour since 1970."""
+        """What *meter* counted in each of *spans*, by its begin; they rise, in quarters of an hour since 1970."""
         edges = list(dict.fromkeys(itertools.chain(*spans)))
         found = self.energy(meter, [edge * THINNED_TO_NS for edge in edges])
         return dict(zip(edges, found, strict=False))
@@ -335,10 +335,10 @@ class History:
         """
         Since when the gaps of *meter* are known (UTC, ns; None: never), and those in [*from_ns*, *to_ns*), in order.
 
-        None overlaps another. At *now_ns* the last may be open: where the
-        program is not *running*, it lasts from the end of counting until now,
-        after a crash from the last pulse on. A call looks at all gaps before
-        *to_ns*: for many spans in a row ask once, and divide.
+        They don't overlap. The last may be open: if the program is not *running*,
+        it lasts from the end of counting, or after a crash from the last pulse,
+        until *now_ns*. A call reads all gaps before *to_ns*: for many adjacent
+        spans, call it once and divide the result.
         """
 
         def find(connection: sqlite3.Connection) -> tuple[int | None, list[Gap]]:
@@ -368,11 +368,11 @@ class History:
     # --- Writers
 
     def waiting(self, position: Position) -> tuple[int, int | None]:
-        """How many pulses stand after *position*, and the time of the oldest (UTC, ns), None without one."""
+        """How many pulses come after *position*, and the time of the oldest (UTC, ns), None if there is none."""
 
         def find(connection: sqlite3.Connection) -> tuple[int, int | None]:
             waiting, oldest = 0, []
-            # max() over a keyed prefix is one seek; the pulses are not counted one by one.
+            # max() over a prefix of the key is one seek; pulses are not counted one by one.
             for meter, name, last in connection.execute(
                 "SELECT meter, name, (SELECT max(count) FROM pulses WHERE meter = meters.meter) FROM meters"
             ).fetchall():
@@ -386,10 +386,10 @@ class History:
 
     def delivered(self, writer: str) -> list[Pulse]:
         """
-        The pulses that may be delivered to *writer* again: the last one that it has of each meter.
+        Pulses that may be delivered to *writer* again: for each meter the last one that it has.
 
-        Of a meter that it has none of, the last one there is. None whose time
-        or energy may still be another.
+        If it has none of a meter, the last one that exists. A pulse whose time or
+        energy may still change is left out.
         """
 
         def find(connection: sqlite3.Connection) -> list[Pulse]:
@@ -403,7 +403,7 @@ class History:
                     (meter, reached.get(meter) or MAX_COUNT, MAX_COUNT),
                 ).fetchall()
                 constants = constants_of(connection, meter)
-                # One without its predecessor may stand for others that were thinned.
+                # A pulse without its predecessor may stand for others that were thinned.
                 if rows and constants and rows[0][0] - 1 in (rows[-1][0], constants[0].from_count):
                     found += pulses_of(name, rows[0][0] - 1, rows[:1], constants)
             return found
@@ -412,7 +412,7 @@ class History:
 
 
 def delivered_pulses(path: str, writer: str) -> list[Pulse]:
-    """What :meth:`History.delivered` finds in the journal at *path*; none where that can't be read."""
+    """The result of :meth:`History.delivered` for the journal at *path*; empty if it can't be read."""
     try:
         with History(path) as history:
             return history.delivered(writer)
@@ -421,7 +421,7 @@ def delivered_pulses(path: str, writer: str) -> list[Pulse]:
 
 
 def about(path: str) -> dict[str, str]:
-    """What the journal at *path* knows of itself, as :meth:`History.about` tells; nothing where it can't be read."""
+    """The result of :meth:`History.about` for the journal at *path*; empty if it can't be read."""
     try:
         with History(path) as history:
             return history.about()
@@ -431,11 +431,11 @@ def about(path: str) -> dict[str, str]:
 
 def _connect(path: str, *, shared: bool) -> sqlite3.Connection:
     """
-    A connection that makes and writes no file.
+    A connection that creates and writes no file.
 
-    A *shared* journal is read with its log. To read one that was closed in
-    order that way, SQLite would make both files beside it, and leave them; as
-    "immutable" it reads the file and nothing else, so that a change is not seen.
+    A *shared* journal is read with its log. For a journal that was closed
+    properly, SQLite would then create both files beside it and leave them there.
+    As "immutable", SQLite reads only the file itself, but does not notice changes.
     """
     mode = "mode=ro" if shared else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{address_of(path)}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
@@ -458,7 +458,7 @@ def _key_of(connection: sqlite3.Connection, name: str) -> int | None:
 
 
 def _meter(connection: sqlite3.Connection, name: str) -> _Meter | None:
-    """The meter *name*; None for one that is not known, or of whose constants nothing is left."""
+    """The meter *name*; None if it is not known or has lost its constants."""
     key = _key_of(connection, name)
     if key is None or not (constants := constants_of(connection, key)):
         return None
@@ -467,14 +467,14 @@ def _meter(connection: sqlite3.Connection, name: str) -> _Meter | None:
         " coalesce((SELECT to_count FROM hourly WHERE meter = ?1), 0)",
         (key,),
     ).fetchone()
-    # A reading repeats the constant: what a pulse is worth goes on.
+    # A reading repeats the constant: the energy per pulse does not change.
     worth = [constants[0]]
     worth += [after for before, after in itertools.pairwise(constants) if after.watt_hours != before.watt_hours]
     return _Meter(key, worth, thinned, hourly)
 
 
 def _apart(gaps: list[Gap], from_ns: int, to_ns: int) -> list[Gap]:
-    """*gaps* within [*from_ns*, *to_ns*), in order; one that begins in another begins where that ends."""
+    """*gaps* within [*from_ns*, *to_ns*), in order; one that begins within another begins where that ends."""
     apart: list[Gap] = []
     end_ns = from_ns
     for gap in sorted(gaps, key=lambda gap: gap.from_ns):
@@ -495,7 +495,7 @@ def _energy(connection: sqlite3.Connection, name: str, times_ns: Sequence[int]) 
         return [Energy(0, 0.0, False)] * spans
     for run in _runs(connection, meter):
         search = _Search(connection, meter, run)
-        # The times that lie in the run; what lies before and behind all of them is in no span.
+        # The times that lie in the run; pulses before the first time and after the last are in no span.
         begin, end = bisect.bisect_right(times_ns, search.begin_ns), bisect.bisect_right(times_ns, run.last.time_ns)
         if end == 0 or begin == len(times_ns):
             continue
@@ -529,15 +529,15 @@ def _runs(connection: sqlite3.Connection, meter: _Meter) -> Iterator[_Run]:
 
 
 class _Search:
-    """Finds pulses of a run by times that rise, and lie behind *begin_ns* and not behind the run."""
+    """Finds pulses of a run by rising times, which lie after *begin_ns* and not after the end of the run."""
 
     def __init__(self, connection: sqlite3.Connection, meter: _Meter, run: _Run) -> None:
         self._connection, self._meter, self._run = connection, meter, run
-        #: The row found last, and the count of the row before it; at first the run's.
+        #: The row that was found last, and the count of the row before it; initially the run's first row.
         self._found, self._before = run.first, run.after
-        #: When the first of the run's pulses came, or those that its first row stands for began to.
+        #: When the run's first pulse came, or the first of those that its first row stands for.
         self.begin_ns = self._spread_from_ns()
-        #: How many pulses came a ns: between the last two times, and about the last one.
+        #: How many pulses came per ns: between the last two times, and around the last one.
         mean = (run.last.number - run.first.number) / max(1, run.last.time_ns - run.first.time_ns)
         self._rate = self._rate_here = mean
 
@@ -548,15 +548,15 @@ class _Search:
         pulses = self._found.number - self._before
         if pulses == 1 or (from_ns := self._spread_from_ns()) >= time_ns:
             return self._before, False
-        # They came one after another at the same distance, the last one at the row's time.
+        # They are taken as evenly spaced, with the last one at the row's time.
         return self._before + (pulses * (time_ns - from_ns) - 1) // (self._found.time_ns - from_ns), True
 
     def _spread_from_ns(self) -> int:
-        """Behind what time the pulses came that the row found stands for."""
+        """The time after which the pulses came that the found row stands for."""
         row, before = self._found, self._before
         if row.number == before + 1:
             return row.time_ns
-        # Of pulses that were lost it is known only that they came behind the row before.
+        # About lost pulses it is only known that they came after the row before.
         begins = []
         if before < self._meter.thinned:
             step_ns = HOUR_NS if before < self._meter.hourly else THINNED_TO_NS
@@ -567,21 +567,21 @@ class _Search:
 
     def _find(self, time_ns: int) -> None:
         """
-        Go on to the first row that is not before *time_ns*.
+        Move to the first row that is not before *time_ns*.
 
-        Guesses where it is, by how fast pulses came: from one of the times to
-        the next, then between the last two rows that were looked at.
+        Guesses where it is from how fast pulses came: first from one of the times
+        to the next, then between the last two rows that were read.
         """
         start = last = low = self._found
         high, spacing = self._run.last, start.number - self._before
-        #: No row up to this count is the one, so far as is known, for the one behind it.
+        #: The latest count after which to begin reading.
         most_after = high.number - 1
         away = round((time_ns - start.time_ns) * self._rate)
         guess, narrowed = start.number + away, [False, False]
         if start.number < self._meter.thinned:
             spacing = max(spacing, away * THINNED_TO_NS // (time_ns - start.time_ns))
         for tries in itertools.count(1):
-            # Rows are looked at one after another, where the guess is good enough for that: each costs little.
+            # If the guess is good enough, rows are read one after another, which costs little for each.
             width = abs(away) if tries == 1 and away <= ROWS_AT_ONCE * spacing else max(8 * spacing, abs(away) // 4)
             if width > ROWS_AT_ONCE * spacing:
                 width = 0
@@ -605,7 +605,7 @@ class _Search:
                 self._rate_here = abs((row.number - last.number) / (row.time_ns - last.time_ns))
             last, away = row, round((time_ns - row.time_ns) * self._rate_here)
             if not all(narrowed):
-                # Rather a little too far, so that it lies between two rows; and further, where that is not enough.
+                # Rather a little too far, so that it lies between two rows; and further each time if that fails.
                 guess = row.number + away * (tries + 4) // 4
             elif tries % 4:
                 guess = max(low.number, min(row.number + away, high.number))
@@ -615,7 +615,7 @@ class _Search:
         self._found, self._before = row, before
 
     def _first_row(self, after: int, time_ns: int, most: int) -> tuple[_Row, int]:
-        """The first row behind *after* that is not before *time_ns*, or reaches *most*; and the count before it."""
+        """The first row after *after* that is not before *time_ns*, or reaches *most*; and the count before it."""
         found = self._connection.execute(
             "SELECT count, time_ns, (SELECT max(count) FROM pulses WHERE meter = ?1 AND count < found.count)"
             " FROM read_pulses AS found WHERE meter = ?1 AND count > ?2 AND (time_ns >= ?3 OR count >= ?4)"
@@ -630,7 +630,7 @@ class _Search:
     def _beside_damage(
         self, low: _Row, high: _Row, damaged: int, time_ns: int, error: sqlite3.DatabaseError
     ) -> tuple[_Row, _Row]:
-        """Rows on the same side of the count *damaged*, which can't be read: the first is before *time_ns*."""
+        """Two rows on the same side of the unreadable count *damaged*, of which the first is before *time_ns*."""
         near, bad = low, damaged
         while bad - near.number > 1:
             middle = (near.number + bad) // 2
@@ -663,7 +663,7 @@ class _Search:
 
 
 def _row_for(connection: sqlite3.Connection, meter: int, count: int) -> _Row:
-    """The row of a pulse, or the one that stands for it."""
+    """The row of a pulse, or the row that stands for it."""
     row = connection.execute(
         "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, count)
     ).fetchone()
@@ -673,13 +673,13 @@ def _row_for(connection: sqlite3.Connection, meter: int, count: int) -> _Row:
 
 
 def _lost(count: int) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(f"pulse {count} is not there, nor one behind it")
+    error = sqlite3.DatabaseError(f"pulse {count} is missing, and so is every later one")
     error.sqlite_errorcode = SQLITE_CORRUPT
     return error
 
 
 def _rows_in(connection: sqlite3.Connection, meter: int, after: int, last: int) -> int:
-    """How many pulses there are behind *after* up to *last*: only where they were thinned are they counted."""
+    """How many rows there are after *after* up to *last*; they are counted only where pulses were thinned."""
     (thinned,) = connection.execute(
         "SELECT coalesce((SELECT to_count FROM thinned WHERE meter = ?), 0)", (meter,)
     ).fetchone()

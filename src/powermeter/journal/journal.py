@@ -1,4 +1,4 @@
-"""The journal for the one that appends to it: pulses, their times, their thinning, and a file that goes away."""
+"""The journal for the keeper, which appends to it: pulses, their times, their thinning, and a file that disappears."""
 
 import contextlib
 import itertools
@@ -34,7 +34,7 @@ from powermeter.meter import NS_PER_S, Constant, kwh_of
 from powermeter.mounts import file_system
 from powermeter.safe_path import make_directory
 
-#: The small tables, which are looked over at each start, and what their columns are.
+#: The small tables, which are checked at each start, and the types of their columns.
 LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
     "meters": (int, str),
     "constants": (int, int, float, float),
@@ -50,21 +50,21 @@ LOOKED_OVER: Mapping[str, tuple[type | UnionType, ...]] = {
     "about": (str, str),
 }
 
-#: The tables of these that may have any number of rows: somebody may type a reading each minute.
+#: Those of them that may have any number of rows: somebody may type in a reading every minute.
 UNBOUNDED = ("steps", "constants", "gaps", "readings")
 
-#: So many rows are looked at in one transaction of thinning.
+#: How many rows of a meter one transaction of thinning examines.
 THINNED_AT_ONCE = 5000
 
-#: Numbers that are counts already.
+#: For entries whose numbers are counts already.
 NO_BEGINS: Mapping[str, int] = {}
 
-#: No other table has more rows. A schema has fewer entries.
+#: No other table has more rows than this.
 MAX_ROWS = 10_000
 
 
 class Row(NamedTuple):
-    """A pulse to keep: its meter's name, the meter's count with it, when it came (monotonic, ns), its interval (ns)."""
+    """A pulse to keep: its meter's name, its running number, when it came (monotonic, ns), and its interval (ns)."""
 
     meter: str
     number: int
@@ -82,10 +82,10 @@ class Change(NamedTuple):
 
 class Face(NamedTuple):
     """
-    The face of *meter* shows *kwh* behind the pulse *number*, read at *time_ns* (UTC, ns): a reading as it is typed.
+    A reading as it was typed: the face of *meter* showed *kwh* after the pulse *number*, at *time_ns* (UTC, ns).
 
-    It becomes the register, unless the reading before or *max_watts* (W) are
-    against it; that does not matter with *force*, which begins anew.
+    It becomes the register, unless it contradicts the previous reading or
+    *max_watts* (W). With *force* it is always accepted, and begins a new base.
     """
 
     meter: str
@@ -97,13 +97,13 @@ class Face(NamedTuple):
     force: bool
 
 
-#: What is appended: all in the order in which they happened.
+#: What can be appended, in the order in which it happened.
 Entry = Row | Change | Face
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a *face*: the *reading* it is, unless it was *refused*, and the drift since the one before."""
+    """The result of a *face*: its *reading*, why it was *refused* ("" if not), and the drift since the last one."""
 
     face: Face
     reading: Reading
@@ -113,7 +113,7 @@ class Judged:
 
 def stopped_error(path: str) -> StoppedError:
     """The error for a stop while the journal at *path* is opened or saved."""
-    return StoppedError(f"{path}: a stop came before the journal was open: the next start goes on there")
+    return StoppedError(f"{path}: stopped before the journal was open: the next start continues there")
 
 
 def _unfit(path: str, reason: str) -> JournalError:
@@ -125,7 +125,7 @@ def _unfit(path: str, reason: str) -> JournalError:
 
 @dataclass(frozen=True, slots=True)
 class MeterRecord:
-    """What the journal knows of the meter *name*: the count of its last pulse, and its constant in force."""
+    """What the journal knows about the meter *name*: the count of its last pulse, and its constant in force."""
 
     name: str
     count: int
@@ -133,28 +133,28 @@ class MeterRecord:
 
 
 def _has_flipped(found: Schema, ours: Schema) -> bool:
-    """Whether *found* can be *ours* with bytes that flipped: these leave every length as it is."""
+    """Whether *found* may be *ours* with damaged bytes, which leave every length unchanged."""
     lengths = [sorted([*map(len, entry)] for entry in schema) for schema in (found, ours)]
     return lengths[0] == lengths[1]
 
 
 class Journal:
     """
-    The journal in the file *path*, made where there is none.
+    The journal in the file *path*, which is created if it does not exist.
 
     A context manager; :meth:`close` may be called twice. *suspect*: damage was
-    met in it, so all of it is looked over, which takes as long as reading it;
-    *stopped* is asked meanwhile whether to end that.
-    Raises :exc:`DamagedError` where the file is damaged, :exc:`StoppedError`
-    when *stopped* says so, and :exc:`JournalError` where it can't be opened or
-    is another's.
+    found in it, so the whole file is checked, which takes as long as reading it;
+    *stopped* is called in between, and ends the check if it returns true.
+    Raises :exc:`DamagedError` if the file is damaged, :exc:`StoppedError` if
+    *stopped* returned true, and :exc:`JournalError` if the file can't be opened
+    or belongs to another program.
     """
 
     def __init__(self, path: str, *, suspect: bool = False, stopped: Stopped | None = None) -> None:
         self.path = path
         self._cursors: list[Cursor] = []
         self._last_times: dict[int, int] = {}
-        #: By a meter's key its constant in force.
+        #: By a meter's key, its constant in force.
         self._constants: dict[int, Constant] = {}
         make_private(path)
         try:
@@ -163,12 +163,12 @@ class Journal:
                 self._prepare()
                 self._look_over(whole=suspect)
                 self._write_ahead()
-                # From here on it takes no time: it is opened, and all calls are short.
+                # From here on no call takes long, so none has to be interrupted.
                 self._connection.set_progress_handler(None, 0)
             except BaseException:
                 self._connection.close()
                 raise
-        except UnicodeDecodeError as error:  # a name of a table that is no text
+        except UnicodeDecodeError as error:  # a table's name that is not text
             raise DamagedError(f"{path}: the journal is damaged: {error}") from error
         except sqlite3.Error as error:
             if is_interrupt(error):
@@ -179,9 +179,9 @@ class Journal:
                 raise _unfit(path, str(error)) from error
             raise JournalError(f"{path}: the journal can't be opened: {error}") from error
         self._file = _file_at(path)
-        #: By a meter's name its key, which is this file's own.
+        #: By a meter's name, its key, which differs from file to file.
         self._keys: dict[str, int] = dict(self._connection.execute("SELECT name, meter FROM meters"))
-        # There since that reading.
+        # It exists since the tables were read.
         self._log_file = _file_at(path + "-wal")
 
     def _prepare(self) -> None:
@@ -204,13 +204,13 @@ class Journal:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _write_ahead(self) -> None:
-        """Write by a log from now on; that is kept in the file, and a copy made to be stored may have none."""
+        """Use a write-ahead log from now on; the file records that mode, and a copy for storage may lack it."""
         mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise _unfit(self.path, "no write-ahead log")
 
     def _look_over(self, *, whole: bool) -> None:
-        """Read all but the pulses, and of these the first and the last, so that damage there shows now."""
+        """Read everything but the pulses, and the first and last pulses, so that damage there is found now."""
         for table, types in LOOKED_OVER.items():
             rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own names
             with contextlib.closing(rows):
@@ -247,14 +247,13 @@ class Journal:
 
     def enter(self, name: str, impulses_per_kwh: float | None, begin: Constant | None = None) -> MeterRecord:
         """
-        Take pulses of the meter *name*, new or known, with *impulses_per_kwh* in force from its next pulse on.
+        Prepare to take pulses of the meter *name*, new or known, with *impulses_per_kwh* from its next pulse on.
 
-        A change of the constant begins a new row, so that past pulses keep
-        their energy and the register goes on from where it is. A meter that
-        is new here goes on from *begin*, if given: it was in a journal that is lost.
-        Returns what is known of it. With *impulses_per_kwh* None what its
-        pulses are worth stays as it is. Raises :exc:`sqlite3.Error` where the
-        disk fails.
+        A changed constant gets a new row, so that past pulses keep their energy
+        and the register continues from its value. A meter that is new here
+        continues from *begin*, if that is given: it was in a journal that is
+        lost. If *impulses_per_kwh* is None, the constant stays as it is. Returns
+        what is known about the meter. Raises :exc:`sqlite3.Error` if the disk fails.
         """
         with transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meters (name) VALUES (?)", (name,))
@@ -270,7 +269,7 @@ class Journal:
                     "INSERT INTO constants VALUES (?, ?, ?, ?)",
                     (meter, begin.from_count, begin.impulses_per_kwh, begin.register_kwh),
                 )
-            # After thinning and losses the last row tells the count still; without a row a constant does.
+            # Even after thinning and losses the last row has the count; if there is no row, a constant has it.
             count = max(count, constants[-1].from_count if constants else 0)
             if impulses_per_kwh is not None and (not constants or constants[-1].impulses_per_kwh != impulses_per_kwh):
                 register_kwh = constants[-1].register_at(count) if constants else 0.0
@@ -286,7 +285,7 @@ class Journal:
         return MeterRecord(name, count, constants[-1])
 
     def go_back(self, name: str, constant: Constant) -> None:
-        """Have the next :meth:`append` begin with *constant* in force: it repeats one that was made."""
+        """Have the next :meth:`append` begin with *constant* in force, as it repeats an earlier one."""
         self._constants[self._keys[name]] = constant
 
     def append(
@@ -300,13 +299,13 @@ class Journal:
         """
         Make *entries*, and every move of a cursor so far, durable in one transaction.
 
-        Each meter's come in the order of its count; the numbers in them are
-        from *begins* on, by the meter's name, if it is there. *ahead_ns* is how
-        far the wall clock is ahead of theirs; unless *settled* it is not believed
-        yet: their times may still be shifted by :meth:`settle`, and no writer
-        sees them before. Returns what became of each face among *entries*.
-        Raises :exc:`sqlite3.Error` where the disk fails; then all of it is to be
-        appended again, as nobody knows whether it was kept.
+        Each meter's entries come in the order of its count; *begins* has, by the
+        meter's name, the count to add to their numbers, if any. *ahead_ns* is how
+        far the wall clock is ahead of their clock. Unless *settled*, the wall clock
+        is not trusted yet: :meth:`settle` may still shift their times, and no
+        writer sees them before. Returns the result of each face among *entries*.
+        Raises :exc:`sqlite3.Error` if the disk fails; then all of *entries* must be
+        appended again, as nobody knows whether they were saved.
         """
         last_times, unsettled = dict(self._last_times), {} if settled else self._unsettled()
         worth = _Worth(self._connection, dict(self._constants))
@@ -321,7 +320,7 @@ class Journal:
                 if meter not in unsettled:
                     unsettled[meter] = ahead_ns
                     begun.append((meter, count - 1, ahead_ns, boot_id()))
-                # By one reading of the clock for all of them, so that one shift is right for all.
+                # All use one reading of the clock, so that one shift is right for all.
                 ahead = unsettled[meter]
             time_ns = entry.at_ns + ahead
             if time_ns < last_times.get(meter, time_ns):
@@ -329,15 +328,15 @@ class Journal:
             last_times[meter] = time_ns
             kept.append((meter, count, time_ns, entry.interval_ns))
         with transaction(self._connection):
-            # A commit that was given up for a disk that hung may have been made after all.
+            # A commit that failed because the disk hung may have been made after all.
             self._connection.executemany("INSERT INTO pulses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", kept)
             worth.write()
             if steps:
                 self._connection.executemany("INSERT INTO steps VALUES (?, ?) ON CONFLICT DO NOTHING", steps)
             if begun:
-                # Instead of those of an earlier boot: their times stay as they are.
+                # They replace those of an earlier boot, whose times stay as they are.
                 self._connection.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?)", begun)
-            # Read inside the transaction: a cursor that commits by itself comes before it or after it, whole.
+            # Read inside the transaction: a cursor's own commit comes completely before or after it.
             moves = [(cursor, cursor.saved, cursor.save(self._connection)) for cursor in self._cursors]
         self._last_times, self._constants = last_times, worth.constants
         for cursor, saved, position in moves:
@@ -347,11 +346,12 @@ class Journal:
 
     def begin_cover(self, name: str, count: int | None, since_ns: int) -> None:
         """
-        Note that the meter *name* is counted from *since_ns* (UTC, ns) on.
+        Record that the meter *name* is counted from *since_ns* (UTC, ns) on.
 
-        The time since it was counted last is a gap: since the stop, or, after
-        a crash, since it was last known to be counted, by its pulse *count* or
-        by the gap before. With None it has been counted since, in another file.
+        The time since it was last counted is a gap: it begins at the stop or,
+        after a crash, when the meter was last known to be counted, which its pulse
+        *count* or its last gap tells. *count* is None if it was counted meanwhile,
+        in another file.
         """
         meter = self._keys[name]
         with transaction(self._connection):
@@ -373,12 +373,12 @@ class Journal:
             )
 
     def end_cover(self, name: str, until_ns: int) -> None:
-        """Note that the meter *name* is counted no more since *until_ns* (UTC, ns)."""
+        """Record that the meter *name* was counted until *until_ns* (UTC, ns)."""
         with transaction(self._connection):
             self._connection.execute("UPDATE covered SET until_ns = ? WHERE meter = ?", (until_ns, self._keys[name]))
 
     def add_gap(self, name: str, from_ns: int, to_ns: int, why: str) -> None:
-        """Note that the meter *name* could not be counted from *from_ns* to *to_ns* (UTC, ns), and why."""
+        """Record that the meter *name* could not be counted from *from_ns* to *to_ns* (UTC, ns), and why."""
         with transaction(self._connection):
             self._add_gap(self._keys[name], from_ns, to_ns, why)
 
@@ -387,11 +387,11 @@ class Journal:
             self._connection.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?)", (meter, from_ns, to_ns, why))
 
     def about(self) -> dict[str, str]:
-        """What is known of the journal itself: its "id", and what was noted with :meth:`note`."""
+        """What the journal knows about itself: its "id", and what was noted with :meth:`note`."""
         return dict(self._connection.execute("SELECT key, value FROM about"))
 
     def note(self, about: Mapping[str, str]) -> None:
-        """Make *about* durable, in place of what the same keys had. Raises :exc:`sqlite3.Error`."""
+        """Make *about* durable, replacing the values of the same keys. Raises :exc:`sqlite3.Error`."""
         with transaction(self._connection):
             self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
 
@@ -401,11 +401,11 @@ class Journal:
 
     def settle(self, ahead_ns: int) -> int:
         """
-        Give the pulses that are not settled their time, now that the wall clock is known to be *ahead_ns* ahead.
+        Give pulses that are not settled their times, now that the wall clock is known to be *ahead_ns* ahead.
 
-        Those of an earlier boot of the machine keep what they have: how far
-        the clock was wrong then nobody knows. Returns how many pulses were
-        not settled. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        Those of an earlier boot of the machine keep theirs: nobody knows how
+        far the clock was wrong then. Returns how many pulses were not settled.
+        Raises :exc:`sqlite3.Error`; nothing is changed then.
         """
         boot, settled = boot_id(), 0
         with transaction(self._connection):
@@ -421,7 +421,7 @@ class Journal:
         return settled
 
     def _mark_step(self, meter: int, after: int) -> None:
-        """Note whether time steps back behind the pulse *after*, now that the times behind it are others."""
+        """Record whether time steps back after the pulse *after*, now that later times have changed."""
         pulses = "SELECT count, time_ns FROM read_pulses WHERE meter = ? AND count"
         before = self._connection.execute(f"{pulses} <= ? ORDER BY count DESC LIMIT 1", (meter, after)).fetchone()
         behind = self._connection.execute(f"{pulses} > ? ORDER BY count LIMIT 1", (meter, after)).fetchone()
@@ -431,7 +431,7 @@ class Journal:
                 self._connection.execute("INSERT INTO steps VALUES (?, ?)", (meter, behind[0]))
 
     def _time_of(self, meter: int, count: int) -> int | None:
-        """The time of the pulse *count* of *meter*, or of the last one there is before it."""
+        """The time of the pulse *count* of *meter*, or of the last stored one before it."""
         row = self._connection.execute(
             "SELECT time_ns FROM read_pulses WHERE meter = ? AND count <= ? ORDER BY count DESC LIMIT 1", (meter, count)
         ).fetchone()
@@ -439,11 +439,11 @@ class Journal:
 
     def thin(self, before_ns: int) -> bool:
         """
-        Thin the pulses with times before *before_ns* (UTC, ns) to the last one of a quarter of an hour.
+        Thin pulses with times before *before_ns* (UTC, ns) to the last one of each quarter of an hour.
 
-        It then stands for the others too, so that energy stays exact. Looks at
-        :data:`THINNED_AT_ONCE` rows of a meter at most; returns whether there
-        may be more. Raises :exc:`sqlite3.Error`; nothing is changed then.
+        It then stands for the others too, so that energy stays exact. Examines
+        at most :data:`THINNED_AT_ONCE` rows of each meter, and returns whether
+        there may be more. Raises :exc:`sqlite3.Error`; nothing is changed then.
         """
         more = False
         with transaction(self._connection):
@@ -463,21 +463,21 @@ class Journal:
         old = len(rows)
         while old and rows[old - 1][1] >= before_ns:
             old -= 1
-        if old < 2:  # the last row that was kept, and nothing behind it
+        if old < 2:  # the last row that was kept, and nothing old after it
             return self._pass_by(meter, [step for step in sorted(steps) if rows and step > rows[0][0]], before_ns)
         thinned = [
             (meter, count)
             for (count, time_ns), (next_count, next_ns) in itertools.pairwise(rows[:old])
-            # The last before the clock was set back stays: it ends a stretch in which time rises.
+            # The last row before the clock was set back stays: it ends a stretch in which time rises.
             if time_ns // THINNED_TO_NS == next_ns // THINNED_TO_NS and next_count not in steps and time_ns < before_ns
         ]
         self._connection.executemany("DELETE FROM pulses WHERE meter = ? AND count = ?", thinned)
-        # The last one is looked at again: the next may be of the same quarter.
+        # The last one is examined again: the next may be in the same quarter.
         self._mark_thinned(meter, rows[old - 1][0] - 1)
         return True
 
     def _pass_by(self, meter: int, steps: list[int], before_ns: int) -> bool:
-        """Go on behind pulses that a clock, wrong then, put into the future, where old ones stand behind them."""
+        """Skip pulses that a wrong clock put into the future, if old ones come after them."""
         for step in steps:
             (time_ns,) = self._connection.execute(
                 "SELECT time_ns FROM read_pulses WHERE meter = ? AND count >= ? ORDER BY count LIMIT 1", (meter, step)
@@ -491,49 +491,49 @@ class Journal:
         self._connection.execute("INSERT OR REPLACE INTO thinned VALUES (?, ?)", (meter, to_count))
 
     def last(self, name: str) -> int:
-        """The count of the last pulse of the meter *name*; 0 without one."""
+        """The count of the last pulse of the meter *name*; 0 if it has none."""
         (count,) = self._connection.execute(
             "SELECT max(count) FROM pulses WHERE meter = ?", (self._keys.get(name),)
         ).fetchone()
         return int(count or 0)
 
     def has_reading(self, face: Face) -> bool:
-        """Whether *face* is there as a reading: a commit that failed may have been made."""
+        """Whether *face* is stored as a reading: a commit that failed may have been made."""
         found = self._connection.execute(
             "SELECT 1 FROM readings WHERE meter = ? AND time_ns = ?", (self._keys.get(face.meter), face.time_ns)
         ).fetchone()
         return found is not None
 
     def has(self, row: Row, count: int) -> bool:
-        """Whether *row* is there as the pulse *count* of its meter: a commit that failed may have been made."""
+        """Whether *row* is stored as the pulse *count* of its meter: a commit that failed may have been made."""
         found = self._connection.execute(
             "SELECT interval_ns FROM read_pulses WHERE meter = ? AND count = ?", (self._keys[row.meter], count)
         ).fetchone()
         return bool(found == (row.interval_ns,))
 
-    # --- A file that went away while it was used
+    # --- A file that disappeared while it was used
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the file that is used is still the one at its path."""
+        """Whether the open file is still the one at its path."""
         return _file_at(self.path) == self._file
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nobody can write to its disk: to files that are open ext4 seems to then, and nothing is kept."""
+        """Whether its disk is read-only: ext4 then still seems to write to open files, and saves nothing."""
         try:
             return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
         except OSError:
             return False
 
     def can_be_read(self) -> bool:
-        """Whether the file at its path can be read: SQLite calls it damaged too where the disk fails."""
+        """Whether the file at its path can be read: SQLite also calls it damaged if the disk fails."""
         if not self.is_in_place:
             return False
         try:
             for suffix in ("", "-wal"):
-                # Opened anew: on a disk that went and came back what is open is dead. This drops SQLite's locks of the
-                # file, so it is for who opens the journal anew after it.
+                # Opened again, because open files are dead on a disk that disappeared and came back. Closing it drops
+                # SQLite's locks on the file, so the caller must open the journal again afterwards.
                 with contextlib.suppress(FileNotFoundError), open(self.path + suffix, "rb", buffering=0) as file:
                     while file.read(1 << 20):
                         pass
@@ -542,7 +542,7 @@ class Journal:
         return True
 
     def can_be_written_anew(self) -> bool:
-        """Whether another connection can write, as where the disk failed and does so no more."""
+        """Whether a new connection can write, as after the disk has recovered."""
         try:
             with contextlib.closing(connect(self.path)) as connection, transaction(connection):
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -552,19 +552,19 @@ class Journal:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether there is no file at its path, in the directory that it was in."""
+        """Whether its path has no file any more, though the directory is still there."""
         return _file_at(self.path) is None and not self.is_elsewhere
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether its path leads to nothing, on another disk than the one that it was on."""
+        """Whether its path has no file because another disk is there now."""
         return _file_at(self.path) is None and _device_of(self.path) != (self._file or (None,))[0]
 
     def take_log_away(self) -> None:
         """
-        Remove the files beside it, where another file has taken its place: the log would be read as that one's.
+        Remove the files beside it if another file has replaced it: the log would be taken for that file's.
 
-        They are as they were for those who have them open.
+        Those who have them open can still use them.
         """
         if self._log_file is not None and _file_at(self.path + "-wal") == self._log_file:
             for suffix in ("-wal", "-shm"):
@@ -573,12 +573,12 @@ class Journal:
 
     def write_again(self) -> None:
         """
-        Write all of it to its path again, where it was deleted: it can be read as long as it is open.
+        Write all of it to its path again after it was deleted: it can be read as long as it is open.
 
         Raises :exc:`sqlite3.Error` or :exc:`OSError`.
         """
         making = self.path + ".making"
-        # Those of a file that is no more would be taken for the new one's; and what a crash left of another try.
+        # The files beside the deleted one would be taken for the new one's; others may be left from a crash.
         for name in (self.path + "-wal", self.path + "-shm", making, making + "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
@@ -586,7 +586,7 @@ class Journal:
             make_private(making)
             with contextlib.closing(sqlite3.connect(making)) as copy:
                 self._connection.backup(copy)
-            # Not before it is whole and, as SQLite sees to, on the disk.
+            # Only now that it is whole and, as SQLite ensures, on the disk.
             os.rename(making, self.path)
         except BaseException:
             for name in (making, making + "-journal"):
@@ -600,7 +600,7 @@ class Journal:
         """
         Have *cursor* read this file, and make its moves durable with each append.
 
-        A writer that is new to the file begins after the last pulse of each meter that was entered.
+        A writer that is new to the file begins after the last pulse of each meter.
         """
         with transaction(self._connection):
             if not self._connection.execute("SELECT 1 FROM writers WHERE name = ?", (cursor.writer,)).fetchone():
@@ -618,7 +618,7 @@ class Journal:
             self._cursors.append(cursor)
 
     def forget(self, cursor: Cursor) -> None:
-        """Leave *cursor*'s moves to itself from now on."""
+        """No longer save *cursor*'s moves with each append."""
         if cursor in self._cursors:
             self._cursors.remove(cursor)
 
@@ -630,7 +630,7 @@ class Journal:
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
-    """Which file the path leads to: its device and inode; None without one."""
+    """The device and inode of the file that the path leads to; None if there is none."""
     try:
         there = os.stat(path)
     except OSError:
@@ -639,7 +639,7 @@ def _file_at(path: str) -> tuple[int, int] | None:
 
 
 def _device_of(path: str) -> int | None:
-    """The device that the directory of *path* is on; None without one."""
+    """The device of the directory of *path*; None if there is none."""
     try:
         return os.stat(os.path.dirname(path)).st_dev
     except OSError:
@@ -647,7 +647,7 @@ def _device_of(path: str) -> int | None:
 
 
 class _Worth:
-    """What pulses are worth: by a meter's key the constant in force, and what one append changes of it."""
+    """The constants in force, by a meter's key, and what one append changes about them."""
 
     def __init__(self, connection: sqlite3.Connection, constants: dict[int, Constant]) -> None:
         self.constants = constants
@@ -657,7 +657,7 @@ class _Worth:
         self._readings: list[tuple[int, Reading]] = []
 
     def take(self, entry: Change | Face, meter: int, count: int) -> None:
-        """Take *entry*, which is behind the pulse *count* of *meter*."""
+        """Take *entry*, which comes after the pulse *count* of *meter*."""
         in_force = self.constants[meter]
         register_kwh = in_force.register_at(count)
         if isinstance(entry, Change):
@@ -693,13 +693,13 @@ class _Worth:
         return Judged(face, reading, "" if face.force else refused, drift)
 
     def _uncovered_s(self, meter: int, from_ns: int, to_ns: int) -> float:
-        """For how long the meter could not be counted between the two times, as far as it is noted."""
+        """For how long the meter was not counted between the two times, as far as recorded."""
         uncovered_ns, end_ns = 0, from_ns
         for gap in self._connection.execute(
             "SELECT from_ns, to_ns FROM gaps WHERE meter = ?1 AND to_ns > ?2 AND from_ns < ?3 ORDER BY from_ns",
             (meter, from_ns, to_ns),
         ):
-            # One may begin in another.
+            # Gaps may overlap.
             begin_ns, gap_end_ns = max(gap[0], end_ns), min(gap[1], to_ns)
             if gap_end_ns > begin_ns:
                 uncovered_ns, end_ns = uncovered_ns + gap_end_ns - begin_ns, gap_end_ns
@@ -707,8 +707,8 @@ class _Worth:
 
     def _reading_before(self, face: Face, meter: int) -> Reading | None:
         row = self._connection.execute(
-            # By the count: the clock may have been set back. One of the same time is itself: a commit that failed may
-            # have been made.
+            # By the count, as the clock may have been set back. A reading with the same time is this one: a commit that
+            # failed may have been made.
             "SELECT time_ns, count, face_kwh, decimals, register_kwh, base <> 0 FROM readings"
             " WHERE meter = ? AND time_ns <> ? ORDER BY count DESC, time_ns DESC LIMIT 1",
             (meter, face.time_ns),
@@ -718,7 +718,7 @@ class _Worth:
         return before[-1] if before else None
 
     def write(self) -> None:
-        """Write it, in the transaction that was begun."""
+        """Write the changes, within the current transaction."""
         self._connection.executemany(
             "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
             [(meter, of.from_count, of.impulses_per_kwh, of.register_kwh) for meter, of in self._changed],
@@ -733,7 +733,7 @@ class _Worth:
 
 
 def prepare_dir(path: str) -> None:
-    """Make the directory *path* for the journal, in which nobody else may write. Raises :exc:`JournalError`."""
+    """Make the directory *path* for the journal, writable only by this user. Raises :exc:`JournalError`."""
     try:
         make_directory(path, private=True)
     except UnsafePathError as error:

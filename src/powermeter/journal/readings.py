@@ -1,5 +1,5 @@
 """
-Readings: what a meter's own display (its face) showed at one moment, and how far that agrees with what was counted.
+Readings: what a meter's display (its face) showed at one moment, and how well that agrees with what was counted.
 
 Pure: no clock and no file.
 """
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from powermeter.meter import JOULES_PER_KWH
 
-#: A reading as it is typed: digits, and after a point the decimals of the face.
+#: A reading as it is typed: digits, and after a point the decimals of the face, if any.
 TYPED = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """
-    The face of *meter* showed *face_kwh* behind the pulse *count*, at *time_ns* (UTC, ns).
+    The face of *meter* showed *face_kwh* after the pulse *count*, at *time_ns* (UTC, ns).
 
-    *decimals* were typed; the register was *register_kwh* before. A *base* is
-    compared with no reading before it.
+    It was typed with *decimals* decimals; the register was *register_kwh*
+    before. A *base* is not compared with earlier readings.
     """
 
     meter: str
@@ -32,7 +32,7 @@ class Reading:
 
     @property
     def last_digit_kwh(self) -> float:
-        """What the last digit stands for: a face shows no part of it."""
+        """The value of one step of the last digit: a face shows nothing smaller."""
         return float(10.0**-self.decimals)
 
 
@@ -58,7 +58,7 @@ class Drift:
 
     @property
     def difference_kwh(self) -> float:
-        """How much more was counted than the face moved; negative where it was less."""
+        """How much more was counted than the face moved; negative if it was less."""
         return self.counted_kwh - self.moved_kwh
 
     @property
@@ -68,7 +68,7 @@ class Drift:
 
     @property
     def per_cent(self) -> float | None:
-        """The difference in per cent of what the face moved; None where it did not move."""
+        """The difference in per cent of what the face moved; None if it did not move."""
         return 100 * self.difference_kwh / self.moved_kwh if self.moved_kwh else None
 
     @property
@@ -76,14 +76,14 @@ class Drift:
         """
         How large a difference the last digits can explain.
 
-        What the face hides of this reading makes it move less than was
-        counted; what it hid of the one before makes it move more.
+        The part that the face hides in this reading makes it move less than was
+        counted; the part that it hid in the last one makes it move more.
         """
         return float(10.0**-self.decimals) if self.difference_kwh > 0 else self.since.last_digit_kwh
 
     @property
     def is_explained(self) -> bool:
-        """Whether the last digits, and the flash that was under way, can explain the difference."""
+        """Whether the last digits, and one flash that was not complete yet, can explain the difference."""
         return abs(self.difference_kwh) < self.explained_kwh + 1 / self.impulses_per_kwh
 
 
@@ -104,11 +104,11 @@ def parse(typed: str) -> tuple[float, int]:
 
 def refusal(face_kwh: float, decimals: int, before: Reading, now_ns: int, max_watts: float) -> str:
     """
-    Why a face of *face_kwh* can't follow the reading *before*; "" where it can.
+    Why a face of *face_kwh* can't follow the reading *before*; "" if it can.
 
-    *max_watts* is the most that the meter can measure, in W; *now_ns* is when the face was read (UTC, ns).
+    *max_watts* is the highest power that the meter can measure, in W; *now_ns* is when the face was read (UTC, ns).
     """
-    # In units of the last digit: with fewer digits than before, the face may show more than was typed.
+    # In units of the last digit: with fewer digits than before, the face may have shown more than was typed.
     units = 10 ** max(decimals, before.decimals)
     if round(face_kwh * units) + units // 10**decimals <= round(before.face_kwh * units):
         return f"it is lower than the last reading, {shown(before.face_kwh, before.decimals)} kWh"
@@ -122,7 +122,7 @@ def refusal(face_kwh: float, decimals: int, before: Reading, now_ns: int, max_wa
 
 def shown(kwh: float, decimals: int) -> str:
     """
-    Kilowatt-hours with so many decimals, as they may be typed.
+    *kwh* with *decimals* decimals, as it may be typed.
 
     >>> shown(12345.6, 1)
     '12345.6'

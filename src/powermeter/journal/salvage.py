@@ -1,12 +1,12 @@
 """
-A journal that is damaged: set aside, never overwritten, and another made that goes on from what can be read of it.
+A damaged journal: it is set aside, never overwritten, and a new one continues from what can be read of it.
 
-Counting can't wait until all of a large file was read. The new journal gets
-the meters and their registers, the cursors, and of the pulses those that a
-writer has not got yet and the latest; the others stay in the file that was set
-aside. That takes as long as reading the file twice, on a slow card many
-minutes. How far it is, is noted in the new one: where it was killed, the next
-start goes on from there.
+Saving all of a large file would take too long. The new journal gets the meters
+and their registers, the cursors, the pulses that a writer does not have yet, and
+the latest ones; the others stay in the file that was set aside. This takes as
+long as reading the file twice, many minutes on a slow card. The progress is
+noted in the new file: if the program is killed, the next start continues from
+there.
 """
 
 import contextlib
@@ -41,49 +41,49 @@ from powermeter.meter import Constant
 
 log = logging.getLogger(__name__)
 
-#: What the name of a journal ends with that is whole and has not got its place yet.
+#: The suffix of a new journal that is complete but not in its place yet.
 NEW = ".new"
 
-#: And with what the name of a copy ends that is made to be read.
+#: The suffix of a copy that is made for reading.
 COPY = ".copy"
 
-#: No table that is read whole may have more rows: 30 years of a reading each quarter of an hour.
+#: No table that is read whole may have more rows: 30 years with a reading every quarter of an hour.
 MAX_SAVED = 1_000_000
 
-#: The tables that are taken over as they are.
+#: The tables that are copied as they are.
 WHOLE = ("unsettled", "covered", "gaps", "readings", "hourly", "about")
 
-#: How many of a meter's latest pulses are saved, though all writers have them: at household rates some days.
+#: How many of a meter's latest pulses are saved even if all writers have them: some days' worth for a household.
 LATEST = 50_000
 
-# SQLite's file (https://sqlite.org/fileformat.html).
-#: A page, and where in the first one stand: the size in pages, the free pages, and two copies of the number of the last
-#: change.
+# SQLite's file format (https://sqlite.org/fileformat.html).
+#: The size of a page; and the offsets in the first page of the number of pages, the list of free pages, and the two
+#: copies of the change counter.
 PAGE = 4096
 SIZE, FREE, CHANGES, CHANGES_AGAIN = slice(28, 32), slice(32, 40), slice(24, 28), slice(92, 96)
-#: By the first byte of a page of a tree of keys, its leaves and those above them: where the list of its cells begins,
-#: and what stands in each before its row.
+#: By the first byte of a page of an index tree, for leaves and inner pages: where the list of cells begins, and the
+#: number of bytes before the row in each cell.
 LEAF = 0x0A
 CELLS = {LEAF: (8, 0), 0x02: (12, 4)}
-#: What stands before a page in the log, and before the first one there.
+#: The number of bytes before each page in the log, and before the first frame there.
 FRAME = 24
 LOG = 32
-#: How many bytes an integer has, by its serial type; 8 and 9 are 0 and 1 themselves.
+#: The number of bytes of an integer, by its serial type; types 8 and 9 are the values 0 and 1.
 INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
-#: No meter has flashed so often: 30 years at 1,000 a second.
+#: No meter has flashed this often: 30 years at 1,000 per second.
 MAX_PULSES = 10**12
 
-#: After so many pages it is noted how far it is: some 8 MB.
+#: After how many pages the progress is noted: some 8 MB.
 NOTED_PAGES = 2048
 
-#: So many bytes are copied at a time: even a slow card does that within a second.
+#: How many bytes are copied at a time: even a slow card does that within a second.
 COPIED = 1 << 20
 
-#: A row of the pulses: meter, count, time and interval.
+#: A row of the table pulses: meter, count, time and interval.
 Saved = tuple[int, int, int, int | None]
 
-#: How far the saving is, as JSON; the longest has all that was found except the pulses.
+#: The notes of the progress, as JSON; the longest has everything that was found except the pulses.
 NOTES = "CREATE TABLE salvage (key TEXT PRIMARY KEY, value TEXT)"
 MAX_NOTE = 64 * 1024 * 1024
 
@@ -97,14 +97,13 @@ def open_journal(
     stopped: Stopped = lambda: False,
 ) -> Journal:
     """
-    The journal in the file *path*; if it is damaged, a new one there with what can be read of it.
+    The journal in the file *path*; if it is damaged, a new one in its place with what can be read of it.
 
     That may take minutes: unless *save*, :exc:`DamagedError` is raised instead.
-    *meters*: the impulses per kWh of the settings' meters, by name, for the
-    case that these can't be read. While a damaged one is read, *stopped* is
-    asked whether to end, for each page at least; the next call then goes on
-    where it was. Raises :exc:`JournalError`, and :exc:`StoppedError` when
-    *stopped* says so.
+    *meters* has the impulses per kWh of the settings' meters, by name, in case
+    these can't be read from the file. While a damaged file is read, *stopped* is
+    called at least once per page; if it returns true, :exc:`StoppedError` is
+    raised, and the next call continues from there. Raises :exc:`JournalError`.
     """
     try:
         _finish(path)
@@ -134,17 +133,17 @@ class _Going:
     stopped: Stopped
 
     def on(self) -> None:
-        """Raise :exc:`StoppedError` where it must end."""
+        """Raise :exc:`StoppedError` if it must end."""
         if self.stopped():
             raise stopped_error(self.path)
 
     def raise_if_interrupted(self, error: Exception) -> None:
-        """Raise :exc:`StoppedError` where *error* comes from a stop."""
+        """Raise :exc:`StoppedError` if *error* was caused by a stop."""
         if isinstance(error, sqlite3.Error) and is_interrupt(error):
             raise stopped_error(self.path) from error
 
     def connect(self, path: str, *, uri: bool = False, max_length: int = MAX_LENGTH) -> sqlite3.Connection:
-        """A connection that trusts nothing in its file, and whose calls a stop interrupts."""
+        """A connection that distrusts its file, and whose calls a stop interrupts."""
         connection = sqlite3.connect(path, isolation_level=None, uri=uri)
         connection.set_progress_handler(self.stopped, STEPS)
         harden(connection, max_length)
@@ -168,21 +167,21 @@ def _replace(path: str, meters: Mapping[str, float], error: DamagedError, going:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.rename(making, path + NEW)
     aside = _finish(path)
-    # Said once it is done: it may be tried again and again.
+    # Logged only once it is done, as it may be tried again and again.
     log.error("journal: %s", error)
     for line in messages:
         log.error("journal: %s; older ones stay in %s", line, aside)
     for writer in found.lost:
-        log.error("journal: how far %s was can't be read: it goes on from now on", writer)
+        log.error("journal: the position of %s can't be read: it gets only pulses from now on", writer)
     if not messages:
-        log.error("journal: nothing of it could be read, counting begins anew; it is set aside as %s", aside)
+        log.error("journal: nothing in it could be read, counting starts again from 0; it was set aside as %s", aside)
 
 
-# --- How far it is, so that what was killed goes on
+# --- The progress, so that the next start can continue if the program is killed
 
 
 def _identity(path: str) -> str:
-    """Which file at *path* is read, and in what state."""
+    """What identifies the file at *path* and its state."""
     states = []
     for name in (path, path + "-wal"):
         with contextlib.suppress(FileNotFoundError):
@@ -192,7 +191,7 @@ def _identity(path: str) -> str:
 
 
 def _is_begun(making: str, path: str, going: _Going) -> bool:
-    """Whether the file *making* is a new journal that was begun from what is at *path* now."""
+    """Whether the file *making* is a new journal that was begun from the file that is at *path* now."""
     if not os.path.exists(making):
         return False
     try:
@@ -208,9 +207,9 @@ def _is_begun(making: str, path: str, going: _Going) -> bool:
 
 class _Notes:
     """
-    How far the saving is, in a table of the new journal that is removed at the end; and whether it may go on.
+    The progress, in a table of the new journal that is removed at the end; and whether saving may go on.
 
-    What is done between two notes is in one transaction with the second one.
+    Everything between two notes is in one transaction with the second note.
     """
 
     def __init__(self, new: sqlite3.Connection, path: str, going: _Going) -> None:
@@ -231,7 +230,7 @@ class _Notes:
         return default if row is None else json.loads(row[0])
 
     def pages(self, path: str, key: str, state: Callable[[], Any] = lambda: None) -> Iterator["_Page"]:
-        """The pages of *path* behind those that *key* notes as done, which is kept up to date with *state*."""
+        """The pages of *path* after those that *key* notes as done; the note is kept up to date, with *state*."""
         begin, _ = self.get(key, (0, None))
         for number, page in enumerate(_pages(path, begin), begin):
             self.going.on()
@@ -247,13 +246,13 @@ class _Notes:
         self.note("found", asdict(found))
 
     def end(self) -> None:
-        """Leave no trace of the notes, with all that was not noted yet."""
+        """Commit the rest, and remove the notes."""
         self._new.execute("DROP TABLE salvage")
         self._new.execute("COMMIT")
 
 
 def _finish(path: str) -> str | None:
-    """Put a new journal that is whole in its place, after what stands there was set aside; return the name of that."""
+    """Set the damaged journal aside if a new one is complete, and put that in its place; return the old one's name."""
     if not os.path.exists(path + NEW):
         return None
     aside = f"{path}.damaged-{time.strftime('%Y-%m-%dT%H-%M-%S')}"
@@ -261,7 +260,7 @@ def _finish(path: str) -> str | None:
     while os.path.exists(aside):
         number += 1
         aside = f"{path}.damaged-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{number}"
-    # The log belongs to the file, and would be taken for the new one's; its index is made anew.
+    # The log belongs to the old file, and would be taken for the new one's; SQLite makes its index again.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + "-shm")
     with contextlib.suppress(FileNotFoundError):
@@ -281,7 +280,7 @@ def _finish(path: str) -> str | None:
 
 @contextlib.contextmanager
 def _readable(path: str, going: _Going) -> Iterator[sqlite3.Connection]:
-    """The damaged file, to be read; where its first page is damaged a copy of it that has that of a new journal."""
+    """The damaged file, for reading; if its first page is damaged, a copy with the first page of a new journal."""
     copy = path + COPY
     try:
         connection = _read_only(path, going)
@@ -292,7 +291,7 @@ def _readable(path: str, going: _Going) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(connection):
             yield connection
     except StoppedError:
-        raise  # the next start goes on with the copy
+        raise  # the next start continues with the copy
     except BaseException:
         _remove_copy(copy)
         raise
@@ -312,7 +311,7 @@ def _read_only(path: str, going: _Going) -> sqlite3.Connection:
 
 
 def _is_ours(connection: sqlite3.Connection, going: _Going) -> bool:
-    """Whether the schema can be read, and is a journal's: from another one nothing is read."""
+    """Whether the schema can be read and is a journal's: nothing is read from another one."""
     try:
         found = schema_of(connection)
     except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -328,7 +327,7 @@ def _graft(path: str, copy: str, going: _Going) -> None:
         open(copy + "-wal", "wb", opener=open_private) as file,
     ):
         shutil.copyfileobj(old, file)
-    # As far as an earlier start came it is there.
+    # An earlier start may have copied a part of it.
     with open(path, "rb") as old, open(copy, "ab", opener=open_private) as file:
         old.seek(file.tell())
         while content := old.read(COPIED):
@@ -353,21 +352,21 @@ def _graft(path: str, copy: str, going: _Going) -> None:
 
 @dataclass(slots=True)
 class _Found:
-    """What could be read of a damaged journal, but for its pulses."""
+    """What could be read of a damaged journal, except its pulses."""
 
-    #: By its key: a meter's name, its constants, the count of its last pulse.
+    #: By the meter's key: its name, its constants, the count of its last pulse.
     names: dict[int, str]
     constants: dict[int, list[Constant]]
     lasts: dict[int, int]
-    #: By a writer's name: its place, and the count by meter's key.
+    #: By the writer's name: its place, and its counts by the meter's key.
     places: dict[str, str]
     counts: dict[str, dict[int, int]]
-    #: By the name of a table its rows, which are taken over as they are.
+    #: By the name of a table: its rows, which are copied as they are.
     whole: dict[str, list[tuple[Any, ...]]]
 
     @classmethod
     def noted(cls, noted: dict[str, Any]) -> "_Found":
-        """What :func:`dataclasses.asdict` and JSON have made of one."""
+        """Restore one from what :func:`dataclasses.asdict` and JSON have made of it."""
         return cls(
             {int(meter): name for meter, name in noted["names"].items()},
             {int(meter): [Constant(**of) for of in constants] for meter, constants in noted["constants"].items()},
@@ -392,9 +391,9 @@ class _Found:
         counts: dict[str, dict[int, int]] = {}
         for writer, meter, count in rows("SELECT writer, meter, count FROM cursors", str, int, int):
             counts.setdefault(writer, {})[meter] = count
-        # What an older version's file does not have can't be read, and is none.
+        # A table that an older version's file does not have can't be read, and counts as empty.
         whole = {table: rows(f"SELECT * FROM {table}", *LOOKED_OVER[table]) for table in WHOLE}  # noqa: S608 - our own
-        if not whole["covered"]:  # an older version's: it thinned to one an hour
+        if not whole["covered"]:  # an older version's file, thinned to one pulse per hour
             whole["hourly"] = rows("SELECT meter, to_count FROM thinned", int, int)
         _, known_lasts = notes.get("lasts", (0, None))
         lasts = dict.fromkeys(names, 0) | {int(meter): last for meter, last in (known_lasts or {}).items()}
@@ -412,14 +411,14 @@ class _Found:
 
     @property
     def lost(self) -> list[str]:
-        """The writers of which nobody knows how far they were."""
+        """The writers whose positions are lost."""
         return [writer for writer in self.places if writer not in self.counts]
 
     def write(self, new: sqlite3.Connection, path: str, notes: _Notes) -> list[str]:
-        """Write it to *new*, with the pulses in the file *path* that are wanted; return what to say of each meter."""
+        """Write it to *new*, with the wanted pulses from the file *path*; return a message for each meter."""
         wanted: dict[int, tuple[int, int]] = {}
         for meter, name in self.names.items():
-            # Of a meter that nothing is known of, who counts it may know more.
+            # If nothing is known about a meter, the running program may know more.
             if meter not in self.constants or not self.lasts[meter]:
                 continue
             new.execute("INSERT OR IGNORE INTO meters VALUES (?, ?)", (meter, name))
@@ -434,7 +433,7 @@ class _Found:
             wanted[meter] = after, last
         for page in notes.pages(path, "saved"):
             for meter, (after, last) in wanted.items():
-                # A later version of a page, in the log, stands behind the earlier one.
+                # A later version of a page, in the log, comes after the earlier one.
                 new.executemany(
                     "INSERT OR REPLACE INTO pulses VALUES (?, ?, ?, ?)",
                     [pulse for pulse in page.pulses(meter, after) if pulse[1] <= last],
@@ -445,7 +444,7 @@ class _Found:
             in_force = _in_force(self.constants[meter], last)
             register = in_force.register_at(last)
             if not new.execute("SELECT 1 FROM pulses WHERE meter = ? AND count = ?", (meter, last)).fetchone():
-                # The count goes on from here, though the pulse itself is lost.
+                # The count continues from here, though the pulse itself is lost.
                 new.execute(
                     "INSERT OR REPLACE INTO constants VALUES (?, ?, ?, ?)",
                     (meter, last, in_force.impulses_per_kwh, register),
@@ -454,20 +453,20 @@ class _Found:
             messages.append(
                 f"{name} goes on from {register:.3f} kWh; of its last {last - after:,} pulses {saved:,} could be saved"
             )
-        # The others begin as new ones do, after the last pulse: from 0 on they would get again all that was saved.
+        # Other writers begin as new ones do, after the last pulse: from 0 they would get every saved pulse again.
         for writer, of_writer in self.counts.items():
             new.execute("INSERT INTO writers VALUES (?, ?)", (writer, self.places.get(writer, "")))
             new.executemany("INSERT INTO cursors VALUES (?, ?, ?)", [(writer, *count) for count in of_writer.items()])
         for table, rows in self.whole.items():
             places = ", ".join("?" * len(LOOKED_OVER[table]))
-            # The id that the new one was made with gives way to the old one's.
+            # The old journal's id replaces the one that the new journal was created with.
             new.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own
         notes.end()
         return messages
 
 
 def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: type | UnionType) -> list[tuple[Any, ...]]:
-    """The rows of *query*, whose columns have *types*, up to the first that can't be read, or to more than can be."""
+    """The rows of *query* whose columns have *types*, up to the first row that can't be read, at most MAX_SAVED."""
     rows: list[tuple[Any, ...]] = []
     try:
         for row in connection.execute(f"{query} LIMIT {MAX_SAVED}"):
@@ -480,7 +479,7 @@ def _rows(connection: sqlite3.Connection, going: _Going, query: str, *types: typ
 
 
 def _from(constants: list[Constant], after: int) -> list[Constant]:
-    """Those of *constants* that hold behind the count *after*, the first beginning there."""
+    """Those of *constants* that apply after the count *after*, the first beginning there."""
     in_force = _in_force(constants, after)
     begin = Constant(in_force.impulses_per_kwh, after, in_force.register_at(after))
     return [begin, *(constant for constant in constants if constant.from_count > after)]
@@ -491,7 +490,7 @@ def _in_force(constants: list[Constant], count: int) -> Constant:
 
 
 def _mark_steps(new: sqlite3.Connection, meter: int) -> int:
-    """Note where time steps back between the pulses of a meter; return how many pulses there are."""
+    """Record where time steps back between the pulses of a meter; return how many pulses there are."""
     saved, time_before = 0, None
     for count, time_ns in new.execute("SELECT count, time_ns FROM pulses WHERE meter = ? ORDER BY count", (meter,)):
         if time_before is not None and time_ns < time_before:
@@ -500,12 +499,12 @@ def _mark_steps(new: sqlite3.Connection, meter: int) -> int:
     return saved
 
 
-# --- Pulses by the pages that they stand in: whatever became of the pages that lead there
+# --- Pulses read directly from their pages, even if the pages that lead there are damaged
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page of pulses: where each begins, and the keys (meter, count) of the first and the last."""
+    """A page of pulses: where each pulse begins, and the keys (meter, count) of the first and the last."""
 
     content: bytes
     cells: tuple[int, ...]
@@ -513,7 +512,7 @@ class _Page:
     last: tuple[int, int]
 
     def pulses(self, meter: int, after: int) -> Iterator[Saved]:
-        """Those of a meter behind the count *after*, as far as they stand in order."""
+        """The pulses of a meter after the count *after*, except those that are out of order."""
         if self.last < (meter, after) or meter < self.first[0]:
             return
         before = (0, 0)
@@ -525,11 +524,11 @@ class _Page:
                     yield pulse
 
     def last_of(self, meter: int) -> int:
-        """The last count of a meter in it; 0 without one."""
+        """The last count of a meter in the page; 0 if it has none."""
         if self.last[0] == meter:
             return self.last[1]
         counts = [pulse[1] for pulse in self.pulses(meter, 0)]
-        # As for the last one of the page.
+        # Not trusted, as in _page().
         if self.content[0] == LEAF and len(counts) > 1 and counts[-1] != counts[-2] + 1:
             counts.pop()
         return max(counts, default=0)
@@ -537,9 +536,9 @@ class _Page:
 
 def _pages(path: str, begin: int = 0) -> Iterator[_Page | None]:
     """
-    The pages in the file *path*, and then those in its log, from number *begin* on; None for one without pulses.
+    The pages in the file *path*, and then those in its log, from number *begin* on; None for a page without pulses.
 
-    Read each time they are asked for: a large file would not find room in the memory of a small Pi.
+    Read each time, as a large file would not fit into the memory of a small Pi.
     """
     with open(path, "rb") as file:
         pages = os.fstat(file.fileno()).st_size // PAGE
@@ -550,7 +549,7 @@ def _pages(path: str, begin: int = 0) -> Iterator[_Page | None]:
         salts = file.read(LOG)[16:24]
         file.seek(LOG + max(0, begin - pages) * (FRAME + PAGE))
         while len(frame := file.read(FRAME + PAGE)) == FRAME + PAGE:
-            # Behind the frames of this log stand those of one before.
+            # After the frames of this log there may be frames of an earlier one.
             yield _page(frame[FRAME:]) if frame[8:16] == salts else None
 
 
@@ -564,7 +563,7 @@ def _page(content: bytes) -> _Page | None:
     if not keys:
         return None
     last = keys[-1]
-    # A last count that is not the next of the one before it may be damage: the one before is believed.
+    # If the last count does not follow the one before it, it may be damaged: the one before is trusted instead.
     if content[0] == LEAF and len(keys) > 1 and keys[-2] < last != (keys[-2][0], keys[-2][1] + 1):
         last = keys[-2]
     return _Page(content, cells, keys[0], last)
@@ -573,7 +572,7 @@ def _page(content: bytes) -> _Page | None:
 def _pulse(content: bytes, cell: int) -> Saved | None:
     """The pulse in the cell of a page that begins at *cell*; None if there is none."""
     try:
-        # The payload's size, its header's, and four serial types: a byte each, as all of them are small.
+        # The size of the payload, the size of its header, and four serial types: one byte each, as all are small.
         if content[cell + 1] != 5:
             return None
         at, values = cell + 6, []

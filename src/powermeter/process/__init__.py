@@ -1,5 +1,5 @@
 """
-One process of many: detaching, the lock of the pidfile, stopping, asking, the service manager.
+The program as a process: detaching, the lock of the pidfile, stopping, asking, the service manager.
 
-Light to import: ``--status`` and ``--kill`` need no more than this.
+Light to import: ``--status`` and ``--kill`` need nothing else.
 """

@@ -1,7 +1,7 @@
 """
-How a process gives up, for good, what it does not need: rights, privacy to others, memory, files.
+How a process gives up, for good, what it does not need: rights, memory, files.
 
-For one that answers strangers: whoever takes it over is to find as little as can be. Linux only.
+For a process that answers strangers: whoever takes it over should gain as little as possible. Linux only.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ import signal
 #: linux/prctl.h.
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 28, 38
 
-#: linux/capability.h: reading any file, and the version of what capset() takes.
+#: linux/capability.h: the capability to read any file, and the version of the data for capset().
 CAP_DAC_READ_SEARCH, CAP_VERSION = 2, 0x20080522
 
-#: linux/securebits.h: no change of user changes capabilities, no program gives root any, and both stay so.
+#: linux/securebits.h: a change of user leaves the capabilities, no program gives any to root, and both are locked.
 SECUREBITS = 0b1111
 
-#: The system calls that make a set of Landlock's rules and enforce it: the same numbers on all processors but Alpha.
+#: The system calls that create a set of Landlock rules and enforce it: the same numbers on all processors but Alpha.
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 
-#: linux/landlock.h: what can be forbidden, by the version that knows it. To files: all but reading them. To the
+#: linux/landlock.h: what can be forbidden, by the version that knows it. To files: everything but reading them. To the
 #: network: listening and connecting by TCP. To other processes: signals, and their abstract sockets.
 LANDLOCK_FILES = {1: 0b1_1111_1111_0011, 2: 1 << 13, 3: 1 << 14}
 LANDLOCK_NETWORK, LANDLOCK_OTHERS = {4: 0b11}, {6: 0b11}
 
-#: More capabilities than there are: what is not there is not dropped.
+#: More capabilities than Linux has; dropping one that does not exist fails harmlessly.
 CAPABILITIES = 64
 
 #: The user and group that own nothing (Linux, overflowuid).
@@ -35,20 +35,20 @@ NOBODY = 65534
 
 
 def no_core_dump() -> None:
-    """Let this process leave no core, and no other process of its user look into it: it holds a password."""
+    """Allow no core dump, and no other process of its user to read its memory, which has a password."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A core that goes to a program, as systemd-coredump, has no limit (core(5)). Inherited by a fork.
+    # A core that is piped to a program such as systemd-coredump ignores that limit (core(5)). A fork inherits this.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def give_up_rights() -> None:
     """
-    Keep no rights but those of the user, end with the parent, and be the first to go when memory is short.
+    Keep only the user's rights, end with the parent, and be the first to be killed when memory is short.
 
-    Root becomes nobody, who owns nothing and so can change nothing, and keeps the one capability to read all files:
-    only root may read root's journal. Raises :exc:`OSError`.
+    Root becomes nobody, who owns nothing and so can change nothing, and keeps only the capability to read all files, as
+    nobody but root may read root's journal. Raises :exc:`OSError`.
     """
-    # Before the process is closed: then these files are root's.
+    # Before no_core_dump(): afterwards these files belong to root.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     if os.geteuid() == 0:
@@ -60,40 +60,40 @@ def give_up_rights() -> None:
 
 
 def limit(memory: int, files: int) -> None:
-    """Have no more than *memory* bytes of data and *files* descriptors."""
-    # Not RLIMIT_AS: a thread of glibc reserves 64 MiB of addresses, and uses next to none of them.
+    """Allow at most *memory* bytes of data and *files* file descriptors."""
+    # Not RLIMIT_AS: each thread of glibc reserves 64 MiB of addresses, and uses hardly any of them.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def give_way(niceness: int) -> None:
-    """Leave the processors to other processes first, as far as *niceness* says."""
-    with contextlib.suppress(OSError):  # the unit's filter of system calls refuses this, and leaves the next way
+    """Let other processes use the processors first, to the degree of *niceness*."""
+    with contextlib.suppress(OSError):  # the unit's filter of system calls may refuse this, but not the next way
         os.nice(niceness)
-    # A session may get its processor time as one group; then niceness counts only within that session (sched(7)).
+    # If a session gets its processor time as one group, niceness counts only within that session (sched(7)).
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
         file.write(str(niceness))
 
 
 def change_nothing() -> bool:
     """
-    Let this thread, and those that it starts from now on, do no more than read files and answer on what is open.
+    Restrict this thread, and those that it starts from now on, to reading files and answering on open sockets.
 
-    They can change, make, remove and execute no file, whoever owns it, and, as far as the kernel knows how, neither
+    They can't change, create, remove or execute any file, whoever owns it, and, if the kernel supports it, can neither
     open a connection nor send a signal to another process. Returns whether the kernel has Landlock, which does this.
     """
     call = ctypes.CDLL(None, use_errno=True).syscall
     version = call(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1:  # not built in, or switched off
         return False
-    # What is named has no exception, as no rule is added.
+    # What is listed is forbidden without exception, as no rule is added.
     forbidden = (ctypes.c_uint64 * 3)(
         *(
             sum(rights for since, rights in known.items() if version >= since)
             for known in (LANDLOCK_FILES, LANDLOCK_NETWORK, LANDLOCK_OTHERS)
         )
     )
-    # What an older kernel does not know is zero, and so it takes the longer structure.
+    # Fields that an older kernel does not know are zero, so it accepts the longer structure.
     ruleset = call(LANDLOCK_CREATE_RULESET, forbidden, ctypes.c_size_t(ctypes.sizeof(forbidden)), 0)
     _called(ruleset < 0)
     try:
@@ -104,13 +104,13 @@ def change_nothing() -> bool:
 
 
 def start_and_write_nothing_more() -> None:
-    """Start no further process or thread, and write to no file."""
+    """Allow no new process or thread, and no writing to files."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def _become_nobody() -> None:
-    # Not PR_SET_KEEPCAPS: access(2), by which SQLite looks for its files, would count without the capability.
+    # Not PR_SET_KEEPCAPS: access(2), with which SQLite looks for its files, would then ignore the capability.
     _prctl(PR_SET_SECUREBITS, SECUREBITS)
     for capability in range(CAPABILITIES):
         with contextlib.suppress(OSError):  # there is no such capability
@@ -119,7 +119,7 @@ def _become_nobody() -> None:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
     kept = 1 << CAP_DAC_READ_SEARCH
-    # Effective, permitted and inheritable, of the first 32 capabilities and then of the others.
+    # Effective, permitted and inheritable, for the first 32 capabilities and then for the others.
     sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     _called(ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(CAP_VERSION, 0), sets))
 

@@ -1,8 +1,8 @@
 """
-How the running one is asked and stopped, and how it hears that.
+How the running program is queried and stopped, from both sides.
 
-It is asked over a socket beside its pidfile. A stop goes by a pidfd, so that it can't hit a process that came to the
-number later.
+It is queried over a socket beside its pidfile. A stop uses a pidfd, so that it can't hit another process that got the
+same number later.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from powermeter.errors import (
 from powermeter.process.holder import held, holder
 from powermeter.safe_path import socket_to_ask, user_name
 
-#: How long a stop may take, in s: the program gives itself 10.
+#: How long a stop may take, in s: the program itself takes at most 10.
 STOP_S = 15.0
 
-#: How long the running one may take to answer, and it to be asked, in s.
+#: How long the running program may take to answer, and how long it waits for a question, in s.
 ANSWER_S = 2.0
 
 ASKED_S = 0.3
@@ -41,21 +41,21 @@ MAX_ANSWER = 1_000_000
 #: The longest question, in bytes.
 MAX_QUESTION = 1024
 
-#: How many may wait to ask it.
+#: How many clients may wait to be answered.
 MAX_WAITING = 128
 
-#: What a file system answers that knows no sockets: FAT and exFAT, some of the network.
+#: The errors of a file system without sockets: FAT and exFAT, some network file systems.
 NO_SOCKETS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
-#: How often it is tried to make the socket, where that can't be made, in s.
+#: How often to try to create the socket after that has failed, in s.
 LISTEN_S = 30.0
 
 
 def _user_of(pid: int) -> int | None:
-    """The user whom the process *pid* runs as; None where it has ended, or can't be seen."""
+    """The user that the process *pid* runs as; None if it has ended or can't be seen."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            # Not the owner of the directory: root has that of a process that leaves no core.
+            # Not the owner of the directory: for a process without core dumps that is root.
             return next(int(line.split()[2]) for line in file if line.startswith(b"Uid:"))
     except (OSError, StopIteration):
         return None
@@ -65,8 +65,8 @@ def stop(path: str) -> int | None:
     """
     Stop the holder of the pidfile *path* with SIGTERM and wait until it has ended.
 
-    Returns its process id; None if nothing ran. Raises :exc:`ForbiddenError`,
-    and :exc:`ProcessError` where it is still there after :data:`STOP_S`.
+    Returns its process id; None if nothing was running. Raises :exc:`ForbiddenError`,
+    and :exc:`ProcessError` if it is still running after :data:`STOP_S`.
     """
     found = held(path)
     if found is None:
@@ -77,9 +77,9 @@ def stop(path: str) -> int | None:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        return pid  # it ended this moment
+        return pid  # it has just ended
     try:
-        # Asked again with the pidfd in hand: from here on it is this process or none.
+        # Checked again with the pidfd open: from here on it is this process or none.
         if held(path) != found:
             return pid
         _judge(path, pid, owner)
@@ -99,18 +99,18 @@ def stop(path: str) -> int | None:
 
 def _judge(path: str, pid: int, owner: int) -> None:
     """
-    Raise :exc:`ProcessError` where *pid* is not the pidfile's own process; *owner*: the file's.
+    Raise :exc:`ProcessError` if *pid* is not the pidfile's own process; *owner* is the file's owner.
 
-    A lock may outlive the process that took it, in another that shares its descriptors (clone(2), CLONE_FILES); the
-    number is then free for anybody's process. So it counts only for one of the file's owner, that listens beside it.
+    A lock may outlive the process that took it, in another one that shares its descriptors (clone(2), CLONE_FILES); any
+    process may then get the number. So the process must belong to the file's owner and listen beside the file.
     """
     user = _user_of(pid)
     if user is not None and user != owner:
         raise ProcessError(
             f"pid {pid} belongs to {user_name(user)}, and {path} to {user_name(owner)}: nothing is stopped"
         )
-    # Nothing may listen: it could not make the socket, or its directory has gone. A third user's process, which may
-    # have taken the place there, counts as nothing.
+    # Perhaps nothing listens: it could not create the socket, or its directory is gone. A third user's process that
+    # listens there instead is ignored.
     with contextlib.suppress(OSError), _connected(path) as asking:
         peer, peer_user, _ = _peer(asking)
         if peer != pid and peer_user in (0, owner):
@@ -118,8 +118,8 @@ def _judge(path: str, pid: int, owner: int) -> None:
 
 
 def _socket_of(pidfile: str) -> tuple[int, str]:
-    """The directory, open, and the address in it of the socket beside *pidfile*."""
-    # Through /proc, as an address has 107 bytes at most and a path may be longer.
+    """The open directory of the socket beside *pidfile*, and the socket's address in it."""
+    # By way of /proc, as an address has at most 107 bytes and a path may be longer.
     directory, name = os.path.split(os.path.abspath(pidfile))
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return fd, f"/proc/self/fd/{fd}/{name}.sock"
@@ -127,25 +127,25 @@ def _socket_of(pidfile: str) -> tuple[int, str]:
 
 def _abstract(pidfile: str) -> str:
     """
-    The address of the socket of a running one whose file system knows no sockets, as exFAT.
+    The address of the socket if the pidfile's file system has no sockets, as with exFAT.
 
-    It has no mode and anybody may take the name: both sides ask the kernel who the other is.
+    It has no mode, and anybody may take the name: both sides ask the kernel who the other is.
     """
     return "\0power:" + hashlib.blake2b(os.path.abspath(pidfile).encode(errors="surrogateescape")).hexdigest()[:64]
 
 
 def ask(pidfile: str, question: str) -> str:
     """
-    What the running one with *pidfile* answers to *question*.
+    The answer of the running program with *pidfile* to *question*.
 
-    Raises :exc:`ForbiddenError` where it is not this user's, and
-    :exc:`ProcessError` where no answer came.
+    Raises :exc:`ForbiddenError` if the program is another user's, and
+    :exc:`ProcessError` if no answer came.
     """
     try:
         with _connected(pidfile) as asking:
-            # First, as it does not wait long for it.
+            # Sent first, as the program does not wait long for it.
             asking.sendall(question.encode() + b"\n")
-            # Anybody may have taken its place there.
+            # Another process may be listening in its place.
             if _peer(asking)[0] != holder(pidfile):
                 raise ProcessError("another process answers in its place")
             answer = _whole_answer(asking)
@@ -170,7 +170,7 @@ def _connected(pidfile: str) -> Iterator[socket.socket]:
             try:
                 asking.connect(address)
                 break
-            except BlockingIOError:  # as many ask as may wait
+            except BlockingIOError:  # as many clients are waiting as may wait
                 if time.monotonic() > end_s:
                     raise
                 time.sleep(0.01)
@@ -188,7 +188,7 @@ def _address_beside(pidfile: str) -> Iterator[str]:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:
-    """The process, user and group at the other end, by the kernel (unix(7), SO_PEERCRED)."""
+    """The process, user and group at the other end, according to the kernel (unix(7), SO_PEERCRED)."""
     pid, user, group = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, user, group
 
@@ -205,21 +205,21 @@ def _whole_answer(asking: socket.socket) -> bytes:
 
 class Control:
     """
-    What the running one hears: signals to stop or to reload, and questions how it does.
+    What the running program receives: signals to stop or to reload, and questions about its status.
 
     A context manager, entered by the main thread before any other is started.
-    :meth:`stop` may be called from any thread. SIGHUP reloads, or stops where
-    *hangup_stops*: it comes from a terminal that is gone. Where it is ignored
-    already that stays so, unless *detached*.
+    :meth:`stop` may be called from any thread. SIGHUP reloads, or stops if
+    *hangup_stops*, as it then comes from a closed terminal. If SIGHUP was ignored
+    at the start it stays ignored, unless *detached*.
     """
 
     def __init__(self, pidfile: str, *, hangup_stops: bool, detached: bool = False) -> None:
         self._pidfile = pidfile
         self._hangup = self._stop_signal if hangup_stops else self._reload_signal
         self._detached = detached
-        #: Whether it is to end.
+        #: Whether the program is to end.
         self.stopping = False
-        #: Whether it is to read its settings again; who does so takes it back.
+        #: Whether the program is to read its settings again; whoever does so resets this.
         self.reload = False
 
     def __enter__(self) -> "Control":
@@ -233,7 +233,7 @@ class Control:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop_signal)
         signal.signal(signal.SIGINT, self._stop_signal)
-        # What nohup has set stays; a daemon has left the terminal that it was set for.
+        # What nohup has set stays; but a daemon no longer has the terminal for which it was set.
         if self._detached or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._hangup)
         return self
@@ -244,23 +244,23 @@ class Control:
         if self._listener is None:
             return
         self._listener.close()
-        # Its directory may be gone: /run/user/UID goes at the last logout. Where it can't be removed the pidfile beside
-        # it can't either, which is said; one that is left is in nobody's way.
+        # Its directory may be gone: /run/user/UID is removed at the last logout. If the socket can't be removed,
+        # neither can the pidfile beside it, which is reported; a socket that is left does no harm.
         with contextlib.suppress(OSError):
             directory, address = _socket_of(self._pidfile)
             try:
                 os.unlink(address)
             finally:
                 os.close(directory)
-        # The pair that wakes stays open: a thread left behind may still call stop().
+        # The socket pair stays open: a thread left behind may still call stop().
 
     def stop(self) -> None:
-        """Let :meth:`serve` end."""
+        """Have :meth:`serve` end."""
         self.stopping = True
         self._wake_up()
 
     def _wake_up(self) -> None:
-        # Where so many wake-ups wait that the pipe is full, one more changes nothing.
+        # If the pair is full of wake-ups, one more changes nothing.
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"\0")
 
@@ -268,10 +268,10 @@ class Control:
         self, answer: Callable[[str], str], every_s: float | None = None, tick: Callable[[], bool] | None = None
     ) -> bool:
         """
-        Answer questions by *answer* until stopped or asked to reload; false where it is to end.
+        Answer questions with *answer* until stopped or asked to reload; return false if the program is to end.
 
-        *tick*, if given, is called every *every_s*, and ends it by being false.
-        Sleeps without an end otherwise.
+        *tick*, if given, is called every *every_s*, and ends this by returning
+        false. Otherwise it sleeps until something comes.
         """
         tick_s = time.monotonic()
         while not (self.stopping or self.reload):
@@ -303,10 +303,10 @@ class Control:
         return waiting
 
     def _listen(self) -> None:
-        """Make the socket, where there is none and it is time to try: without it nobody can ask, and all else works."""
+        """Create the socket if it is missing and a try is due: only questions need it, all else works without."""
         if self._listener is not None or time.monotonic() < self._listen_s:
             return
-        import logging  # not needed to ask or to stop
+        import logging  # not needed for --status and --kill
 
         log = logging.getLogger(__name__)
         try:
@@ -315,11 +315,11 @@ class Control:
             self._listen_s = time.monotonic() + LISTEN_S
             reason = why(error)
             if reason != self._unheard:
-                log.warning("%s: no socket can be made beside it: %s: --status can't ask", self._pidfile, reason)
+                log.warning("%s: can't create the socket beside it: %s: --status won't work", self._pidfile, reason)
             self._unheard = reason
         else:
             if self._unheard:
-                log.info("%s: there is a socket beside it now: --status can ask", self._pidfile)
+                log.info("%s: created the socket beside it: --status works again", self._pidfile)
             self._unheard = ""
 
     def _listening(self) -> socket.socket:
@@ -342,7 +342,7 @@ class Control:
         directory, address = _socket_of(self._pidfile)
         before = os.umask(0o177)
         try:
-            # One that a crash left: the pidfile's lock says that it is nobody's.
+            # Left by a crash: this process holds the pidfile's lock, so no other uses the socket.
             if os.path.lexists(address):
                 os.unlink(address)
             listener.bind(address)
@@ -354,7 +354,7 @@ class Control:
         try:
             asked, _ = listener.accept()
         except OSError:
-            return  # who asked has gone
+            return  # the client disconnected
         with asked:
             _, user, _ = _peer(asked)
             if user not in (0, os.geteuid()):
@@ -364,4 +364,4 @@ class Control:
                 question = asked.recv(MAX_QUESTION).decode(errors="replace").strip()
                 asked.sendall(answer(question).encode())
             except OSError:
-                return  # who asked has gone, or does not read
+                return  # the client disconnected, or does not read

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from powermeter.process.pidfile import PidFile
 
-#: What the program makes is its user's to write and its group's to read.
+#: Files that the program creates can be written only by its user, and read by its group.
 UMASK = 0o027
 
 #: What the daemon writes to its caller once it counts.
@@ -22,9 +22,9 @@ def daemonize(pidfile: "PidFile", working_directory: str, work: Callable[[Callab
     """
     Run *work* in a daemon that holds *pidfile*, and return once it is ready or has failed.
 
-    *work* gets the function to call when it is ready, and returns the daemon's
-    exit status. Returns the caller's exit status: in the caller 0 or 1, with
-    the reason on stderr; in the daemon, where this returns too, that of *work*.
+    *work* is given the function to call when it is ready, and returns the
+    daemon's exit status. This returns twice: in the caller 0 or 1, with the
+    reason on stderr; and in the daemon the exit status of *work*.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -39,7 +39,7 @@ def daemonize(pidfile: "PidFile", working_directory: str, work: Callable[[Callab
     if ready == READY.decode():
         print(f"power: counting, pid {rest}")
         return 0
-    print(f"power: {message or 'the daemon ended before it was counting: its log says why'}", file=sys.stderr)
+    print(f"power: {message or 'the daemon ended before it could count: see its log'}", file=sys.stderr)
     return 1
 
 
@@ -56,7 +56,7 @@ def _daemon(pidfile: "PidFile", working_directory: str, work: Callable[[Callable
                 os.write(writing, message)
             os.close(writing)
 
-    # No signal_map: Control sets what is heard. No core dump: a password would stand in it.
+    # No signal_map: Control handles the signals. No core dump: it would contain passwords.
     context = daemon.DaemonContext(
         working_directory=working_directory,
         umask=UMASK,

@@ -1,8 +1,8 @@
 """
-Who runs: the process that holds the record lock on a pidfile.
+Finds the running program: the process that holds the record lock on a pidfile.
 
-The kernel tells its process id, and lets go of the lock when it ends, however
-it ends. Light to import: all that acts on the running one needs it.
+The kernel tells its process id, and releases the lock when it ends, however it
+ends. Light to import, as every command for the running program needs it.
 """
 
 import fcntl
@@ -16,11 +16,11 @@ from powermeter.errors import (
 )
 from powermeter.safe_path import open_to_ask
 
-#: struct flock as Python's fcntl passes it, with 64-bit offsets on 32-bit machines too:
+#: struct flock as Python's fcntl passes it, with 64-bit offsets even on 32-bit machines:
 #: l_type, l_whence, l_start, l_len, l_pid.
 FLOCK = "hhqqi"
 
-#: The process id that the kernel names for a lock that belongs to an open file, not to a process (F_OFD_SETLK).
+#: The process id that the kernel gives for a lock that belongs to an open file, not to a process (F_OFD_SETLK).
 NO_PROCESS = -1
 
 
@@ -28,15 +28,15 @@ def holder(path: str) -> int | None:
     """
     The process id that holds the lock of the pidfile *path*; None if there is none.
 
-    Not to be called by the holder: closing the file would drop its lock.
-    Raises :exc:`ForbiddenError` where the file can't be read.
+    The holder must not call this: closing the file would drop its lock.
+    Raises :exc:`ForbiddenError` if the file can't be read.
     """
     found = held(path)
     return None if found is None else found[0]
 
 
 def held(path: str) -> tuple[int, int] | None:
-    """The process that holds the pidfile *path*, and the file's owner; None where nobody holds it."""
+    """The process that holds the lock of the pidfile *path*, and the file's owner; None if no process holds it."""
     try:
         fd, owner = open_to_ask(path)
     except FileNotFoundError:
@@ -52,15 +52,13 @@ def held(path: str) -> tuple[int, int] | None:
     finally:
         os.close(fd)
     if pid == NO_PROCESS:
-        raise ProcessError(
-            f"{path}: another program holds a lock on it, no power: see who has it open: fuser -v {path}"
-        )
+        raise ProcessError(f"{path}: another program, not power, holds a lock on it: see which one: fuser -v {path}")
     return None if pid is None else (pid, owner)
 
 
 def holder_of(fd: int) -> int | None:
-    """The process that holds the lock of the open file *fd*, :data:`NO_PROCESS` for none that has a number."""
-    # As for reading: a reader's lock, which anybody who may read the file can hold, is not the running one's.
+    """The process that holds the lock of the open file *fd*; :data:`NO_PROCESS` if the lock belongs to none."""
+    # Asked for a read lock, which only a write lock blocks: anybody who may read the file can hold a read lock.
     asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked)[: struct.calcsize(FLOCK)])
     return None if kind == fcntl.F_UNLCK else pid

@@ -1,4 +1,4 @@
-"""The pidfile, which is locked while its process lives. The number in it is for people."""
+"""The pidfile, which is locked while its process lives. The number in it is only for people."""
 
 import contextlib
 import errno
@@ -23,9 +23,9 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
     """
     A pidfile that is locked while its process lives.
 
-    python-daemon enters it once detached: a record lock does not outlive a
-    fork. The library's own truth, that the file is there, would keep a stale
-    file's program from ever starting again.
+    python-daemon enters it after detaching: a record lock does not survive a
+    fork. The library itself goes by the file's existence, so a stale file would
+    keep the program from ever starting again.
     """
 
     def __init__(self, path: str, mode: int = 0o644) -> None:
@@ -55,7 +55,7 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
             raise ProcessError(f"{self.path}: can't be written: {why(error)}") from error
 
     def _locked(self, fd: int) -> bool:
-        """Whether the lock was had on the file that the path names still."""
+        """Lock the file; return whether that succeeded and the path still leads to this file."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise ProcessError(f"{self.path}: is not a file: name another with --pidfile")
@@ -70,10 +70,10 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
             if pid is not None:
                 os.close(fd)
                 raise AlreadyRunningError(pid) from error
-            # Readers hold locks on a file that a crash left, or that was just let go: another file takes its place.
+            # Only readers hold locks on it, after a crash or a stop just now: a new file replaces it.
             self._remove(fd)
             return False
-        # Between the two calls the one before may have ended, and removed it.
+        # Between the two calls the previous holder may have ended and removed it.
         try:
             return os.path.samestat(os.fstat(fd), os.stat(self.path))
         except FileNotFoundError:
@@ -81,12 +81,12 @@ class PidFile(PIDLockFile):  # type: ignore[misc]
 
     def _remove(self, fd: int) -> None:
         with contextlib.suppress(FileNotFoundError):
-            # It may have been removed, and be another's now.
+            # It may have been removed, and replaced by another process's file.
             if os.path.samestat(os.fstat(fd), os.lstat(self.path)):
                 os.unlink(self.path)
 
     def release(self) -> None:
-        """Remove the file, then let go of it; may be called twice."""
+        """Remove the file, then release its lock; may be called twice."""
         if self._fd is not None:
             try:
                 self._remove(self._fd)

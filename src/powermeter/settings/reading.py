@@ -1,9 +1,10 @@
 """
-The user's settings.py, read into frozen values, or every mistake in it at once.
+The user's settings.py, read into frozen values, or all of its mistakes at once.
 
-Owns the keys and their defaults, but for those of a type of writer, which stand
-beside it; what is checked of several at once; and how a mistake reads. A value
-that may be a secret is never shown. The network is never asked.
+This module owns the keys and their defaults, except for those of a type of
+writer, which are in the writer's module; the checks of several keys at once;
+and the wording of a mistake. A value that may be a secret is never shown. The
+network is never used.
 """
 
 import contextlib
@@ -64,7 +65,7 @@ METER: dict[str, Key] = {
     "direction": Key("import", choice("import", "export")),
 }
 
-#: The keys that every writer has beside its type's own.
+#: The keys that every writer has in addition to those of its type.
 WRITER_COMMON: dict[str, Key] = {
     "type": Key(REQUIRED, choice(*WRITERS)),
     "enabled": Key(True, flag),
@@ -87,7 +88,7 @@ DICTS = ("METERS", "WRITERS", "PAGE", "MQTT")
 BOARD_PINS = frozenset(BOARD_TO_BCM)
 BCM_PINS = frozenset(range(28))
 
-#: Fewer impulses per kWh than any household meter has (40 and more): Wh per impulse may have been meant.
+#: Fewer impulses per kWh than any household meter has (40 or more): Wh per impulse may be what was entered.
 FEW_IMPULSES = 10
 
 METER_NAME = re.compile(r"[a-zA-Z0-9_-]{1,32}")
@@ -97,7 +98,7 @@ MAX_SOURCE = 1_000_000
 
 
 def show(found: Any, *, secret: bool = False) -> str:
-    """How a found value stands in a mistake: short, and never a secret."""
+    """How a value is shown in a mistake: shortened, and never a secret."""
     if found is REQUIRED:
         return "nothing"
     # An address may hold a user and password, before an @ or in a query.
@@ -107,18 +108,18 @@ def show(found: Any, *, secret: bool = False) -> str:
         return f"a {_short(type(found).__name__)}{size}"
     try:
         return _short(repr(found))
-    except ValueError:  # an int of more digits than Python is willing to print
+    except ValueError:  # an int with more digits than Python is willing to print
         return "a very large number"
 
 
 def _short(name: str) -> str:
-    """*name*, which may be any text, fit for a place in a line."""
+    """*name*, which may be any text, in a form that fits into a line."""
     shown = name if name.isprintable() else repr(name)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name of *known* most like *name*, whatever the case; None if none is."""
+    """The name among *known* that is most like *name*, ignoring case; None if no name is like it."""
     import difflib  # only for a name that is not known
 
     by_lower = {k.lower(): k for k in known}
@@ -127,14 +128,14 @@ def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 
 def _place(where: str, name: str) -> str:
-    """The key *name* of *where*, a dict's place in the file, as the user would write it."""
+    """The key *name* of the dict *where* in the file, as the user would write it."""
     if not where:
         return _short(name)
     return f'{where}["{_short(name)}"]' if name.isprintable() else f"{where}[{_short(name)}]"
 
 
 class _Reading:
-    """One reading of a settings file: its values on the way in, the mistakes on the way out."""
+    """The reading of one settings file: the values found in it, and the mistakes in them."""
 
     def __init__(self, found: Values) -> None:
         self.found = found
@@ -151,7 +152,7 @@ class _Reading:
             self.mistakes.append(f"{_place(where, name)}: unknown, {hint}")
 
     def keys(self, where: str, found: Values, schema: Mapping[str, Key]) -> Values:
-        """The values of *schema* in *found*, defaults filled in; a mistaken one is left out."""
+        """The values in *found* for the keys of *schema*, with defaults filled in; mistakes are left out."""
         values: Values = {}
         for name, key in schema.items():
             value = found.get(name, key.default)
@@ -175,7 +176,7 @@ class _Reading:
         raise AssertionError("no key allows REQUIRED")
 
     def entries(self, name: str, default: Values) -> list[tuple[str, str, Values]]:
-        """The entries of the dict setting *name* that are dicts with a good name: where, name, entry."""
+        """The entries of the setting *name*, a dict, that are dicts with a valid name: where, name, entry."""
         found = self.found.get(name, default)
         if not isinstance(found, dict):
             self.mistake(name, show(found), "a dict of names to dicts, as in settings.py.example")
@@ -186,7 +187,7 @@ class _Reading:
             if not isinstance(key, str) or not METER_NAME.fullmatch(key):
                 self.mistake(where, show(key), "a name of 1 to 32 characters of a-z A-Z 0-9 _ -")
             elif not isinstance(entry, dict):
-                # Text in place of a dict may be a password whose writer has no name.
+                # Text instead of a dict may be a password in an entry whose writer has no name.
                 self.mistake(where, show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example")
             else:
                 good.append((where, key, {k if isinstance(k, str) else show(k): v for k, v in entry.items()}))
@@ -194,7 +195,7 @@ class _Reading:
 
 
 def find(*directories: str) -> str | None:
-    """The settings.py to use where none is named: $POWER_SETTINGS, else in one of *directories*; None without one."""
+    """The settings.py to use if none is named: $POWER_SETTINGS, else in one of *directories*; None if there is none."""
     if os.environ.get("POWER_SETTINGS"):
         return os.path.abspath(os.environ["POWER_SETTINGS"])
     paths = (os.path.join(directory, "settings.py") for directory in directories)
@@ -205,9 +206,9 @@ def read(path: str, *, simulated: Literal["file", "all", None] = None) -> Settin
     """
     The settings in the Python file *path*.
 
-    *simulated*: for invented watts, whose data stand apart in
-    DATA_DIR/simulated and go to the writers of type "file" alone, or to
-    "all". Raises :exc:`SettingsError` with every mistake.
+    *simulated*: for invented watts, whose data is kept apart in
+    DATA_DIR/simulated, and goes only to writers of type "file", or to "all".
+    Raises :exc:`SettingsError` with every mistake.
     """
     as_root = os.geteuid() == 0
     found = _executed(path)
@@ -219,12 +220,12 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     reading = _Reading(found)
     reading.unknown("", found, [*TOP, *DICTS])
     top = reading.keys("", found, TOP)
-    # In place of a mistaken one any will do: what is within it is checked all the same.
+    # Any directory will do in place of a mistake: the paths in it are checked all the same.
     data_dir = "/" if "DATA_DIR" not in top else top["DATA_DIR"] or default_data_dir(as_root=as_root)
     real_dir = data_dir
     if simulated:
         data_dir = os.path.join(data_dir, "simulated")
-    # Invented watts for all may name a file in the real one.
+    # With "all", a writer of invented watts may name a file in the real directory.
     journals = tuple(_placed(JOURNAL, directory, inside=False) for directory in (real_dir, data_dir))
 
     def is_own(path: str) -> bool:
@@ -236,7 +237,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
     mqtt = _mqtt(reading, [name for name, _ in meters])
     log_file = _placed(top["LOG_FILE"], data_dir, inside=simulated == "file") if top.get("LOG_FILE") else None
     if log_file and os.path.basename(log_file) != "power.log" and is_own(log_file):
-        reading.mistake("LOG_FILE", show(log_file), "another name, this one the program uses itself")
+        reading.mistake("LOG_FILE", show(log_file), "another name, the program uses this one itself")
     if log_file in [path for writer in writers for path in _files(writer.type, writer.options).values()]:
         reading.mistake("LOG_FILE", show(log_file), "a file of its own, a writer has this one")
     _check_pins(reading, top, meters)
@@ -273,7 +274,7 @@ def _checked(path: str, found: Values, simulated: Literal["file", "all", None], 
 
 
 def default_data_dir(*, as_root: bool) -> str:
-    """Where the journal is kept unless DATA_DIR says otherwise; a service is told by systemd where its state is."""
+    """Where the journal is kept unless DATA_DIR says otherwise; for a service, systemd names the directory."""
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if os.path.isabs(state):
         return state
@@ -284,16 +285,16 @@ def default_data_dir(*, as_root: bool) -> str:
     except ValueError:
         raise SettingsError(
             "DATA_DIR",
-            ["None is in the user's home, and there is none: set HOME, or DATA_DIR to a path that begins with /"],
+            ["None means a directory in the user's home, which is unknown: set HOME, or a path that begins with /"],
         ) from None
 
 
 def data_dir_of(path: str) -> str:
     """
-    DATA_DIR in the file *path*, the other settings unchecked.
+    DATA_DIR in the file *path*, without checking the other settings.
 
-    For the commands that must find the running program even while a mistake
-    stands in its settings. Raises :exc:`SettingsError`.
+    For the commands that must find the running program even while its settings
+    contain a mistake. Raises :exc:`SettingsError`.
     """
     as_root = os.geteuid() == 0
     reading = _Reading(_executed(path))
@@ -306,9 +307,9 @@ def data_dir_of(path: str) -> str:
 
 def outline_of(path: str) -> Outline:
     """
-    DATA_DIR and how the meters are shown, in the file *path*; the other settings are unchecked.
+    DATA_DIR and how the meters are shown, in the file *path*; the other settings are not checked.
 
-    A mistake in a meter's label or direction leaves that out. Raises :exc:`SettingsError` where DATA_DIR is one.
+    A wrong label or direction of a meter is left out. Raises :exc:`SettingsError` if DATA_DIR is wrong.
     """
     reading = _Reading(_executed(path))
     with _blamed(path):
@@ -325,7 +326,7 @@ def outline_of(path: str) -> Outline:
 
 
 def _placed(path: str, data_dir: str, *, inside: bool) -> str:
-    """*path* as the user means it: from DATA_DIR on; *inside* keeps an absolute one within it too."""
+    """*path* as the user means it: relative to DATA_DIR; *inside* moves an absolute one into it, too."""
     path = os.path.expanduser(path)
     return os.path.normpath(os.path.join(data_dir, os.path.normpath("/" + path).lstrip("/") if inside else path))
 
@@ -341,11 +342,11 @@ def _executed(path: str) -> Values:
     if len(source) > MAX_SOURCE:
         raise SettingsError(path, [f"is larger than {MAX_SOURCE:,} bytes"])
     if b"\0" in source:
-        raise SettingsError(path, ["holds bytes that are no text: copy the example again"])
+        raise SettingsError(path, ["contains bytes that are not text: copy the example again"])
     names: Values = {"__file__": path, "__name__": "settings"}
     try:
         with warnings.catch_warnings():
-            # Python's own, of a strange escape or call, show the line they stand in.
+            # Python's own warnings, about a strange escape or call, would show the line.
             warnings.simplefilter("ignore")
             exec(compile(source, path, "exec"), names)  # noqa: S102 - a Python file is what the user is promised
     except KeyboardInterrupt:
@@ -354,7 +355,7 @@ def _executed(path: str) -> Values:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise SettingsError(path, [f"{line}not Python: {error.msg}"]) from None
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a settings file may not end the program
-        # The type alone: a password without quotes would stand in the text of a NameError.
+        # Only the type: the text of a NameError would contain a password that lacks its quotes.
         line = _line_in(error, path)
         hint = " (text needs quotes; True, False and None have a capital)" if isinstance(error, NameError) else ""
         raise SettingsError(path, [f"{line}{_short(type(error).__name__)} while it was read{hint}"]) from None
@@ -364,21 +365,21 @@ def _executed(path: str) -> Values:
         if isinstance(name, str)  # globals() takes any
         and not name.startswith("_")
         and not issubclass(type(value), ModuleType)
-        # A name of the user's own is in small letters, and not like one of ours.
+        # A name that the user has made up is in small letters, and not similar to one of ours.
         and (name.isupper() or _nearest(name, [*TOP, *DICTS], cutoff=0.8))
     }
 
 
 @contextlib.contextmanager
 def _blamed(path: str) -> Iterator[None]:
-    """An error that the file *path* raises while its values are looked at, by a class of its own, is its mistake."""
+    """If a class in the file *path* raises an error while its values are checked, that is a mistake in the file."""
     try:
         yield
     except SettingsError:
         raise
     except Exception as error:
         if not (line := _line_in(error, path)):
-            raise  # a bug of ours
+            raise  # a bug in the program
         raise SettingsError(path, [f"{line}{_short(type(error).__name__)} while its values were checked"]) from None
 
 
@@ -403,7 +404,7 @@ def _meters(reading: _Reading) -> list[tuple[str, Values]]:
 
 
 def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[str], bool]) -> list[WriterSettings]:
-    """The enabled writers; of the others only the names of their keys, and "type", are checked."""
+    """The enabled writers; in other entries only "type" and the names of the keys are checked."""
     writers = []
     written_by: dict[str, str] = {}
     for where, name, entry in reading.entries("WRITERS", {"file": {"type": "file"}}):
@@ -421,7 +422,7 @@ def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[
         for key, named in _files(common["type"], options).items():
             path = options[key] = placed(named)
             if is_own(path):
-                reading.mistake(_place(where, key), show(path), "another name, this one the program uses itself")
+                reading.mistake(_place(where, key), show(path), "another name, the program uses this one itself")
             if path in written_by:
                 reading.mistake(_place(where, key), show(path), f"a file of its own, {written_by[path]} has this one")
             written_by[path] = where
@@ -431,13 +432,13 @@ def _writers(reading: _Reading, placed: Callable[[str], str], is_own: Callable[[
 
 
 def _page(reading: _Reading) -> PageSettings | None:
-    """PAGE; None where it is not set, or mistaken."""
+    """PAGE; None if it is not set, or wrong."""
     values = _view(reading, "PAGE", page_view.KEYS)
     return None if values is None else PageSettings(**values)
 
 
 def _mqtt(reading: _Reading, meters: Iterable[str]) -> MqttSettings | None:
-    """MQTT, for *meters*; None where it is not set, or mistaken."""
+    """MQTT, for *meters*; None if it is not set, or wrong."""
     values = _view(reading, "MQTT", mqtt_view.KEYS, mqtt_view.mistakes)
     if values is None:
         return None
@@ -453,12 +454,12 @@ def _view(
     keys: Mapping[str, Key],
     mistakes: Callable[[Values], Iterable[Mistake]] = lambda _: (),
 ) -> Values | None:
-    """The values of the setting *name*, a dict with *keys* or None; None where it is not set, or mistaken."""
+    """The values of the setting *name*, a dict with *keys* or None; None if it is not set, or wrong."""
     entry = reading.found.get(name)
     if entry is None:
         return None
     if not isinstance(entry, dict):
-        # Text in place of a dict may be the password.
+        # Text instead of a dict may be the password.
         reading.mistake(name, show(entry, secret=isinstance(entry, str)), "a dict, as in settings.py.example, or None")
         return None
     entry = {key if isinstance(key, str) else show(key): value for key, value in entry.items()}
@@ -471,14 +472,14 @@ def _view(
 
 
 def _files(kind: str, options: Values) -> dict[str, str]:
-    """The paths in *options* of the files that a writer of the type *kind* writes to, by their keys."""
+    """By key, the paths in *options* of the files that a writer of the type *kind* writes to."""
     return {name: options[name] for name, key in writer_type(kind).keys.items() if key.file and options.get(name)}
 
 
 def _check_pins(reading: _Reading, top: Values, meters: list[tuple[str, Values]]) -> None:
     """Each pin is a GPIO of the header, and has one use."""
     numbering = top.get("PIN_NUMBERING")
-    # The lines of another board's chip have the numbers that it gives them.
+    # On another board's chip, the lines have that chip's own numbers.
     other_chip = top.get("GPIO_CHIP") is not None and top.get("GPIO_LIBRARY") != "RPi.GPIO"
     used: dict[int, str] = {}
     pins = [(f'METERS["{name}"]["pin"]', values.get("pin")) for name, values in meters]
@@ -519,9 +520,9 @@ def _warnings(
     page: PageSettings | None,
     mqtt: MqttSettings | None,
 ) -> list[str]:
-    said = [
+    warned = [
         f'{path}: METERS["{name}"]: {values["impulses_per_kwh"]:g} impulses per kWh is one flash in '
-        f"{1 / values['impulses_per_kwh']:g} kWh: where the meter's face says so many Wh per impulse, set "
+        f"{1 / values['impulses_per_kwh']:g} kWh: if that number on the meter is Wh per impulse, set "
         f"{1000 / values['impulses_per_kwh']:g}"
         for name, values in meters
         if values["impulses_per_kwh"] < FEW_IMPULSES
@@ -529,29 +530,29 @@ def _warnings(
     entries = found.get("WRITERS", {}).values()
     secret = any(_has_secret(entry) for entry in entries) or any(view and view.password for view in (page, mqtt))
     if secret and os.stat(path).st_mode & stat.S_IROTH:
-        said.append(f"{path}: others may read it, and a password or token stands in it: chmod o-r {path}")
+        warned.append(f"{path}: others may read it, and it contains a password or token: chmod o-r {path}")
     for writer in writers:
         where = _place("WRITERS", writer.name)
         remarks = writer_type(writer.type).warnings(writer.options)
-        said.extend(f"{path}: {_place(where, key) if key else where}: {text}" for text, key in remarks)
+        warned.extend(f"{path}: {_place(where, key) if key else where}: {text}" for text, key in remarks)
     if mqtt is not None:
         remarks = mqtt_view.warnings(dataclasses.asdict(mqtt))
-        said.extend(f"{path}: {_place('MQTT', key) if key else 'MQTT'}: {text}" for text, key in remarks)
+        warned.extend(f"{path}: {_place('MQTT', key) if key else 'MQTT'}: {text}" for text, key in remarks)
     if page is not None and not is_loopback(page.address):
         if page.password is None:
-            said.append(
+            warned.append(
                 f'{path}: PAGE["password"]: None lets everyone on the network open the page, '
                 "which shows when nobody is at home: set one"
             )
         else:
-            said.append(
+            warned.append(
                 f'{path}: PAGE["password"]: it is sent unencrypted, so anyone on the network can read it: '
                 'put a proxy with TLS before the page, and set "address" to "127.0.0.1"'
             )
-    return said
+    return warned
 
 
 def _has_secret(entry: Values) -> bool:
-    """Whether a password or token stands in the *entry* of a writer, be it enabled or not."""
+    """Whether the *entry* of a writer, enabled or not, contains a password or token."""
     kind = writer_type(WRITER_COMMON["type"].check(entry["type"]))
     return any(key.secret and entry.get(name) for name, key in kind.keys.items())

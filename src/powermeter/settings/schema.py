@@ -1,11 +1,11 @@
 """
 What a setting may be: a key with its default, and the kinds of check that say what is allowed.
 
-Also what is to be said of several keys of a writer at once: :class:`Mistake`
-and :class:`Remark`.
+Also what a check of several keys of a writer yields: :class:`Mistake` and
+:class:`Remark`.
 
 A check returns the value to use, or raises ValueError with what is allowed, in
-words that fit behind "allowed:". The network is never asked.
+words that fit after "allowed:". The network is never used.
 """
 
 import os
@@ -26,8 +26,8 @@ class Key:
 
     A *secret* value is not shown in a mistake, and becomes a :class:`Secret`. A
     *file* is the path of a file that only this writer writes to: a relative one
-    begins at DATA_DIR, and no other writer, the log or a file of the program's
-    own may have the same path.
+    begins at DATA_DIR, and neither another writer nor the log nor one of the
+    program's own files may have the same path.
     """
 
     default: Any
@@ -36,7 +36,7 @@ class Key:
     file: bool = False
 
 
-#: No label is longer, in letters.
+#: The longest label, in letters.
 MAX_LABEL = 64
 
 #: Stands for "no default": the key must be given.
@@ -47,7 +47,7 @@ def number(low: float, high: float) -> Check:
     """An int or float from *low* to *high*."""
 
     def check(found: Any) -> float:
-        # bool is an int, and NaN passes every comparison that is turned round.
+        # bool is an int, and NaN would pass the negated comparisons.
         if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
             raise ValueError(f"a number from {low:,} to {high:,}")
         return found
@@ -67,7 +67,7 @@ def whole(low: int, high: int) -> Check:
 
 
 def choice(*allowed: str) -> Check:
-    """One of some words."""
+    """One of a few words."""
 
     def check(found: Any) -> str:
         if not isinstance(found, str) or found not in allowed:
@@ -84,7 +84,7 @@ def flag(found: Any) -> bool:
     return found
 
 
-#: Half a character of UTF-16: Python's text may hold one, no file's name and no request can.
+#: Half a character of UTF-16: Python's text may contain one, but no file name and no request can.
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -92,7 +92,7 @@ def text(pattern: str, allowed: str) -> Check:
     """Text that matches *pattern* as a whole; *allowed* says so in words."""
 
     def check(found: Any) -> str:
-        # Compiled when it is needed: all of them take as long as the rest of this module.
+        # Compiled only when needed: compiling all of them takes as long as the rest of this module.
         if not isinstance(found, str) or not re.fullmatch(pattern, found) or _HALF.search(found):
             raise ValueError(allowed)
         return found
@@ -124,7 +124,7 @@ def optional(check: Check) -> Check:
 def tags(
     key_pattern: str, value_pattern: str, allowed: str, *, lower: bool = False, taken: Iterable[str] = ("meter", "time")
 ) -> Check:
-    """A dict of text to text; the name ``meter`` is the program's own, what else is *taken* a service's."""
+    """A dict of text to text, without the names *taken*: the program itself uses ``meter``, services use others."""
 
     def check(found: Any) -> dict[str, str]:
         if isinstance(found, dict) and (wrong := [name for name in taken if name in map(_lower, found)]):
@@ -147,7 +147,7 @@ def _lower(found: Any) -> Any:
     return found.lower() if isinstance(found, str) else found
 
 
-#: Of a path: Linux takes up to 4,095 bytes (PATH_MAX), and each is said on one line.
+#: A path: Linux accepts up to 4,095 bytes (PATH_MAX), and it has to fit on one line of a message.
 _PATH = r"[^\x00-\x1f\x7f]{1,4095}"
 
 
@@ -169,13 +169,13 @@ def absolute_path(found: Any) -> str:
 
 
 def file_path(found: Any) -> str:
-    """The path of a file, as the user has it: where it begins is known later."""
+    """The path of a file, as the user wrote it: what a relative one is relative to is known only later."""
     path: str = text(_PATH + r"(?<!/)", "the path of a file")(found)
     in_home(path)
     return path
 
 
-#: Librato's limit of tags a measurement is 50, and ``meter`` is one of them.
+#: Librato allows 50 tags per measurement, and ``meter`` is one of them.
 MAX_TAGS = 49
 
 visible_ascii = text(r"[!-~]+", "text of visible ASCII characters, not empty")
@@ -184,7 +184,7 @@ words = text(r"[^\x00-\x1f\x7f]+", "text on one line, not empty")
 _NAME_OR_IPV4 = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,126}\.?"
 # The zone is the name of an interface, which a link-local address needs (RFC 4007, 11).
 _IPV6 = r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.~-]{1,15})?"
-_HOST = text(rf"{_NAME_OR_IPV4}|{_IPV6}|\[{_IPV6}\]", 'a host name or address alone, such as "192.168.1.5"')
+_HOST = text(rf"{_NAME_OR_IPV4}|{_IPV6}|\[{_IPV6}\]", 'just a host name or address, such as "192.168.1.5"')
 host_and_port = text(
     _NAME_OR_IPV4 + r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?",
     'a host name or address, with or without a port: "10.0.0.5:8080"',
@@ -192,13 +192,13 @@ host_and_port = text(
 
 
 def host(found: Any) -> str:
-    """A host name or address; an IPv6 one may stand in brackets, as in a URL."""
+    """A host name or address; an IPv6 address may be in brackets, as in a URL."""
     return str(_HOST(found)).strip("[]")
 
 
 def ip_address(found: Any) -> str:
-    """An address of this machine, or the one that stands for all of them."""
-    import ipaddress  # for a page alone
+    """An address of this machine, or the one that means all of them."""
+    import ipaddress  # only a page needs it
 
     allowed = 'an address of this machine, such as "127.0.0.1", or "0.0.0.0" or "::" for all that it has'
     if not isinstance(found, str):
@@ -210,24 +210,24 @@ def ip_address(found: Any) -> str:
 
 
 def pin_number(found: Any) -> int:
-    """A pin of the header, or a line of another board's chip; which of them there are is known later."""
+    """A pin of the header, or a line of another board's chip; which of them exist is known only later."""
     if isinstance(found, int) and 40 < found <= MAX_LINES:
         return found
     return int(whole(0, 40)(found))
 
 
 def url_prefix(found: Any) -> str:
-    """What stands before a path in a URL: "" or, without its last slash, one that begins with a slash."""
+    """What comes before a path in a URL: "", or text that begins with a slash, without a slash at its end."""
     path = text(r"|(/[A-Za-z0-9_.~!$&'()*+,;=:@%-]*)+", 'text that begins with /, such as "/influx", or ""')(found)
     return str(path).rstrip("/")
 
 
-#: No chip has more lines: 54 on a Pi, some hundred on other boards.
+#: No chip has more lines: a Pi's has 54, those of other boards a few hundred.
 MAX_LINES = 1023
 
 
 class Mistake(NamedTuple):
-    """What only several keys of a writer show: at the key *name*, what was *found*, and what is *allowed*."""
+    """A mistake that only several keys together show: at the key *name*, what was *found*, and what is *allowed*."""
 
     name: str
     found: str
@@ -245,9 +245,9 @@ def exposed(
     keys: Mapping[str, Key], options: Values, host: str, *, encrypted: bool, encrypt: str, verified: bool = True
 ) -> Iterator[Remark]:
     """
-    Warn if others can get at the password or token that is sent to *host*.
+    Warn if others can read or receive the password or token that is sent to *host*.
 
-    *encrypt* is the setting that would encrypt it; *verified*: the host's
+    *encrypt* is the setting that would encrypt it; *verified*: whether the host's
     certificate is checked.
     """
     secret = next((name for name, key in keys.items() if key.secret and options[name]), None)

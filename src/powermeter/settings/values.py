@@ -1,7 +1,7 @@
 """
-What the settings say, as frozen values, and the names that they share with the rest of the program.
+The settings as frozen values, and the names that they share with the rest of the program.
 
-Whatever works by the settings knows this module alone, not how they are read.
+Code that uses the settings knows only this module, not how they are read.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class ShownAs(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """Of the settings only DATA_DIR, None where it is not set, and how each meter is shown."""
+    """The part of the settings that reports need: DATA_DIR, None if it is not set, and how each meter is shown."""
 
     data_dir: str | None
     meters: dict[str, ShownAs]
@@ -86,7 +86,7 @@ class Outline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """One enabled entry of WRITERS; *options* holds its type's keys, all set, a secret one as a :class:`Secret`."""
+    """One enabled entry of WRITERS; *options* has all keys of its type, a secret one as a :class:`Secret`."""
 
     name: str
     type: str
@@ -95,7 +95,7 @@ class WriterSettings:
 
 @dataclass(frozen=True, slots=True)
 class PageSettings:
-    """PAGE: the *address* of this machine and the *port* that the page listens at; *password*: None for no password."""
+    """PAGE: the *address* and *port* on which the page listens; *password*: None for no password."""
 
     address: str
     port: int
@@ -105,10 +105,10 @@ class PageSettings:
 @dataclass(frozen=True, slots=True)
 class MqttSettings:
     """
-    MQTT: the broker, who logs in there, and what is published: everything below *topic*.
+    MQTT: the broker, the user for it, and the *topic* below which everything is published.
 
-    *discovery* is Home Assistant's prefix, None where it is not to find the
-    meters. Nothing is sent more often than once in *update_period* (s).
+    *discovery* is Home Assistant's prefix, None if the meters are not announced
+    to it. A meter is published at most once per *update_period* (s).
     """
 
     host: str
@@ -127,9 +127,10 @@ class Settings:
     """
     What the user has set, checked, with the defaults filled in.
 
-    *data_dir* is absolute; *log_file* is, where it is set. *page* and
-    *mqtt* are None where there is no such view. *left_out* is what invented watts do not go to, such as
-    "writer influxdb". *warnings* are lines for the user that stop nothing.
+    *data_dir* is absolute, and so is *log_file* if it is set. *page* and *mqtt*
+    are None if there is no such view. *left_out* names the writers and views
+    that invented watts do not go to, such as "writer influxdb". *warnings* are
+    lines for the user that do not prevent a start.
     """
 
     path: str
@@ -160,11 +161,11 @@ BOARD_TO_BCM = {
 }
 # fmt: on
 
-#: The names of the program's own files in DATA_DIR, and of a log. No file of the settings' may have one: lines in the
-#: journal would destroy it, and closing it or the lock would drop the lock.
+#: The names of the program's own files in DATA_DIR, and of a log. No file named in the settings may have one of these
+#: names: lines in the journal would destroy it, and closing it or the lock file would release the lock.
 OWN_FILES = frozenset(
     {"journal.db", "journal.db-wal", "journal.db-shm", "lock", "power.pid", "power.pid.sock", "power.log"}
 )
 
-#: What begins so in DATA_DIR is the journal's too: what is made where it is damaged (salvage), and taken for it then.
+#: Any name in DATA_DIR that begins like this belongs to the journal, too, such as the files that a salvage makes.
 JOURNAL = "journal.db"

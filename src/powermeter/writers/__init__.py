@@ -1,9 +1,9 @@
 """
-The port to where pulses go: :class:`Writer`, and the writers there are.
+The port to the places where pulses go: :class:`Writer`, and the table of writers.
 
-A writer knows its service's library and, of ours, only pulses, errors and what
-a setting may be. It neither buffers nor tries again; delivery does, for all of
-them.
+A writer knows its service's library, and only the pulses, the errors and the
+kinds of setting of this program. It neither buffers nor retries; the delivery
+does both, for all writers.
 """
 
 import importlib
@@ -21,10 +21,10 @@ class Pace:
     """
     When a writer wants pulses, and how many.
 
-    *batch_size*: the most pulses a batch. *interval_s*: the least time
-    between batches, where none was full. *period_ns*: not 0 for a writer
-    that sends aggregates; its batches hold whole periods of that length, a
-    multiple of it since 1970, and may be larger where one period is.
+    *batch_size*: the maximum number of pulses in a batch. *interval_s*: the
+    shortest time between batches that are not full. *period_ns*: not 0 for a
+    writer that sends aggregates; its batches hold whole periods of that length,
+    counted from 1970, and may be larger if a single period is.
     """
 
     batch_size: int
@@ -41,9 +41,9 @@ class Receipt(NamedTuple):
     """
     What became of a batch.
 
-    The first *taken* pulses need not come again; *refused* of them the
-    service did not want, for *reason*. *place* is the writer's own note of how
-    far it is, given back to it with the next batch, also after a restart.
+    The first *taken* pulses need not be sent again; the service refused *refused*
+    of them, for *reason*. *place* is the writer's own note of its position. The
+    writer receives it with the next batch, even after a restart.
     """
 
     taken: int
@@ -56,40 +56,40 @@ class Writer(Protocol):
     """
     One place that pulses are taken to; used by one thread.
 
-    Made from its options in the settings, without touching the network.
+    It is made from its options in the settings, without using the network.
     """
 
     pace: Pace
 
     def deliver(self, pulses: Sequence[Pulse], place: str, /) -> Receipt:
         """
-        Take *pulses*, in order; return once they are safe there.
+        Take *pulses*, in order; return once they are stored safely.
 
-        *place* is that of the last receipt, "" if there was none. A receipt
-        with nothing taken asks for its place to be made durable, and for the
-        same pulses again.
+        *place* is that of the last receipt, or "" before the first one. A
+        receipt that takes no pulses asks for its place to be made durable, and
+        for the same pulses again.
 
-        Raises :exc:`~powermeter.errors.DeliveryError` if that failed: the
-        pulses come again, so what was taken in spite of it must do no harm.
+        Raises :exc:`~powermeter.errors.DeliveryError` if that failed. The
+        pulses then come again, so it must do no harm if some of them were stored.
         """
         ...
 
     def check(self, pulses: Sequence[Pulse] = (), /) -> str:
         """
-        Try all that can be tried without leaving a trace; return what answered.
+        Try everything that can be tried without leaving a trace; return what answered.
 
-        *pulses* are some that were counted before: where delivering a pulse
-        again changes nothing, that is the best try.
+        *pulses* are some that were counted before: if delivering a pulse again
+        changes nothing, that is the best check.
         Raises :exc:`~powermeter.errors.DeliveryError`.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; may be called twice."""
+        """Close files and connections; may be called twice."""
         ...
 
 
-#: The type in the settings, the module and the class. A module is imported where its type is in the settings.
+#: The type in the settings, the module and the class. A module is imported only if its type is in the settings.
 WRITERS = {
     "file": ("powermeter.writers.file", "FileWriter"),
     "librato": ("powermeter.writers.librato", "LibratoWriter"),
@@ -99,14 +99,15 @@ WRITERS = {
 
 class WriterType(NamedTuple):
     """
-    What the module of a type of writer holds.
+    The contents of a module with a type of writer.
 
     *writer*: the class. *keys* (``KEYS``): the keys of its entry in the settings,
     which are its arguments. *library* (``LIBRARY``): the module and the name on
     PyPI of the library that it needs; None if Python's own are enough. *mistakes*
-    and *warnings*, functions that the module may have: they get the options of an
-    entry and yield what only several of them show, or what the user should know.
-    The options that *mistakes* gets lack those that have a mistake of their own.
+    and *warnings* are functions that the module may have. They receive the options
+    of an entry; *mistakes* yields mistakes that only several options together
+    show, *warnings* what the user should know. Options that are themselves wrong
+    are not passed to *mistakes*.
     """
 
     writer: Callable[..., Writer]
@@ -120,8 +121,8 @@ def writer_type(name: str) -> WriterType:
     """
     The type of writer that the settings call *name*, one of ``WRITERS``.
 
-    Its library is not imported yet: those of services are heavy, and not
-    everyone has all of them.
+    Its library is not imported yet: libraries of services are large, and not
+    everyone has installed all of them.
     """
     module_name, class_name = WRITERS[name]
     module = importlib.import_module(module_name)
@@ -140,9 +141,9 @@ def _nothing(_options: Values) -> tuple[()]:
 
 def open_writer(settings: WriterSettings, beside: Iterable[WriterSettings] = ()) -> Writer:
     """
-    The writer of *settings*; *beside* are those there are, this one among them.
+    The writer for *settings*; *beside* are all writers, including this one.
 
-    Raises :exc:`ImportError` where its library is missing.
+    Raises :exc:`ImportError` if its library is missing.
     """
     options = dict(settings.options)
     if settings.type == "file":

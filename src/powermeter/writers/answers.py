@@ -1,12 +1,12 @@
 """
 What a service's answer means for the pulses that it was sent.
 
-One table for every service and for whatever stands in front of it, judged by
-what the answer says and only then by its number: the same 400 may be about one
+One table serves all services, and whatever is in front of them. An answer is
+judged by its text and only then by its number: the same 400 may be about one
 point, about the whole database, or about a port that expects TLS. The texts are
-those of InfluxDB 1.6 to 1.8, 2 and 3 and its clouds, of VictoriaMetrics, of
-QuestDB, of Librato's API, and of the servers and proxies that answer in their
-place: each row says whose it is.
+those of InfluxDB 1.6 to 1.8, 2 and 3 and its cloud services, of VictoriaMetrics,
+of QuestDB, of Librato's API, and of the servers and proxies that answer in
+their place: a comment names the source of each row.
 """
 
 import enum
@@ -20,30 +20,30 @@ from typing import Any, NamedTuple
 class Verdict(enum.Enum):
     """What becomes of a batch that was not delivered."""
 
-    #: Kept and tried again, later and later: the service will get over it.
+    #: Kept and sent again, at growing intervals: the service will recover.
     KEPT = "kept"
-    #: Kept and tried again, and reported as an error: someone has to change the settings or the service.
+    #: Kept and sent again, and reported as an error: someone has to change the settings or the service.
     MISCONFIGURED = "misconfigured"
     #: Something in the batch may be bad. It is split until the offending pulse is isolated; that pulse is given up only
-    #: once the service has taken another one, and else everything is kept.
+    #: once the service has accepted another one; otherwise everything is kept.
     REFUSED = "refused"
-    #: Too old for the service, by its own words: given up, and so is everything older in the batch.
+    #: Too old for the service, as its answer says: given up, together with everything older in the batch.
     EXPIRED = "expired"
     #: Too much at once: split, but a single pulse is kept.
     TOO_LARGE = "too large"
 
 
 class Row(NamedTuple):
-    """One row of the table: what an answer says (a pattern, in lower case), what that means, and which advice helps."""
+    """One row of the table: a *pattern* of an answer's text, in lower case; what that means; and which advice helps."""
 
-    said: str
+    pattern: str
     verdict: Verdict
     advice: str = ""
 
 
-#: From the top down; the first row that fits decides.
+#: Read from the top down; the first row that matches decides.
 ROWS = (
-    # Go's net/http, nginx, Apache, Tomcat: http was spoken to a port that expects TLS.
+    # Go's net/http, nginx, Apache, Tomcat: plain HTTP was sent to a port that expects TLS.
     Row("http request to an https server", Verdict.MISCONFIGURED, "tls"),
     Row("plain http request was sent to https port", Verdict.MISCONFIGURED, "tls"),
     Row("speaking plain http to an ssl-enabled", Verdict.MISCONFIGURED, "tls"),
@@ -57,7 +57,7 @@ ROWS = (
     # InfluxDB 1 and 2, with "dropped="; Librato's API.
     Row("beyond retention|outside retention|outside of retention", Verdict.EXPIRED),
     Row("too far in the past|too old|older than", Verdict.EXPIRED),
-    # InfluxDB 1: its disk, its memory, its end; the points are as good as any.
+    # InfluxDB 1: its disk is full, its memory is short, or it is shutting down; there is nothing wrong with the points.
     Row("no space left|disk quota|read-only file system|input/output error", Verdict.KEPT),
     Row("cache-max-memory-size|too many open files|out of memory", Verdict.KEPT),
     Row("engine is closed|shutting down|shard is disabled|timeout|timed out|try again", Verdict.KEPT),
@@ -65,24 +65,24 @@ ROWS = (
     Row("max-series-per-database|max-values-per-tag", Verdict.MISCONFIGURED, "limit"),
     Row("limit exceeded|exceed.* (limit|number|maximum|quota)", Verdict.MISCONFIGURED, "limit"),
     Row("(number|limit) of (columns|tables|databases|series|tags)|quota|plan\\b", Verdict.MISCONFIGURED, "limit"),
-    # VictoriaMetrics' cluster, vmauth, and whatever has no such path.
+    # VictoriaMetrics' cluster, vmauth, and any other server without such a path.
     Row("unsupported path|missing route|no route|no such path|page not found", Verdict.MISCONFIGURED, "path"),
     # InfluxDB 1, 2 and 3.
     Row("database (name )?(is |was )?(required|not found)|missing .*\\bdb\\b", Verdict.MISCONFIGURED, "database"),
     Row("dbrp|bucket .*not found|bucket not found|retention policy not found", Verdict.MISCONFIGURED, "database"),
     Row("unauthori[sz]ed|authorization|authentication|not authorized|forbidden", Verdict.MISCONFIGURED, "login"),
-    # A point that can't be read, by its words; also where a proxy cut it off.
+    # A point that the server can't read; also if a proxy cut it off.
     Row("unable to parse|error parsing|could not parse|cannot parse|can't parse|parsing failed", Verdict.REFUSED),
 )
 
 _QUOTED_LINE = re.compile("unable to parse '.*?'(?=:|$)", re.IGNORECASE)
-_COMPILED = tuple((re.compile(row.said), row) for row in ROWS)
+_COMPILED = tuple((re.compile(row.pattern), row) for row in ROWS)
 
-#: By HTTP status, where the words say nothing. A status that is not here says nothing about the pulses: they are kept.
+#: By HTTP status, if the text says nothing. A status that is not here says nothing about the pulses: they are kept.
 BY_STATUS = {
     400: Verdict.REFUSED,
     401: Verdict.MISCONFIGURED,
-    403: Verdict.MISCONFIGURED,  # Librato's limit of rates too: kept either way
+    403: Verdict.MISCONFIGURED,  # Librato's rate limit, too: kept either way
     404: Verdict.MISCONFIGURED,  # InfluxDB: no such database
     405: Verdict.MISCONFIGURED,
     410: Verdict.MISCONFIGURED,
@@ -92,24 +92,24 @@ BY_STATUS = {
     422: Verdict.REFUSED,
 }
 
-#: The statuses whose meaning no words change: the service is busy, or what stands before it can't reach it.
+#: Statuses whose meaning does not depend on the text: the service is busy, or a proxy in front can't reach it.
 ALWAYS = {413: Verdict.TOO_LARGE, **dict.fromkeys((408, 429, 502, 503, 504), Verdict.KEPT)}
 
-#: Which advice a status stands for where the words give none.
+#: Which advice goes with a status if the text suggests none.
 ADVICE_BY_STATUS = {400: "any", 401: "login", 403: "login", 404: "path", 405: "path", 422: "any"}
 
-#: A page's title.
+#: The title of a web page.
 _TITLE = re.compile(r"<title>\s*([^<]{1,200}?)\s*</title>", re.IGNORECASE)
 
-#: A limit on the lines that an answer lists: InfluxDB's clouds list 100 at most, the others are refused unnamed.
+#: How many lines an answer lists: InfluxDB's cloud services list at most 100, and refuse others without listing them.
 MAX_LISTED = 100
 
-#: A line of a list of refused points: InfluxDB's clouds ("error parsing line 2 (1-based): ..."), QuestDB.
+#: A line in a list of refused points: InfluxDB's cloud services ("error parsing line 2 (1-based): ..."), QuestDB.
 _LISTED = re.compile(r"\bline (\d{1,6})(?: \(1-based\))?[:,](?!\d) *(.*)")
 
 
 class Judgement(NamedTuple):
-    """A verdict, and which of the advice of a writer helps; "" for none."""
+    """A verdict, and which entry of a writer's ``ADVICE`` helps; "" for none."""
 
     verdict: Verdict
     advice: str = ""
@@ -122,9 +122,9 @@ class Listed(NamedTuple):
     reason: str
 
 
-def judge(status: int, said: str, is_page: bool = False) -> Judgement:
+def judge(status: int, text: str, is_page: bool = False) -> Judgement:
     """
-    What an answer with the HTTP *status* that says *said* means; *is_page*: it is a web page.
+    What an answer with the HTTP *status* and this *text* means; *is_page*: whether it is a web page.
 
     >>> judge(400, "Client sent an HTTP request to an HTTPS server.")
     Judgement(verdict=<Verdict.MISCONFIGURED: 'misconfigured'>, advice='tls')
@@ -134,19 +134,19 @@ def judge(status: int, said: str, is_page: bool = False) -> Judgement:
     if status in ALWAYS:
         return Judgement(ALWAYS[status])
     by_status = BY_STATUS.get(status, Verdict.KEPT)
-    # What it quotes of a line is the user's: a measurement may be named after any of these words.
-    lower = _QUOTED_LINE.sub("unable to parse", said).lower()
+    # A quoted line contains the user's own names: a measurement may be called by any of these words.
+    lower = _QUOTED_LINE.sub("unable to parse", text).lower()
     row = next((row for pattern, row in _COMPILED if pattern.search(lower)), None)
     if row is not None and not (by_status is Verdict.MISCONFIGURED and row.verdict is not Verdict.MISCONFIGURED):
         return Judgement(row.verdict, row.advice)
     if is_page and by_status is Verdict.REFUSED:
-        # No service of these answers with a page: it is a proxy, a balancer, a router.
+        # None of these services answers with a web page: it is a proxy, a load balancer or a router.
         return Judgement(Verdict.MISCONFIGURED, "page")
     return Judgement(by_status, ADVICE_BY_STATUS.get(status, ""))
 
 
 def worst(judgements: Iterable[Judgement]) -> Judgement:
-    """The one of *judgements* that keeps most: a batch in which one point must be kept is kept."""
+    """The most cautious of *judgements*: if one point of a batch must be kept, the whole batch is kept."""
     order = (Verdict.MISCONFIGURED, Verdict.KEPT, Verdict.REFUSED, Verdict.EXPIRED)
     return min(judgements, key=lambda judgement: order.index(judgement.verdict))
 
@@ -159,7 +159,7 @@ def is_page(content_type: str, body: bytes) -> bool:
 
 def message(body: bytes) -> str:
     """
-    The words of the answer *body*: those in its JSON, or a page's title, else all of it.
+    The message in the answer *body*: the one in its JSON, or the title of a web page, or else all of it.
 
     >>> message(b'{"code":"invalid","message":"no such bucket"}')
     'no such bucket'
@@ -186,7 +186,7 @@ def complains(body: bytes) -> bool:
 
 
 def parameters(body: bytes) -> bool | None:
-    """Whether the errors in the answer *body* of Librato's API are about what was sent; None where it has none."""
+    """Whether the errors in the answer *body* of Librato's API are about what was sent; None if it has no errors."""
     found = _json(body.decode(errors="replace"))
     errors = found.get("errors") if isinstance(found, dict) else None
     return "params" in errors if isinstance(errors, dict) and errors else None
@@ -194,10 +194,10 @@ def parameters(body: bytes) -> bool | None:
 
 def listed(body: bytes, points: int) -> list[Listed]:
     """
-    The points that the answer *body* lists as refused, of a batch of so many *points*; empty where it lists none.
+    The points that the answer *body* lists as refused, of a batch with this number of *points*; empty if it lists none.
 
-    InfluxDB 3 gives a list (or, where it stored nothing, one entry) with line numbers, its clouds and QuestDB a
-    sentence per line.
+    InfluxDB 3 sends a list (or a single entry if it stored nothing) with line numbers; its cloud services and QuestDB
+    send one sentence per line.
     """
     found = _json(body.decode(errors="replace"))
     if not isinstance(found, dict):

@@ -173,7 +173,7 @@ def _undone(read: _Read, form: _Form) -> _Read | None:
 
 
 def _sent(user: str, secret: str) -> Iterator[str]:
-    """The *secret* as it is, and in base64 (RFC 4648, 4 and 5), alone and with *user* as in Basic authentication."""
+    """The *secret* as it is, and in base64 (RFC 4648, 4 and 5), both by itself and with *user*, as in Basic auth."""
     yield secret
     for text in (secret, f"{user}:{secret}"):
         encoded = base64.b64encode(text.encode()).decode().rstrip("=")

@@ -1,17 +1,18 @@
 """
 One line per pulse in a CSV file that others may rotate.
 
-Its place is the size up to which the file's lines have been delivered, with a
-mark of what is just before it, and where the disk is mounted. What is behind it after a crash are lines that
-were written but not yet noted, the last one whole or torn: where they come
-again they are found there, by what they say, batch by batch, and not written a
-second time. However many they are: while it catches up, 100,000 pulses and a
-batch. Lines that do not come again, as after going back to a copy of the
-journal, stay. The file is recognised by its content, first the one of that name
-and then those that it may have been renamed to: an inode number is no identity,
-as FAT and exFAT give new ones at every mount. A new file's place is made durable
-before its first line is written, so that this also holds where a rotation fell
-in between.
+The writer's place is the size up to which the file's lines have been delivered,
+with a mark of the contents just before that, and where the disk is mounted.
+After a crash, the lines after that place were written but not yet noted; the
+last one may be torn. When their pulses come again, the lines are recognised by
+their contents, batch by batch, and not written a second time. There may be any
+number of them: up to 100,000 pulses and a batch while the writer catches up.
+Lines that do not come again, as after going back to a copy of the journal,
+stay. The file is recognised by its contents: first the file of that name is
+examined, then those that it may have been renamed to. An inode number does not
+identify a file, because FAT and exFAT assign new ones at every mount. The place
+of a new file is made durable before its first line is written, so all this also
+holds if the file was rotated in between.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from powermeter.writers import Pace, Receipt
 
 log = logging.getLogger(__name__)
 
-#: No library is needed beside Python's own.
+#: Python's own libraries are enough.
 LIBRARY = None
 
 #: Its keys in the settings.
@@ -43,29 +44,29 @@ KEYS = {"path": Key("power.csv", file_path, file=True)}
 
 HEADER = b"time,meter,power_w,energy_wh,register_kwh\n"
 
-#: How much of the file is looked at at once, in bytes: more than a line, whatever others appended.
+#: How much of the file is read at a time, in bytes: more than a line, whatever others have appended.
 BLOCK = 1 << 16
 
-#: How much of a file's end is searched for lines that come again, in bytes, where its place is not known: more than all
-#: that may not be noted.
+#: How much of a file's end is searched for lines that come again, in bytes, if its place is not known: more than can
+#: have been written without being noted.
 TAIL = 1 << 24
 
-#: How much before a place makes its mark, in bytes: most of a line.
+#: A place's mark is made from this many bytes before it: most of a line.
 MARKED = 64
 
 #: A line of this writer.
 OUR_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z,")
 
-#: The beginning of one, to see whether a piece at the end of a file may be one that was torn.
+#: The beginning of a line, to see whether a fragment at the end of a file may be a torn line.
 SHAPE = b"0000-00-00T00:00:00.000000000Z,"
 FIELDS = 5
 
 
 class FileWriter:
     """
-    Appends to the file *path*, made with its header where there is none, reopened by name after a rotation.
+    Appends to the file *path*, which is created with its header if missing, and reopened by name after a rotation.
 
-    *others*: the paths of other writers' files, which this one was never renamed to.
+    *others*: the paths of other writers' files, which are not earlier files of this writer.
     """
 
     #: Each batch is synced, so its pace is as hard on an SD card as the journal's.
@@ -75,18 +76,18 @@ class FileWriter:
         self._path = path
         self._others = frozenset(others)
         self._fd: int | None = None
-        #: Up to where it is known to hold our lines, and nothing behind it; None: it has to be looked at.
+        #: The size up to which it is known to contain our lines, with nothing after them; None: it has to be examined.
         self._end: int | None = None
-        #: The device that it was on, and how many lines were written there.
+        #: The device that it was on, and the number of lines written there.
         self._device: int | None = None
         self._written = 0
         #: Where its disk is mounted.
         self._mount = ""
-        #: The directory that it is in, which a link may lead to.
+        #: The directory that really contains it, if there is a link on the way.
         self._directory = os.path.dirname(path)
 
     def deliver(self, pulses: Sequence[Pulse], place: str) -> Receipt:
-        """Append *pulses* and sync them; but for those that are there already, which are taken first."""
+        """Append *pulses* and sync them, except for those that are already there, which are acknowledged first."""
         lines = [csv_line(pulse) for pulse in pulses]
         noted_place = _Place.parsed(place)
         try:
@@ -103,31 +104,31 @@ class FileWriter:
                 _write(fd, content, end)
                 os.fdatasync(fd)
             except OSError:
-                with contextlib.suppress(OSError):  # mended by the next batch otherwise
+                with contextlib.suppress(OSError):  # otherwise the next batch repairs it
                     os.ftruncate(fd, end)
                 raise
             self._end = end + len(content)
             self._written += len(lines)
             return Receipt(len(pulses), self._place(fd, self._end))
         except OSError as error:
-            self.close()  # of a disk that went and came back it is of no use any more
+            self.close()  # after a disk has gone and come back, the descriptor is of no use any more
             raise LocalError(f"{self._path}: {error.strerror}") from error
 
     def _found(self, fd: int, place: "_Place", lines: list[bytes]) -> tuple[int, str, list[bytes]]:
         """
-        How many of *lines* are there already, from the first on, the place then, and the lines that are not there.
+        How many of *lines*, counted from the first, are already there; the place after them; and the missing lines.
 
-        Where that place is "", the others are to be appended.
+        If that place is "", the missing lines are to be appended.
         """
         begin = place.size if place.is_in(fd) else _first_of(fd, lines)
         taken, end, left = (0, 0, lines) if begin is None else _found(fd, begin, lines)
-        # A place without a line before it is in any new file: one that was renamed may have been meant.
+        # A place just after the header fits every new file: it may be the place in a file that was renamed.
         if not taken and (begin is None or place.size == len(HEADER)):
             taken, behind = self._found_rotated(place, lines)
             if taken:
                 return taken, behind, lines
         if begin is None:
-            # Another file: its own place is noted first.
+            # This is a different file: its place is noted first.
             return 0, self._place(fd, _end_of_line(fd, os.fstat(fd).st_size)), lines
         if taken or begin != place.size:
             return taken, self._place(fd, end), left
@@ -136,8 +137,8 @@ class FileWriter:
     def _place(self, fd: int, size: int) -> str:
         return _Place.of(fd, size)._replace(mount=self._mount).text
 
-    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a line of it stands there, or not yet
-        """Whether the file could be written, or made."""
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - writing one would leave a trace
+        """Check whether the file could be written, or created."""
         directory = os.path.dirname(self._path)
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
@@ -162,7 +163,7 @@ class FileWriter:
             self._fd = None
 
     def _opened(self, mount: str) -> int:
-        """The file that the name leads to now, with its header; *mount* is where its disk was mounted, "" not known."""
+        """The file that the name leads to now, with its header; *mount*: where its disk was mounted, "" if unknown."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
@@ -174,7 +175,7 @@ class FileWriter:
                 raise OSError(errno.EINVAL, "is not a file: name another path")
             there_now = mount_of(path)
             missing = not_mounted(path)
-            # What is not in /etc/fstab is known from before. A mount point that holds something is meant to be used.
+            # A mount that is not in /etc/fstab is known from before. If a mount point is not empty, it is used.
             if missing is None and mount.startswith(there_now.rstrip("/") + "/") and has_gone(mount):
                 missing = mount
             if missing:
@@ -187,7 +188,7 @@ class FileWriter:
         elif there.st_size >= len(HEADER):
             return self._fd
         begun = os.pread(self._fd, len(HEADER), 0)
-        # New, emptied, made empty by logrotate, or torn in its header.
+        # It is new, was emptied, was created empty by logrotate, or its header is torn.
         if begun != HEADER and HEADER.startswith(begun.rstrip(b"\0")):
             self._end = None
             _write(self._fd, HEADER, 0)
@@ -207,7 +208,7 @@ class FileWriter:
             self._device, self._written = device, 0
 
     def _found_rotated(self, place: "_Place", lines: list[bytes]) -> tuple[int, str]:
-        """How many of *lines* are in the file last written to, which was renamed, and the place behind these."""
+        """How many of *lines* are in the file last written to, if that was renamed, and the place after them."""
         for path in self._renamed():
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -223,9 +224,10 @@ class FileWriter:
         """
         The files that ours may have been renamed to, the likeliest first.
 
-        Beside other writers' files, which hold the same lines, the name has to
-        say so. Neither the lock nor a pidfile, which are shorter than a header, and
-        nothing of the journal: to close one of those would drop its locks.
+        If other writers have files in the directory, which contain the same lines,
+        only names that begin with ours qualify. The lock and a pidfile are shorter
+        than a header, and so left out; so is the journal. Closing one of them would
+        release its locks.
         """
         own = os.path.basename(self._path)
         others = [
@@ -234,11 +236,11 @@ class FileWriter:
             if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self._directory)
         ]
 
-        # Nobody else's, where all may make names; on a share its files belong to whom its server says.
+        # Not other users' files, in a directory where everyone may create names; on a share, the server sets the owner.
         owners = ours() | ({os.fstat(self._fd).st_uid} if self._fd is not None else set())
 
         def is_ours(name: str) -> bool:
-            # power.csv and power.csv.old may both be writers' files: the longer name decides.
+            # power.csv and power.csv.old may both be files of writers: the longer name decides.
             return name.startswith(own) and not any(name.startswith(other) for other in others if len(other) > len(own))
 
         with os.scandir(self._directory) as entries:
@@ -256,7 +258,7 @@ class FileWriter:
 
 
 class _Place(NamedTuple):
-    """A size of the file, the mark of what is before it, None where an earlier version noted none; and the mount."""
+    """A size of the file; the mark of what is before it, None if an earlier version noted none; and the mount."""
 
     size: int
     mark: str | None
@@ -269,7 +271,7 @@ class _Place(NamedTuple):
 
     @classmethod
     def parsed(cls, text: str) -> "_Place":
-        """The place in *text*; an earlier version wrote the inode and the size."""
+        """The place that *text* describes; an earlier version wrote the inode and the size."""
         first, _, rest = text.partition(" ")
         mark, _, mount = rest.partition(" ")
         return cls(int(first), mark, mount) if len(mark) == 16 else cls(int(mark or 0), None)
@@ -279,7 +281,7 @@ class _Place(NamedTuple):
         return f"{self.size} {self.mark} {self.mount}"
 
     def is_in(self, fd: int) -> bool:
-        """Whether *fd* is the file of this place, by what is before it there."""
+        """Whether *fd* is the file of this place, judging by the contents before it."""
         if not 0 < self.size <= os.fstat(fd).st_size:
             return False
         if self.mark is None:
@@ -289,7 +291,7 @@ class _Place(NamedTuple):
 
 def csv_line(pulse: Pulse) -> bytes:
     r"""
-    The line of *pulse*; numbers read back to the same value.
+    The line for *pulse*; its numbers can be read back exactly.
 
     >>> csv_line(Pulse("house", 1, 1795418000123456789, 1000.0, 1.0, 0.001))
     b'2026-11-23T07:13:20.123456789Z,house,1000.0,1.0,0.001\n'
@@ -304,12 +306,12 @@ def csv_line(pulse: Pulse) -> bytes:
 
 
 def _first_of(fd: int, lines: list[bytes]) -> int | None:
-    """Where the first of *lines* begins that is in the last part of the file; None where none is."""
+    """Where in the last part of the file the first of *lines* begins; None if it contains none of them."""
     at = max(0, os.fstat(fd).st_size - TAIL)
     wanted = set(lines)
     with open(fd, "rb", closefd=False) as file:
         file.seek(at)
-        if at:  # most likely within a line
+        if at:  # most likely in the middle of a line
             at += len(file.readline(BLOCK))
         while there := file.readline(BLOCK):
             if there in wanted:
@@ -320,11 +322,11 @@ def _first_of(fd: int, lines: list[bytes]) -> int | None:
 
 def _found(fd: int, noted: int, lines: list[bytes]) -> tuple[int, int, list[bytes]]:
     """
-    How many of *lines* are behind *noted*, from the first on; where these end; and which are not there at all.
+    How many of *lines*, counted from the first, are after *noted*; where they end; and which lines are missing.
 
-    They may be in another order, as with several meters a pulse can come to
-    the journal after a later one of another. Whole lines are never taken out;
-    what is torn is.
+    They may be in another order: with several meters, a pulse can reach the
+    journal after a later one of another meter. Whole lines are never removed; a
+    torn one is.
     """
     _cut_nuls(fd, noted)
     numbers = {line: number for number, line in enumerate(lines)}
@@ -333,7 +335,7 @@ def _found(fd: int, noted: int, lines: list[bytes]) -> tuple[int, int, list[byte
     with open(fd, "rb", closefd=False) as file:
         file.seek(at)
         while len(found) < len(lines) and (there := file.readline(BLOCK)):
-            # A block that the file system had not written, before one that it had: the line is known.
+            # A block that the file system had not written, followed by one that it had: the line is known.
             if b"\0" in there and taken == len(found) and _differ_by_nuls(there, lines[taken]):
                 there = lines[taken]
                 _write(fd, there, at)
@@ -344,7 +346,7 @@ def _found(fd: int, noted: int, lines: list[bytes]) -> tuple[int, int, list[byte
             elif not there.endswith(b"\n") and (_is_torn(there) or any(line.startswith(there) for line in lines)):
                 os.ftruncate(fd, at)
                 break
-            elif OUR_LINE.match(there):  # it comes in a later batch, or never
+            elif OUR_LINE.match(there):  # its pulse comes in a later batch, or never
                 break
             at += len(there)
             if found and last + 1 == len(found) > taken:
@@ -354,13 +356,13 @@ def _found(fd: int, noted: int, lines: list[bytes]) -> tuple[int, int, list[byte
 
 
 def _is_torn(there: bytes) -> bool:
-    """Whether *there*, without its newline, is the beginning of a line of ours, and of no whole one."""
+    """Whether *there*, which has no newline, is the incomplete beginning of one of our lines."""
     begin = re.sub(rb"\d", b"0", there[: len(SHAPE)])
     return SHAPE.startswith(begin) and there.count(b",") < FIELDS - 1
 
 
 def _cut_nuls(fd: int, noted: int) -> None:
-    """Cut off the NULs of a file system that made the file longer but had not written the data when the power went."""
+    """Cut off NULs: the file system made the file longer, but had not written the data when the power went out."""
     end = at = os.fstat(fd).st_size
     kept = b""
     while at > noted and not kept:
@@ -376,7 +378,7 @@ def _differ_by_nuls(there: bytes, line: bytes) -> bool:
 
 
 def _end_of_line(fd: int, end: int) -> int:
-    """*end*, or behind the newline that was missing there."""
+    """*end*, or the position after the newline, if one was missing there and had to be written."""
     if os.pread(fd, 1, end - 1) == b"\n":
         return end
     _write(fd, b"\n", end)

@@ -1,11 +1,11 @@
 """
-An HTTP connection of Python's own library on which no server can make a writer wait, or grow.
+An HTTP connection, based on Python's own library, on which no server can make a writer wait or use up its memory.
 
-The library's timeout is that of each byte, and some of an answer it reads
-without an end: trailers, 100 Continue, a chunk of -1. Here a request has one
-deadline, from connecting to the last byte of its answer, and an answer a size.
-Both apply to the bytes on the wire. With TLS these are its records, and a
-server can send any number of records that carry nothing of an answer.
+The library's timeout applies to each byte, and it reads some parts of an answer
+without any limit: trailers, 100 Continue, a chunk of -1. Here a request has one
+deadline, from connecting to the last byte of its answer, and an answer has a
+maximum size. Both apply to the bytes on the wire. With TLS these are its records,
+and a server can send any number of records that contain no part of an answer.
 """
 
 import base64
@@ -23,30 +23,30 @@ from typing import Any, NamedTuple
 from powermeter import __version__
 from powermeter.settings.values import Secret
 
-#: As much of an answer's body as is read, in bytes: only the beginning of an error's is shown. Twice that is the most
-#: that an answer may have on the wire before its body is read so far: headers, the marks of chunks and the records of
-#: TLS included. A handshake of TLS may have as much.
+#: How much of an answer's body is read, in bytes: only the beginning of an error is shown. An answer may have twice as
+#: many bytes on the wire before that much of its body is read, including headers, chunk sizes and the records of TLS.
+#: The same limit applies to a TLS handshake.
 MAX_READ = 65536
 MAX_ANSWER = 2 * MAX_READ
 
-#: As much as is sent in one go, in bytes: with TLS, each has the time that is left.
+#: How much is sent at a time, in bytes: with TLS, each part has the time that is left.
 SENT_AT_ONCE = 16384
 
-#: As much as is received in one go below TLS, in bytes: about one record (RFC 8446, 5.2).
+#: How much is received at a time below TLS, in bytes: about one record (RFC 8446, 5.2).
 RECEIVED_AT_ONCE = 16384
 
-#: Sent with every request: some firewalls refuse a client that does not say what it is.
+#: Sent with every request: some firewalls refuse clients that do not identify themselves.
 USER_AGENT = f"power/{__version__}"
 
-#: What OpenSSL calls the first bytes of an answer that is not TLS, as it depends on the bytes and on its version.
+#: OpenSSL's errors for an answer that is not TLS; which one depends on the first bytes and on OpenSSL's version.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
 
-#: How a TLS server's alert begins (RFC 8446, 5.1), as Python shows it: some send one to a client that speaks http.
+#: How a TLS server's alert begins (RFC 8446, 5.1), as Python shows it: some servers send one in answer to plain HTTP.
 TLS_ALERT = r"\x15\x03"
 
 
 class Cause(NamedTuple):
-    """Why no answer came, in words, and which of the advice of a writer helps; "" for none."""
+    """Why no answer came, in words, and which entry of a writer's ``ADVICE`` helps; "" for none."""
 
     text: str
     advice: str = ""
@@ -59,7 +59,7 @@ def cause(error: BaseException, timeout_s: float) -> Cause:
         advice = next((found.advice for _, found in causes if found.advice), "")
         return Cause("; ".join(f"{address}: {found.text}" for address, found in causes), advice)
     if isinstance(error, TimeoutError):
-        # Of the whole request, or of one of several addresses; the kernel's own has a text.
+        # The timeout of the whole request, or of one of several addresses; the kernel's own timeout has a text.
         return Cause(error.strerror or f"no answer within {timeout_s:g} s")
     if isinstance(error, ssl.SSLCertVerificationError):
         name = error.verify_code in (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
@@ -74,7 +74,7 @@ def cause(error: BaseException, timeout_s: float) -> Cause:
 
 
 class _AddressesError(OSError):
-    """None of several addresses of a host answered, for more than one reason: *failed*."""
+    """None of a host's addresses answered, for different reasons: *failed*."""
 
     def __init__(self, failed: list[tuple[str, Exception]]) -> None:
         self.failed = failed
@@ -82,7 +82,7 @@ class _AddressesError(OSError):
 
 
 class _Allowance:
-    """How much time a request has left, and how many bytes its answer."""
+    """How much time a request has left, and how many bytes its answer may still have."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -99,21 +99,21 @@ class _Allowance:
         self._bytes = MAX_ANSWER
 
     def left_s(self) -> float:
-        """How much of the time is left, in s. Raises :exc:`TimeoutError` where none is."""
+        """How much time is left, in s. Raises :exc:`TimeoutError` if none is."""
         left_s = self._end_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
         return left_s
 
     def take(self, received: int) -> None:
-        """Count so many bytes. Raises :exc:`http.client.HTTPException` if that is too many."""
+        """Count *received* bytes. Raises :exc:`http.client.HTTPException` if these are too many."""
         self._bytes -= received
         if self._bytes < 0:
             raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER:,} bytes")
 
 
 class _Socket(socket.socket):
-    """A socket that reads only as long and as much as its allowance permits."""
+    """A socket that reads only for as long, and only as much, as its allowance permits."""
 
     def __init__(self, allowance: _Allowance, *of: int) -> None:
         super().__init__(*of)
@@ -135,7 +135,7 @@ class _TlsSocket(_Socket):
     TLS on the connection of *sock*, which it takes over; the handshake is done.
 
     Python's own TLS socket goes on reading within one call for as long as records arrive: a server that sends only
-    session tickets holds it for ever, whatever its timeout. Here every read from the network has the time that is left.
+    session tickets blocks it for ever, whatever its timeout. Here each read from the network has the time that is left.
     """
 
     def __init__(self, allowance: _Allowance, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
@@ -153,7 +153,7 @@ class _TlsSocket(_Socket):
         try:
             return int(self._do(self._tls.read, nbytes or len(buffer), buffer))
         except ssl.SSLEOFError:
-            return 0  # many servers hang up without closing TLS; HTTP knows whether the answer is complete
+            return 0  # many servers hang up without closing TLS; HTTP shows whether the answer is complete
 
     def sendall(self, data: Any, _flags: int = 0, /) -> None:
         with memoryview(data) as view:
@@ -165,7 +165,7 @@ class _TlsSocket(_Socket):
         return self._received.pending > 0 or super().ends()
 
     def _do(self, step: Callable[..., Any], *given: Any) -> Any:
-        """Return what *step* of TLS gives, receiving and sending what it needs."""
+        """Do a *step* of TLS, sending and receiving whatever it needs, and return its result."""
         while True:
             try:
                 done = step(*given)
@@ -195,9 +195,9 @@ class _TlsSocket(_Socket):
 
 class Connection(http.client.HTTPConnection):
     """
-    To *host*, by TLS with a *context*; each request as a whole takes *timeout* s at most.
+    A connection to *host*, with TLS if there is a *context*; each request takes at most *timeout* s as a whole.
 
-    What looks up the host's name is the system's, and has a limit of its own.
+    The system looks up the host's name, with a limit of its own.
     """
 
     def __init__(
@@ -208,9 +208,9 @@ class Connection(http.client.HTTPConnection):
         super().__init__(host, port)
         self._allowance = _Allowance(timeout)
         self._context = context
-        #: Why the request could not be sent whole; an answer may be there all the same.
+        #: Why the request could not be sent completely; there may be an answer all the same.
         self._unsent: ConnectionError | None = None
-        # As the server calls itself: the zone of an address and the last dot of a name are for looking it up alone.
+        # What the server calls itself: an address's zone and a name's final dot are only used to look it up.
         self._name = self.host.partition("%")[0].removesuffix(".")
 
     def has_ended(self) -> bool:
@@ -222,7 +222,7 @@ class Connection(http.client.HTTPConnection):
         return isinstance(self.sock, _Socket) and self.sock.ends()
 
     def putrequest(self, method: str, url: str, *_args: Any, **_options: Any) -> None:
-        """As the library's: a request begins."""
+        """As in the library; a request begins."""
         self._unsent = None
         self._allowance.begin()
         super().putrequest(method, url, skip_host=True, skip_accept_encoding=True)
@@ -231,15 +231,15 @@ class Connection(http.client.HTTPConnection):
         self.putheader("Accept-Encoding", "identity")
 
     def connect(self) -> None:
-        """As the library's, with one deadline for all addresses of the host; the first that answers is taken."""
+        """As in the library, with one deadline for all addresses of the host; the first that answers is used."""
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         failed: list[tuple[str, Exception]] = []
         for tried, (family, kind, protocol, _, address) in enumerate(found):
             try:
                 sock = _Socket(self._allowance, family, kind, protocol)
                 self.sock = self._connected(sock, address, len(found) - tried)
-            # OSError of socket() too: a kernel without IPv6 knows names that have such an address. ValueError: a name
-            # that TLS can't ask for. HTTPException: a handshake without an end.
+            # OSError from socket(), too: a name may have an IPv6 address even if the kernel has no IPv6. ValueError: a
+            # name that is not allowed in TLS. HTTPException: a handshake without an end.
             except (OSError, ValueError, http.client.HTTPException) as error:
                 failed.append((str(address[0]), error))
             else:
@@ -250,7 +250,7 @@ class Connection(http.client.HTTPConnection):
 
     def _connected(self, sock: _Socket, address: Any, shares: int) -> _Socket:
         try:
-            # One that does not answer leaves the others their share.
+            # An address that does not answer leaves the others their share of the time.
             sock.settimeout(self._allowance.left_s() / shares)
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -262,7 +262,7 @@ class Connection(http.client.HTTPConnection):
         return sock
 
     def send(self, data: Any) -> None:
-        """As the library's, of bytes."""
+        """As in the library, for bytes."""
         if self.sock is None:
             self.connect()
         try:
@@ -270,11 +270,11 @@ class Connection(http.client.HTTPConnection):
                 self.sock.settimeout(self._allowance.left_s())
                 self.sock.sendall(data[at : at + SENT_AT_ONCE])
         except (BrokenPipeError, ConnectionResetError) as error:
-            # One that does not want the request answers before it has read all of it, and hangs up.
+            # A server that refuses the request may answer before it has read all of it, and hang up.
             self._unsent = error
 
     def getresponse(self) -> http.client.HTTPResponse:
-        """As the library's."""
+        """As in the library."""
         self.response_class = _Answer
         try:
             return super().getresponse()
@@ -283,18 +283,18 @@ class Connection(http.client.HTTPConnection):
 
 
 def basic(user: str, password: Secret) -> Secret:
-    """The header Authorization of Basic authentication (RFC 7617)."""
+    """The Authorization header of Basic authentication (RFC 7617)."""
     return Secret("Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode())
 
 
 def retry_after_s(answer: http.client.HTTPResponse) -> float:
-    """How long the server asks to be left alone, in s; 0 where it does not, or names a date, by a clock of its own."""
-    said = answer.getheader("Retry-After") or ""
-    return float(said) if re.fullmatch("[0-9]{1,9}", said) else 0.0
+    """The pause that the server asks for, in s; 0 if it asks for none, or names a date by its own clock."""
+    found = answer.getheader("Retry-After") or ""
+    return float(found) if re.fullmatch("[0-9]{1,9}", found) else 0.0
 
 
 class _Answer(http.client.HTTPResponse):
-    """The library's answer, read through :class:`_UntilReset`."""
+    """The library's response, read through :class:`_UntilReset`."""
 
     def __init__(self, sock: socket.socket, *given: Any, **options: Any) -> None:
         super().__init__(sock, *given, **options)
@@ -302,7 +302,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _UntilReset(io.RawIOBase):
-    """Reads *answer* from *raw*; a reset of the connection counts as the end of an error."""
+    """Reads *answer* from *raw*; if it is an error, a reset of the connection counts as its end."""
 
     def __init__(self, raw: io.RawIOBase, answer: _Answer) -> None:
         self._raw, self._answer = raw, answer
@@ -314,7 +314,7 @@ class _UntilReset(io.RawIOBase):
         try:
             return self._raw.readinto(buffer)
         except ConnectionResetError:
-            # The server did not read the whole request; what it answered has arrived.
+            # The server did not read the whole request; its answer has arrived.
             if not isinstance(self._answer.status, int) or self._answer.status < 400:
                 raise
             return 0

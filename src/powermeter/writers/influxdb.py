@@ -1,13 +1,13 @@
 """
-A point a pulse in an InfluxDB: 1, 2, 3, or what speaks their ``/write``.
+One point per pulse in InfluxDB 1, 2 or 3, or in another server that supports their ``/write``.
 
-The client's defaults are cured here: it would wait for ever, try thrice
-without a pause, follow redirects with a GET, not verify TLS, take a password
-from ``~/.netrc``, obey proxies, read an answer of any size, unpack msgpack that
-nobody asked for, lose the status of a 5xx, and import pandas where that is
-installed.
+This module overrides the client's defaults. Otherwise it would wait for ever,
+try three times without a pause, follow redirects with a GET, not verify TLS,
+take a password from ``~/.netrc``, use proxies, read an answer of any size,
+unpack msgpack that nobody asked for, lose the status of a 5xx, and import
+pandas if that is installed.
 
-The client, and Python's own for HTTP and TLS, are imported when a writer is opened.
+The client, and Python's own modules for HTTP and TLS, are imported when a writer is opened.
 """
 
 import json
@@ -50,13 +50,13 @@ LIBRARY = ("influxdb", "influxdb")
 
 
 _TAGS = tags(
-    # VictoriaMetrics keeps names that begin with __ for itself.
+    # VictoriaMetrics reserves names that begin with __ for itself.
     r"(?!__)[^\x00-\x1f\x7f\\]+",
-    # A backslash before a separator would escape it: the line would be read as another one.
+    # A backslash before a separator would escape it, and change the meaning of the line.
     r"[^\x00-\x1f\x7f\\]+",
     'a dict of 0 to 49 names to texts without \\, "meter" and "time" not among them, such as {"home": "yes"}',
-    # The fields of our points, which InfluxDB 3 refuses as tags and InfluxQL then can't tell apart; the columns that
-    # InfluxDB 2 adds to every row.
+    # The fields of our points: InfluxDB 3 refuses them as tags, and InfluxQL could not tell them apart. And the columns
+    # that InfluxDB 2 adds to every row.
     taken=(
         "meter",
         "time",
@@ -72,7 +72,9 @@ _TAGS = tags(
     ),
 )
 # A line of the line protocol that begins with # is a comment.
-_MEASUREMENT = text(r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, not empty and not begun with #")
+_MEASUREMENT = text(
+    r"(?! *#)[^\x00-\x1f\x7f\\]+", "text on one line without \\, which is not empty and does not begin with #"
+)
 
 #: Its keys in the settings.
 KEYS = {
@@ -95,7 +97,7 @@ KEYS = {
 
 
 def mistakes(options: Values) -> Iterator[Mistake]:
-    """What the keys one by one do not show: who logs in, and how."""
+    """Mistakes that a single key does not show: conflicting logins."""
     if options.get("token") and (options.get("username") or options.get("password")):
         yield Mistake("token", "a token beside a username or password", "one of the two")
     if options.get("password") and not options.get("username", True):
@@ -103,7 +105,7 @@ def mistakes(options: Values) -> Iterator[Mistake]:
 
 
 def warnings(options: Values) -> Iterator[Remark]:
-    """Warn of a CA file that is not there, and if others can get at the password or token."""
+    """Warn if the CA file is missing, and if others can get the password or token."""
     file = options["verify_ssl"]
     if isinstance(file, str) and not os.path.exists(file):
         yield Remark(f"{file} is not there: the writer waits for it", "verify_ssl")
@@ -118,12 +120,12 @@ ADVICE = {
     "no tls": 'set "ssl": False, or check port',
     "certificate": 'set "verify_ssl" to the file of its CA',
     "name": "set host to a name that is in the certificate",
-    "measurement": "name another measurement, or remove that one",
+    "measurement": "set another measurement, or remove that one",
     "tags": "rename that tag in tags",
     "limit": "it is a limit of the server: raise it there",
     "path": "check host, port and path (VictoriaMetrics as a cluster: /insert/0/influx)",
     "any": "if it refuses every pulse: check host, port and path",
-    "page": "that is a web page, of a proxy or another server: check host, port and path",
+    "page": "that is a web page from a proxy or another server: check host, port and path",
     "database": "check database and retention_policy, or create them",
     "login": "check username and password, or token",
 }
@@ -131,7 +133,7 @@ ADVICE = {
 #: The fields of a point.
 FIELDS = ("energy", "power", "register")
 
-#: What InfluxDB 3 answers to a body without a point, as a check sends it, and InfluxDB 2 to an empty one.
+#: What InfluxDB 3 answers to a body without a point, such as that of a check, and InfluxDB 2 to an empty one.
 NOTHING_TO_WRITE = re.compile("incoming write was empty|writing requires points")
 
 #: How many points of a partial write were not stored: InfluxDB 1 and 2; the cloud of InfluxDB 2.
@@ -139,7 +141,7 @@ DROPPED = re.compile(r"dropped=(\d{1,9})\b|(\d{1,9})/\d+ points rejected", re.AS
 
 
 class _Answer:
-    """What the client needs of a response of requests; no headers, which would have it unpack msgpack."""
+    """What the client needs from a response of requests; no headers, because they could make it unpack msgpack."""
 
     headers: Mapping[str, str] = {}
 
@@ -149,17 +151,17 @@ class _Answer:
         self.retry_after_s = retry_after_s
 
 
-#: What the client takes for a success: it leaves all judging to us.
+#: An answer that the client treats as a success, so that it leaves all judging to us.
 _SUCCESS = _Answer(204, b"", "", 0.0)
 
 
 class _Session:
     """
-    One kept connection in place of the client's session of requests.
+    One persistent connection instead of the client's session of requests.
 
-    With *authorization* and no other: the client's 5.2.3 sends an empty user
-    over any token. A request costs a third of the CPU of requests' own.
-    *path* is put before the client's own.
+    It sends its own *authorization*, because version 5.2.3 of the client replaces
+    any token by an empty user. A request costs a third of the CPU that it costs
+    with requests. *path* is put before the client's own.
     """
 
     def __init__(self, connection: "Connection", authorization: Secret | None, path: str) -> None:
@@ -168,7 +170,7 @@ class _Session:
         self._connection = connection
         self._authorization = authorization
         self._path = path
-        # Not msgpack: an error is to be read by a person.
+        # Not msgpack: people have to be able to read an error.
         self._headers = {
             "Accept": "application/json",
             "Content-Type": "text/plain; charset=utf-8",
@@ -178,12 +180,12 @@ class _Session:
         self.answer = _SUCCESS
 
     def request(self, *, method: str, url: str, params: Mapping[str, str], data: bytes, **_: Any) -> _Answer:
-        """Send what the client asks for, by our rules; what came back is :attr:`answer`."""
+        """Send the client's request by our rules; :attr:`answer` is then what came back."""
         self.answer = self.ask(method, urllib.parse.urlsplit(url).path, params, data)
         return _SUCCESS
 
     def ask(self, method: str, path: str, params: Mapping[str, str], data: bytes | None = None) -> _Answer:
-        """Send one request and return its answer, whatever that is."""
+        """Send one request and return the answer, whatever it is."""
         from powermeter.writers.http import MAX_READ, retry_after_s
 
         connection = self._connection
@@ -243,7 +245,7 @@ class InfluxdbWriter:
         self._blotter = Blotter(username, password, token)
         self._client = _client(host, port, database=database, ssl=ssl, retries=1)
         self._session = _Session(_connection(host, port, timeout, ssl=ssl, verify_ssl=verify_ssl), authorization, path)
-        self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not take one of ours
+        self._client._session = self._session  # noqa: SLF001 - 5.2.3 does not accept another one
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
         """Write *pulses* in one request."""
@@ -251,16 +253,16 @@ class InfluxdbWriter:
 
     def check(self, pulses: Sequence[Pulse] = (), /) -> str:
         """
-        Write *pulses*, which changes nothing where they are stored already; without any, a comment that stores nothing.
+        Write *pulses*, which changes nothing if they are already stored; without any, a comment, which stores nothing.
 
-        So the address, the database and the rights are judged, and with pulses
-        all that a server has against our points; without, the types of the
-        fields that are there.
+        This checks the address, the database and the rights. With pulses, it shows
+        any other reason for which the server refuses our points; without pulses,
+        the types of existing fields are checked.
         """
         try:
             self._write([self._line(pulse) for pulse in pulses] or ["# power: a check"])
         except AnsweredError as error:
-            expired = error.verdict is Verdict.EXPIRED  # only these pulses are not wanted any more
+            expired = error.verdict is Verdict.EXPIRED  # only these pulses are too old
             if not expired and (pulses or not NOTHING_TO_WRITE.search(str(error))):
                 raise
         if not pulses:
@@ -282,33 +284,37 @@ class InfluxdbWriter:
 
         try:
             self._client.write_points(lines, protocol="line", retention_policy=self._retention_policy)
-        # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
+        # ValueError: a chunk of -5, or a host that is not a valid name (UnicodeError).
         except (http.client.HTTPException, OSError, ValueError) as error:
             why = cause(error, self._timeout)
             raise UnreachableError(f"{self._place}: {self._reason(why.text, why.advice)}") from error
         return self._judged(self._session.answer, len(lines))
 
     def _judged(self, answer: _Answer, points: int) -> Receipt:
-        """What became of so many *points*, by the server's *answer*. Raises :exc:`DeliveryError`."""
+        """What became of this number of *points*, judging by the server's *answer*. Raises :exc:`DeliveryError`."""
         status = answer.status_code
         if 300 <= status < 400:
             raise MisdirectedError(f"{self._place} answered with a redirect: check host, port, path and ssl")
         if status < 300 and answer.is_page:
-            raise MisdirectedError(f"{self._place} answered with a web page, it is no InfluxDB: check host and port")
+            raise MisdirectedError(
+                f"{self._place} answered with a web page, so it is not InfluxDB: check host and port"
+            )
         if status < 300 and not complains(answer.content):
             return Receipt(points)  # stored, whatever the number
-        # A complaint beside a success is about points, as that of a 400 is.
+        # A complaint in a successful answer is about points, like that of a 400.
         judged_as = 400 if status < 300 else status
-        said, refused = message(answer.content), listed(answer.content, points)
-        judged = judge(judged_as, answer.content.decode(errors="replace") if answer.is_page else said, answer.is_page)
+        answered, refused = message(answer.content), listed(answer.content, points)
+        judged = judge(
+            judged_as, answer.content.decode(errors="replace") if answer.is_page else answered, answer.is_page
+        )
         if refused:
             judged = worst(judge(judged_as, one.reason) for one in refused)
-        words = self._reason(f"{said}: {refused[0].reason}" if refused else said, judged.advice)
+        words = self._reason(f"{answered}: {refused[0].reason}" if refused else answered, judged.advice)
         if judged.verdict in (Verdict.REFUSED, Verdict.EXPIRED):
-            dropped = self._dropped(said, points)
-            if refused and len(refused) < MAX_LISTED and (status < 300 or "partial write" in said):
+            dropped = self._dropped(answered, points)
+            if refused and len(refused) < MAX_LISTED and (status < 300 or "partial write" in answered):
                 dropped = len(refused)
-            # Where all were refused, and not for their age, it may not be about the points at all.
+            # If all were refused, and not for their age, it may not be about the points at all.
             if dropped and (dropped < points or judged.verdict is Verdict.EXPIRED):
                 return Receipt(points, "", dropped, f"answered {status}: {words}")
         raise AnsweredError(
@@ -320,20 +326,20 @@ class InfluxdbWriter:
         )
 
     @staticmethod
-    def _dropped(said: str, points: int) -> int:
-        """How many of so many *points* a partial write did not store, by its words; 0 where they don't tell."""
-        if "partial write" not in said:
+    def _dropped(text: str, points: int) -> int:
+        """How many of the *points* a partial write did not store, as its *text* says; 0 if it does not say."""
+        if "partial write" not in text:
             return 0
-        if (found := DROPPED.search(said)) and (dropped := int(found[1] or found[2])):
+        if (found := DROPPED.search(text)) and (dropped := int(found[1] or found[2])):
             return min(dropped, points)
-        # InfluxDB 1 says dropped=0 of lines that it could not read, and quotes each.
-        return min(said.count("unable to parse"), points)
+        # For lines that it could not read, InfluxDB 1 reports dropped=0, but quotes each of them.
+        return min(text.count("unable to parse"), points)
 
     def _check_field_types(self) -> None:
         """
-        Whether fields of ours have another type there, so that every point will be refused.
+        Check whether our fields have another type there, because the server would then refuse every point.
 
-        Where the server does not answer InfluxDB 1's query, or not to this user, its types are not known.
+        If the server does not answer InfluxDB 1's query, or not for this user, the types are not known.
         """
         import http.client
 
@@ -351,15 +357,15 @@ class InfluxdbWriter:
                 f"{ADVICE['measurement']}"
             )
 
-    def _reason(self, said: str, advice: str) -> str:
-        found = one_line(said, self._blotter)
+    def _reason(self, text: str, advice: str) -> str:
+        found = one_line(text, self._blotter)
         return ": ".join(filter(None, (found.rstrip("."), ADVICE[advice]))) if advice else found
 
 
 def _client(host: str, port: int, **options: Any) -> Any:
     """The library's client, with its session closed."""
     if "pandas" not in sys.modules:
-        # influxdb would import it for a client we don't use: half a second and 80 MiB. None: as if it were missing.
+        # influxdb would import it for a client that we don't use: half a second and 80 MiB. With None it seems missing.
         sys.modules["pandas"] = None  # type: ignore[assignment]
     import influxdb
 
@@ -370,9 +376,9 @@ def _client(host: str, port: int, **options: Any) -> Any:
 
 def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: bool | str) -> "Connection":
     """
-    A connection not yet made; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
+    A connection that is not open yet; with *ssl* verified by the system's certificates, or the CA file *verify_ssl*.
 
-    Raises :exc:`LocalError` where that file is missing, or others may write it.
+    Raises :exc:`LocalError` if that file is missing, or others may write it.
     """
     from powermeter.writers.http import Connection
 
@@ -386,7 +392,7 @@ def _connection(host: str, port: int, timeout: float, *, ssl: bool, verify_ssl: 
 
 
 def _authorization(username: str | None, password: Secret | None, token: Secret | None) -> Secret | None:
-    """The header of that name."""
+    """The Authorization header, None if there is no login."""
     if token:
         return Secret(f"Token {token.reveal()}")
     if username:

@@ -1,11 +1,11 @@
 """
-A gauge a meter and period at Librato, or at what speaks its API.
+One gauge per meter and period at Librato, or at another service that supports its API.
 
-The library's dangers are cured here: it would take a redirect or a web page
-for success, try a 503 again for ever, fail on a 4xx whose body it does not
-know, and log every body.
+This module overrides the library's behaviour. Otherwise it would take a redirect
+or a web page for a success, retry a 503 for ever, fail on a 4xx whose body it
+does not know, and log every body.
 
-The library, and Python's own for HTTP and TLS, are imported when a writer is opened.
+The library, and Python's own modules for HTTP and TLS, are imported when a writer is opened.
 """
 
 import itertools
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 #: The library that it needs: the module, and its name on PyPI.
 LIBRARY = ("librato", "librato-metrics")
 
-#: Librato's own host. It no longer resolves; the default tells where the API came from.
+#: Librato's own host. It no longer resolves; the default shows where the API came from.
 HOST = "metrics-api.librato.com"
 
 # Names, sources and tags: the limits of the Librato API documentation.
 _NAME_1_255 = text(r"[A-Za-z0-9.:\-_]{1,255}", "1 to 255 characters of A-Z a-z 0-9 . : - _")
-# "<source>.<meter>" is sent, a meter's name has up to 32 characters.
+# "<source>.<meter>" is sent, and a meter's name has up to 32 characters.
 _SOURCE = text(r"[A-Za-z0-9.:\-_]{1,222}", "1 to 222 characters of A-Z a-z 0-9 . : - _")
 _TAGS = tags(
     r"[-.:_\w]{1,64}",
@@ -69,7 +69,7 @@ KEYS = {
     "period": Key(60, whole(1, 86400)),
 }
 
-#: A request may take this time as a whole, in s.
+#: How long a request may take as a whole, in s.
 TIMEOUT_S = 10
 
 #: What to do, by what an answer is about: see :mod:`powermeter.writers.answers`.
@@ -81,22 +81,24 @@ ADVICE = {
     "limit": "it is a limit of the service, or of the account",
     "path": "check hostname and base_path",
     "any": "if it refuses every pulse: check hostname and base_path",
-    "page": "that is a web page, of a proxy or another server: check hostname and base_path",
+    "page": "that is a web page from a proxy or another server: check hostname and base_path",
     "login": "check user and token",
 }
 
 
 def warnings(options: Values) -> Iterator[Remark]:
-    """Warn that nothing answers at Librato's own host any more, and if others can get at the token."""
+    """Warn that nothing answers at Librato's own host any more, and if others can get the token."""
     hostname = options["hostname"]
     if hostname == HOST:
-        yield Remark(f"Librato ended on 2026-01-31, nothing answers at {HOST}: name another host or disable it")
+        yield Remark(
+            f"Librato was shut down on 2026-01-31, nothing answers at {HOST}: set another hostname or disable it"
+        )
     encrypted = options["protocol"] == "https"
     yield from exposed(KEYS, options, hostname.partition(":")[0], encrypted=encrypted, encrypt='"protocol": "https"')
 
 
 class _Service:
-    """The service as the library's connection meets it: reached, asked and judged by us, and closed in the end."""
+    """The service behind the library's connection: we connect to it, send the headers and judge its answers."""
 
     def __init__(self, hostname: str, user: str, token: Secret, *, protocol: str) -> None:
         from powermeter.writers.http import basic
@@ -108,18 +110,18 @@ class _Service:
         self._open: Connection | None = None
 
     def connection(self, base_path: str) -> Any:
-        """A connection of the library to this service, which is not given the user and the token."""
+        """A connection of the library to this service, without the user and the token."""
         import librato
 
         connection = librato.LibratoConnection("", "", hostname=self.hostname, base_path=base_path)
-        connection._setup_connection = self._connected  # noqa: SLF001 - what the library lets nobody set
+        connection._setup_connection = self._connected  # noqa: SLF001 - the library has no public way to set it
         connection._set_headers = self._headers  # noqa: SLF001
         connection._process_response = self._taken  # noqa: SLF001
         return connection
 
-    def clean(self, said: str) -> str:
-        """*said* by the service, without the token."""
-        return one_line(said, self._blotter)
+    def clean(self, text: str) -> str:
+        """The *text* of an answer, without the token."""
+        return one_line(text, self._blotter)
 
     def close(self) -> None:
         """Close what is open; may be called twice."""
@@ -142,7 +144,7 @@ class _Service:
         return {**(headers or {}), "Authorization": self._authorization.reveal(), "User-Agent": USER_AGENT}
 
     def _taken(self, resp: "http.client.HTTPResponse", backoff: int) -> tuple[dict[str, Any], bool, int]:
-        """What the library makes of an answer: its content, whether it needs no second try, and the next pause."""
+        """What the library wants to know about an answer: its content, whether it is final, and the next pause."""
         from powermeter.writers.http import MAX_READ, retry_after_s
 
         with resp:  # one that ends with the connection has taken it over
@@ -195,7 +197,7 @@ class LibratoWriter:
         self._connection = self._service.connection(base_path)
 
     def deliver(self, pulses: Sequence[Pulse], _place: str, /) -> Receipt:
-        """Send the periods of *pulses*, as many as one POST may hold."""
+        """Send the periods of *pulses*, as many as one POST may contain."""
         from librato.queue import Queue
 
         queue = Queue(self._connection)
@@ -209,12 +211,12 @@ class LibratoWriter:
                 queue.add_aggregator(self._aggregated(period, meter, of_period))
             gauges += len(meters)
             taken += len(of_period)
-        # Without a pulse that has a power the queue is empty, and sends nothing.
+        # If no pulse has a power, the queue is empty and sends nothing.
         self._ask(queue.submit)
         return Receipt(taken)
 
-    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a gauge is of all pulses of its period
-        """List a metric: the address, the user and the token are judged."""
+    def check(self, pulses: Sequence[Pulse] = (), /) -> str:  # noqa: ARG002 - a gauge covers all pulses of its period
+        """List one metric, which checks the address, the user and the token."""
         self._ask(lambda: self._connection.list_metrics(length=1))
         return self._service.hostname
 
@@ -231,7 +233,7 @@ class LibratoWriter:
             request()
         except DeliveryError:
             raise
-        # ValueError: a chunk of -5, or a host that is no name (UnicodeError).
+        # ValueError: a chunk of -5, or a host that is not a valid name (UnicodeError).
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = cause(error, TIMEOUT_S)
             words = ": ".join(filter(None, (self._service.clean(why.text), ADVICE.get(why.advice))))
@@ -248,7 +250,7 @@ class LibratoWriter:
             aggregate = Aggregator(self._connection, source=f"{self._source}.{meter}", measure_time=at_s)
             add = aggregate.add
         else:
-            # Tag values are kept in lower case by the service.
+            # The service keeps the values of tags in lower case.
             aggregate = Aggregator(self._connection, tags={**self._tags, "meter": meter.lower()}, measure_time=at_s)
             add = aggregate.add_tagged
         for pulse in pulses:

@@ -25,6 +25,8 @@ energy:
 api:
 websocket_api:
 config:
+frontend:
+logbook:
 logger: {{default: warning}}
 """
 
@@ -113,10 +115,8 @@ def main() -> int:
     directory = Path(sys.argv[1])
     if not (directory / "token").exists():
         prepare(directory, int(sys.argv[2]), int(sys.argv[3]))
-    # Its defaults want the frontend, and much that looks for devices on the network.
+    # Its defaults include much that looks for devices on the network.
     bootstrap.DEFAULT_INTEGRATIONS.clear()
-    bootstrap.STAGE_0_INTEGRATIONS = tuple(one for one in bootstrap.STAGE_0_INTEGRATIONS if one[0] != "frontend")
-    bootstrap.CRITICAL_INTEGRATIONS.discard("frontend")
     sys.argv = ["hass", "-c", str(directory), "--skip-pip"]
     return __main__.main()
 

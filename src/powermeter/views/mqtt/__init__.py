@@ -1,5 +1,5 @@
 """
-MQTT: its keys in the settings, and what else must be known of it without its library.
+MQTT: its keys in the settings, and whatever else is needed without its library.
 
 ``view.py`` says what is published and when, ``discovery.py`` how Home Assistant finds it, and ``broker.py`` hides the
 library.
@@ -37,16 +37,16 @@ KEYS: Mapping[str, Key] = {
 #: The libraries that it needs: each module and its name on PyPI.
 LIBRARIES = {"paho": "paho-mqtt"}
 
-#: What invented watts are published below, in place of the topic itself.
+#: What is added to the topic of simulated watts.
 SIMULATED = "_simulated"
 
-#: The names below the topic that are no meter's.
+#: The names below the topic that do not belong to a meter.
 STATUS, MONITOR = "status", "monitor"
 
 
 def object_id(meter: str) -> str:
     """
-    The name of a meter as Home Assistant can take it in all of its names: small letters, digits and underscores.
+    The name of a meter in a form that Home Assistant accepts everywhere: small letters, digits and underscores.
 
     >>> object_id("Heat-Pump")
     'heat_pump'
@@ -55,7 +55,7 @@ def object_id(meter: str) -> str:
 
 
 def mistakes(options: Values) -> Iterator[Mistake]:
-    """What the keys one by one do not show: who logs in, and which topics are another's."""
+    """Mistakes that no key shows by itself: a password without a user, and a topic that belongs to Home Assistant."""
     if options.get("password") and not options.get("username", True):
         yield Mistake("username", "None", "text, as there is a password")
     topic, discovery = options.get("topic"), options.get("discovery")
@@ -64,7 +64,7 @@ def mistakes(options: Values) -> Iterator[Mistake]:
 
 
 def mistakes_of_meters(options: Values, meters: Iterable[str]) -> Iterator[Mistake]:
-    """What is wrong with the names of *meters* once they are published; each mistake's name is the meter's."""
+    """Names of *meters* that can't be published; each mistake is named after its meter."""
     known: dict[str, str] = {}
     for name in meters:
         if name in (STATUS, MONITOR):
@@ -77,7 +77,7 @@ def mistakes_of_meters(options: Values, meters: Iterable[str]) -> Iterator[Mista
 
 
 def warnings(options: Values) -> Iterator[Remark]:
-    """Warn of a CA file that is not there, and if others can get at the password."""
+    """Warn if the CA file does not exist, and if others can read the password."""
     file = options["verify_ssl"]
     if isinstance(file, str) and not os.path.exists(file):
         yield Remark(f"{file} is not there: MQTT waits for it", "verify_ssl")

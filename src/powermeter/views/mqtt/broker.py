@@ -1,8 +1,8 @@
 """
-One connection to an MQTT broker, and what it has retained; hides the library.
+One connection to an MQTT broker, and what the broker has retained; hides the library.
 
-MQTT 5 is tried first, since its broker says what it refuses, then MQTT 3.1.1. Nothing here tries again, and whatever
-a broker sends ends a connection at the most: its packets are bounded, and so is each wait for it.
+MQTT 5 is tried first, since such a broker reports what it refuses, then MQTT 3.1.1. Nothing here is retried. Whatever
+a broker sends, it can do no more than end a connection: its packets are bounded, and so is each wait for it.
 """
 
 import contextlib
@@ -25,23 +25,23 @@ from powermeter.views.mqtt import MONITOR, place
 CONNECT_S = 5.0
 ANSWER_S = 10.0
 
-#: A broker that says nothing for one and a half of this has gone, in s (MQTT 5.0, 3.1.2.10).
+#: A broker that is silent for one and a half times as long, in s, is gone (MQTT 5.0, 3.1.2.10).
 KEEPALIVE_S = 30
 
 #: No packet may be longer, in bytes.
 MAX_PACKET = 65_536
 
-#: Of a message only so many bytes are read, but for a state that we have retained ourselves.
+#: How many bytes of a message are read; a longer one is allowed for a state, which we have retained ourselves.
 MAX_WORD = 64
 MAX_STATE = 2048
 
-#: More kWh than any meter counts: a retained value above is none of ours.
+#: More kWh than any meter counts: a retained value above this is not ours.
 MAX_KWH = 1e9
 
-#: What was retained is read until nothing of it has come for this long, in s.
+#: Retained messages are read until none has come for this long, in s.
 QUIET_S = 0.3
 
-#: MQTT 3.1.1's answer to a version that it does not know, in MQTT 5's words.
+#: The answer of an MQTT 3.1.1 broker to an unknown version, as MQTT 5's reason code.
 UNSUPPORTED_VERSION = 132
 
 
@@ -54,9 +54,9 @@ class Link:
     A connection to the broker of *settings* as the client *client_id*; a context manager, for one thread.
 
     *will* is a topic that the broker sets to "offline" when the connection is
-    lost. *stopped* is asked in each wait whether to give up; *wake*
-    becomes readable then. What comes in is handed to *on_message* as topic
-    and payload. Raises :exc:`BrokerError`, as every method does.
+    lost. Each wait asks *stopped* whether to give up; *wake* becomes readable
+    then. Incoming messages are passed to *on_message* as topic and payload.
+    Raises :exc:`BrokerError`, as every method does.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Link:
         self._stopped = stopped
         self._wake = wake
         self._on_message = on_message
-        #: What the broker said: to the connection, to each subscription, and why it ended.
+        #: The broker's answers: to the connection and to each subscription, and why it ended the connection.
         self._answer: Any = None
         self._subscribed: dict[int, Sequence[Any]] = {}
         self._ended = ""
-        #: By the number of its message each topic whose receipt has not been confirmed.
+        #: Each topic whose receipt has not been confirmed, by the number of its message.
         self._sent: dict[int, str] = {}
-        #: By its topic why the broker refused the last message to it.
+        #: Why the broker refused the last message to a topic, by topic.
         self.refused: dict[str, str] = {}
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
@@ -125,24 +125,24 @@ class Link:
     ) -> None:
         if kind is None:
             self.close()
-        self._drop()  # after an error the broker is to execute the will
+        self._drop()  # after an error the broker shall publish the will
 
     def close(self) -> None:
-        """Disconnect in order, so that the broker drops the will; may be called twice."""
+        """Disconnect properly, so that the broker discards the will; may be called twice."""
         with contextlib.suppress(Exception):  # whatever became of it
             self._client.disconnect()
             self._client.loop(0)
         self._drop()
 
     def _drop(self) -> None:
-        # The library closes its socket when it sees the end of the connection, which is not waited for.
+        # The library closes its socket once it sees the end of the connection, and we do not wait for that.
         if (sock := self._client.socket()) is not None:
             sock.close()
 
     def _open(self) -> None:
         settings = self._settings
         if self._stopped():
-            raise BrokerError(f"{self._place}: a stop came")
+            raise BrokerError(f"{self._place}: stopped while waiting")
         if settings.ssl:
             try:
                 trusted = context(settings.verify_ssl)
@@ -155,12 +155,12 @@ class Link:
             self._client.tls_insecure_set(not trusted.check_hostname)
         try:
             self._client.connect(settings.host, settings.port, KEEPALIVE_S, properties=self._properties)
-        except (OSError, ValueError) as error:  # ValueError: a host that is no name (UnicodeError)
+        except (OSError, ValueError) as error:  # ValueError: a host that is not a name (UnicodeError)
             raise BrokerError(f"{self._place}: {_words(error)}") from error
         try:
             self.wait(lambda: self._answer is not None)
         except BrokerError as error:
-            # A broker that does not know the version may just close the connection; and one that refuses does so too.
+            # A broker that does not know the version may just close the connection, as one that refuses us does.
             if self._answer is None:
                 raise OtherVersionError(f"{error}: check host, port and ssl") from error
         if self._answer.is_failure:
@@ -169,32 +169,32 @@ class Link:
             raise BrokerError(f"{self._place} refuses the connection: {self._answer}: check username and password")
 
     def turn(self, timeout_s: float) -> None:
-        """Wait for at most *timeout_s*, and do what is to be done for the connection."""
+        """Wait for at most *timeout_s*, and serve the connection."""
         client = self._client
         if (sock := client.socket()) is not None:
-            # What TLS has decrypted already the kernel does not know of.
+            # The kernel does not know of what TLS has already decrypted.
             pending = getattr(sock, "pending", lambda: 0)()
             waiting = [sock] if self._wake is None else [sock, self._wake]
-            # The library sees to the keep-alive when it is called.
+            # The library sends its keep-alive only when it is called.
             wait_s = 0.0 if pending else min(timeout_s, KEEPALIVE_S / 3)
             select.select(waiting, [sock] if client.want_write() else [], [], wait_s)
             try:
                 client.loop(0)
             except Exception as error:
-                # Whatever the library makes of what is not MQTT.
-                raise BrokerError(f"{self._place} sends what is not MQTT: check host and port") from error
-            # The library has no bound of its own: of a packet this long it would keep 256 MB.
+                # The library may raise anything when it gets something that is not MQTT.
+                raise BrokerError(f"{self._place} sends something that is not MQTT: check host and port") from error
+            # The library has no bound of its own: it would keep a packet of 256 MB.
             if client._in_packet["remaining_length"] > MAX_PACKET:  # noqa: SLF001
                 raise BrokerError(f"{self._place} sends a packet of more than {MAX_PACKET:,} bytes")
         if client.socket() is None:
-            raise BrokerError(f"{self._place} has closed the connection{self._ended}")
+            raise BrokerError(f"{self._place} closed the connection{self._ended}")
 
     def wait(self, done: Callable[[], bool]) -> None:
-        """Wait until *done*, for as long as an answer may take."""
+        """Wait until *done* is true, for as long as an answer may take."""
         end_s = time.monotonic() + ANSWER_S
         while not done():
             if self._stopped():
-                raise BrokerError(f"{self._place}: a stop came")
+                raise BrokerError(f"{self._place}: stopped while waiting")
             if time.monotonic() >= end_s:
                 raise BrokerError(f"{self._place} does not answer within {ANSWER_S:g} s")
             self.turn(max(0.0, end_s - time.monotonic()))
@@ -204,7 +204,7 @@ class Link:
         wanted = list(topics)
         _, number = self._client.subscribe([(topic, 0) for topic in wanted])
         if number is None:
-            raise BrokerError(f"{self._place} has closed the connection{self._ended}")
+            raise BrokerError(f"{self._place} closed the connection{self._ended}")
         self.wait(lambda: number in self._subscribed)
         for topic, code in zip(wanted, self._subscribed.pop(number), strict=False):
             if code.is_failure:
@@ -217,7 +217,7 @@ class Link:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the broker has confirmed all that was published, or refused it."""
+        """Whether the broker has confirmed or refused everything that was published."""
         return not self._sent
 
     # --- Called by the library
@@ -244,9 +244,9 @@ class Link:
 @dataclass(slots=True)
 class Retained:
     """
-    What a broker has retained below a topic: the id of the *monitor*, "" for none, and the *energies* of meters (kWh).
+    What a broker has retained below a topic: the id of the *monitor*, or "", and the *energies* of meters (kWh).
 
-    *mqtt5*: whether the broker speaks MQTT 5; *version* is what it says of itself, "" where it does not.
+    *mqtt5*: whether the broker speaks MQTT 5; *version* is its own name and version, "" if it does not tell.
     """
 
     mqtt5: bool
@@ -255,7 +255,7 @@ class Retained:
     energies: dict[str, float]
 
 
-def look(
+def read_retained(
     settings: MqttSettings,
     meters: Iterable[str],
     *,
@@ -263,17 +263,17 @@ def look(
     wake: socket.socket | None = None,
 ) -> Retained:
     """
-    What the broker of *settings* has retained for *meters*, read as a client of its own that publishes nothing.
+    Read what the broker of *settings* has retained for *meters*, as a separate client that publishes nothing.
 
     Raises :exc:`BrokerError`.
     """
     try:
-        return _look(settings, meters, mqtt5=True, stopped=stopped, wake=wake)
+        return _read_retained(settings, meters, mqtt5=True, stopped=stopped, wake=wake)
     except OtherVersionError:
-        return _look(settings, meters, mqtt5=False, stopped=stopped, wake=wake)
+        return _read_retained(settings, meters, mqtt5=False, stopped=stopped, wake=wake)
 
 
-def _look(
+def _read_retained(
     settings: MqttSettings,
     meters: Iterable[str],
     *,
@@ -299,9 +299,9 @@ def _look(
     client_id = f"power_look_{secrets.token_hex(4)}"
     with Link(settings, client_id, mqtt5=mqtt5, stopped=stopped, wake=wake, on_message=take) as link:
         link.subscribe([monitor, *topics])
-        with contextlib.suppress(BrokerError):  # not every broker has it, nor shows it to everybody
+        with contextlib.suppress(BrokerError):  # not every broker has it, or shows it to everyone
             link.subscribe([version])
-        # A broker handles one after another: with its second answer all that it retained was sent, or is under way.
+        # A broker handles requests in turn: with its second answer, everything retained has been sent or is on its way.
         came_s = begun_s = time.monotonic()
         while (quiet_s := came_s + QUIET_S - time.monotonic()) > 0 and came_s < begun_s + ANSWER_S and not stopped():
             link.turn(quiet_s)
@@ -314,7 +314,7 @@ def word(payload: bytes) -> str:
 
 
 def _energy(payload: bytes) -> float | None:
-    """The energy in a state that was retained, in kWh; None where there is none that can be believed."""
+    """The energy in a retained state, in kWh; None if it has no credible one."""
     if len(payload) > MAX_STATE:
         return None
     try:
@@ -327,7 +327,7 @@ def _energy(payload: bytes) -> float | None:
 
 
 def _closing_socket() -> type:
-    """A socket of TLS that is closed where the handshake fails: the library forgets it then."""
+    """A TLS socket that is closed if the handshake fails: the library loses track of it then."""
     import ssl
 
     class ClosingSocket(ssl.SSLSocket):

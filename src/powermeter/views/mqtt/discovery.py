@@ -1,9 +1,8 @@
 """
-How Home Assistant finds the meters: a message for each entity, in the form of single components.
+How Home Assistant finds the meters: a message for each entity, in the form of single components. Pure.
 
-All consumers of Home Assistant's discovery read that form; the newer one of devices only Home Assistant does. Pure.
-
-Only the energy has a state class that counts, so its energy dashboard offers nothing else.
+All programs that read Home Assistant's discovery know that form; only Home Assistant itself reads the newer one, which
+describes a whole device. Only the energy has a state class that counts, so the energy dashboard offers nothing else.
 """
 
 import json
@@ -16,7 +15,7 @@ from powermeter.views.mqtt import STATUS, object_id
 
 
 class _Entity(NamedTuple):
-    """An entity of a meter: its kind, its own name, the key of the state that it shows, and what else is set."""
+    """An entity of a meter: its kind, its name, the key of the state that it shows, and its other options."""
 
     component: str
     name: str
@@ -24,7 +23,8 @@ class _Entity(NamedTuple):
     options: Mapping[str, Any]
 
 
-#: By the last part of its id. The names, classes and units are Home Assistant's (its documentation, "MQTT Sensor").
+#: Each entity, by the last part of its id. Names, classes and units are Home Assistant's (its documentation, "MQTT
+#: Sensor").
 ENTITIES: Mapping[str, _Entity] = {
     "power": _Entity(
         "sensor",
@@ -78,10 +78,10 @@ ENTITIES: Mapping[str, _Entity] = {
 
 def configs(prefix: str, topic: str, monitor_id: str, name: str, meter: MeterStatus) -> dict[str, str]:
     """
-    By its topic each message that makes Home Assistant find the meter *name*, whose state is published below *topic*.
+    The messages by which Home Assistant finds the meter *name*, by topic; its state is published below *topic*.
 
-    *monitor_id* is the journal's: what Home Assistant knows an entity by has it
-    in it, and so survives a restart, another label and another card.
+    *monitor_id* is the journal's. It is part of the id that Home Assistant knows
+    an entity by, which therefore survives a restart, another label and another card.
     """
     device_id = f"power_{monitor_id}_{object_id(name)}"
     found = {}

@@ -1,12 +1,12 @@
 """
 The state of the meters at an MQTT broker: what is published, and when.
 
-All that is retained there is one mapping of topics to messages, made of the status. What differs from what this
-connection has sent is sent, and what is no longer in it is removed; so a new connection, a Home Assistant that starts,
-another label and a meter that is gone are all the same.
+Everything that is retained there is one mapping of topics to messages, made from the status. Whatever differs from what
+this connection has sent is sent, and whatever has left the mapping is removed. So a new connection, a Home Assistant
+that starts, another label and a meter that is gone are all the same case.
 
-The energy never falls: it is what the journal's file has, and where the broker has more of the same journal, as after a
-card was restored from a backup, the difference is added from then on.
+The energy never falls: it is what the journal's file has. If the broker has more of the same journal, as after a card
+was restored from a backup, the difference is added from then on.
 """
 
 import contextlib
@@ -21,36 +21,36 @@ from powermeter.errors import BrokerError
 from powermeter.settings.values import MqttSettings
 from powermeter.status import MeterStatus, Status, ViewStatus
 from powermeter.views.mqtt import BIRTH_TOPIC, MONITOR, STATUS, place
-from powermeter.views.mqtt.broker import ANSWER_S, Link, look, word
+from powermeter.views.mqtt.broker import ANSWER_S, Link, read_retained, word
 from powermeter.views.mqtt.discovery import configs
 from powermeter.views.text import TROUBLES
 
 log = logging.getLogger(__name__)
 
-#: A broker that can't be used is tried again after the first of these, in s, then after twice as long and so on, up to
-#: the second.
+#: A broker that can't be used is tried again after the first of these times, in s, then after twice as long and so on,
+#: up to the second.
 PAUSE_S = 1.0, 60.0
 
-#: How often it is looked whether the journal was opened, in s.
+#: How often to check whether the journal was opened, in s.
 JOURNAL_S = 1.0
 
 #: How long the last messages may take at a stop, in s.
 END_S = 0.5
 
-#: The keys of what is noted in the journal: which topics have something retained, and what is added to the energy of a
-#: meter, in millionths of a kWh.
+#: The keys of notes in the journal: the topics that have something retained, and what is added to a meter's energy, in
+#: millionths of a kWh.
 TOPICS, OFFSET = "mqtt topics", "mqtt offset "
 
-#: Energy is whole millionths of a kWh: an int is compared and added without rounding.
+#: Energy is counted in millionths of a kWh: ints are compared and added without rounding.
 MILLIONTHS = 1_000_000
 
 
 class MqttView:
     """
-    Publishes to the broker of *settings* what *status* gives, until it is stopped.
+    Publishes what *status* returns to the broker of *settings*, until it is stopped.
 
-    *about* gives what the journal knows of itself, and is empty while no file
-    was opened; *note* has it know a value for a key. *on_state* is called when
+    *about* returns the journal's notes about itself, which are empty until a file
+    has been opened; *note* adds one, a value for a key. *on_state* is called when
     :attr:`status` changes. :meth:`run` is for a thread of its own, and
     :meth:`stop` for any other.
     """
@@ -74,31 +74,31 @@ class MqttView:
         self._withdraws = False
         self._wake, self._waker = socket.socketpair()
         self._failures = 0
-        #: By a meter's name the energy that was published last, and the least that may be: what was retained.
+        #: By a meter's name, the energy that was published last, and the least it may be: what was retained.
         self._energies: dict[str, int] = {}
         self._least: dict[str, int] = {}
-        #: By a meter's name its pulses when it was seen first; and the meters whose power has been measured since.
+        #: By a meter's name, its pulses when it was first seen; and the meters whose power has been measured since.
         self._pulses: dict[str, int] = {}
         self._measured: set[str] = set()
-        #: Of this connection: by its topic what was sent; and the id that came last.
+        #: In this connection: what was sent, by topic; and the id that came last.
         self._sent: dict[str, str] = {}
         self._retained_id = ""
 
     def stop(self, *, withdraw: bool = False) -> None:
-        """Have :meth:`run` end; with *withdraw* what was published is removed from the broker before."""
+        """Make :meth:`run` end; with *withdraw*, after removing from the broker what was published."""
         self._withdraws = withdraw
         self._stopping = True
         with contextlib.suppress(OSError):  # it has ended
             self._waker.send(b"\0")
 
     def run(self) -> None:
-        """Publish until stopped. Whatever fails here is this view's trouble, and never the counting's."""
+        """Publish until stopped. Whatever fails here is a failure of this view, and never touches the counting."""
         with self._wake, self._waker:
             try:
                 while not self._stopping:
                     self._pause(self._serve())
                 if self._withdraws and _listed(self._about().get(TOPICS, "")):
-                    log.warning("view mqtt: what was published to %s could not be removed there", self._place)
+                    log.warning("view mqtt: what was published could not be removed from %s", self._place)
             except Exception:
                 log.critical("view mqtt: ended by a bug: nothing is published until a restart", exc_info=True)
                 self._set_state("failing", "ended by a bug: nothing is published until a restart")
@@ -116,7 +116,7 @@ class MqttView:
             return JOURNAL_S
         now = self._ask()
         if any(meter.energy_kwh is None for meter in now.meters.values()):
-            self._set_state("waiting", "the journal does not tell yet what was counted")
+            self._set_state("waiting", "the energy counted so far is not known yet")
             return JOURNAL_S
         try:
             self._publish(list(now.meters))
@@ -125,14 +125,14 @@ class MqttView:
                 self._fail(str(error))
         self._failures = min(self._failures + 1, 20)
         shortest_s, longest_s = PAUSE_S
-        # Jitter, so that the monitors of a street don't all come back to a broker at once.
+        # Jitter, so that many monitors do not all return to a broker at once.
         return min(longest_s, shortest_s * 2.0 ** (self._failures - 1)) * random.uniform(0.5, 1)
 
     # --- One connection
 
     def _publish(self, meters: Sequence[str]) -> None:
         own_id = self._about()["id"]
-        retained = look(self._settings, meters, stopped=lambda: self._stopping, wake=self._wake)
+        retained = read_retained(self._settings, meters, stopped=lambda: self._stopping, wake=self._wake)
         self._refuse_other(retained.monitor)
         if retained.monitor == own_id:
             for name, kwh in retained.energies.items():
@@ -152,7 +152,7 @@ class MqttView:
             due_s = time.monotonic()
             while not self._stopping:
                 if self._retained_id not in ("", own_id):
-                    link.close()  # in order, as our will is about the other's topic
+                    link.close()  # properly: our will would set the other one's topic
                 self._refuse_other(self._retained_id)
                 if time.monotonic() >= due_s:
                     self._update(link)
@@ -165,8 +165,8 @@ class MqttView:
         """
         Retain our id, and wait until it comes back.
 
-        So it is known that what is retained may be read: a broker may confirm
-        a subscription, and MQTT 3.1.1 a message, that its rights forbid.
+        This shows that we may read what is retained: a broker may confirm a
+        subscription that its rights forbid, and in MQTT 3.1.1 a message, too.
         """
         link.publish(self._monitor, own_id)
         self._sent[self._monitor] = own_id
@@ -175,15 +175,15 @@ class MqttView:
             if link.refused:
                 raise self._refusal(link)
             if (left_s := end_s - time.monotonic()) <= 0 or self._stopping:
-                link.close()  # in order: nothing of ours is online, so there is nothing for the will to say
+                link.close()  # properly: the will has nothing to correct, as we are not online yet
                 raise BrokerError(
-                    f"{self._place} does not give back what is published at {self._monitor}: check the rights of this "
-                    "user"
+                    f"{self._place} does not return what is published at {self._monitor}: check the rights of this user"
                 )
             link.turn(left_s)
 
     def _refusal(self, link: Link) -> BrokerError:
-        topic, reason = next(iter(link.refused.items()))
+        # The first by its name: the log names the same one for as long as it is refused.
+        topic, reason = min(link.refused.items())
         return BrokerError(f"{self._place} refuses {topic}: {reason}: check the rights of this user")
 
     def _refuse_other(self, found: str) -> None:
@@ -191,11 +191,12 @@ class MqttView:
         if found not in ("", own_id):
             raise BrokerError(
                 f"another monitor publishes below {self._settings.topic} at {self._place}, its id is {found}, ours "
-                f"{own_id}: set another topic, or remove what is retained at {self._monitor} if that one is no more"
+                f"{own_id}: set another topic, or remove what is retained at {self._monitor} if that monitor no longer "
+                "exists"
             )
 
     def _take(self, topic: str, payload: bytes) -> None:
-        """Take a message; what it asks for is done with the next update, so that many make no flood."""
+        """Take a message. What it asks for is done with the next update, so that many of them cause no flood."""
         if topic == self._monitor:
             self._retained_id = word(payload)
             if not self._retained_id:
@@ -204,20 +205,20 @@ class MqttView:
             self._sent.clear()
 
     def _update(self, link: Link) -> None:
-        """Send what differs from what this connection has sent."""
+        """Send whatever differs from what this connection has sent."""
         now = self._ask()
         for name, meter in now.meters.items():
             if meter.energy_kwh is not None:
                 self._count(name, round(meter.energy_kwh * MILLIONTHS))
         if now.meters.keys() - self._energies.keys():
-            return  # one that came just now, and whose energy is not known yet
+            return  # a meter that was added just now, whose energy is not known yet
         wanted = self._wanted(now)
         for topic in link.refused:
             self._sent.pop(topic, None)
         listed = _listed(self._about().get(TOPICS, ""))
         gone = [topic for topic in listed if topic not in wanted]
         removed = {topic for topic in gone if link.is_confirmed and self._sent.get(topic) == ""}
-        # Noted before anything is sent: what a crash leaves at the broker is known.
+        # Noted before anything is sent, so that what a crash leaves at the broker is known.
         if (noted := sorted({*wanted, *listed} - removed)) != listed:
             self._note(TOPICS, json.dumps(noted))
         for topic, payload in {**dict.fromkeys(gone, ""), **wanted}.items():
@@ -226,20 +227,20 @@ class MqttView:
                 self._sent[topic] = payload
 
     def _judge(self, link: Link) -> None:
-        """How it is doing, by what the broker said of the messages so far."""
-        if not self._sent:
+        """Set the state by the broker's answers to the messages so far."""
+        if not self._sent or not link.is_confirmed:
             return
         if link.refused:
             self._fail(str(self._refusal(link)))
-        elif link.is_confirmed:
+        else:
             if self.status.state != "ok":
                 log.info("view mqtt: publishing to %s below %s", self._place, self._settings.topic)
             self._failures = 0
             self._set_state("ok", "")
 
     def _end(self, link: Link) -> None:
-        """Leave the broker in order, in the time there is."""
-        with contextlib.suppress(BlockingIOError):  # the stop has been heard
+        """Leave the broker properly, in the time there is."""
+        with contextlib.suppress(BlockingIOError):  # else the waits below would return at once
             self._wake.setblocking(False)
             self._wake.recv(1024)
         if self._withdraws:
@@ -256,13 +257,13 @@ class MqttView:
     # --- What is published
 
     def _count(self, name: str, counted: int) -> None:
-        """Note the energy of the meter *name* by what is *counted*, in millionths of a kWh; it never falls."""
+        """Note the energy of the meter *name* from what was *counted*, in millionths of a kWh; it never falls."""
         key = f"{OFFSET}{name}"
         offset = _whole(self._about().get(key, "0"))
         energy, least = counted + offset, self._least.get(name, 0)
         if energy < least:
             log.warning(
-                "view mqtt: %s: %s kWh were published, and the journal has %s kWh less: the difference is added "
+                "view mqtt: %s: %s kWh were published, but the journal has %s kWh less: the difference is added "
                 "from now on, so that the energy does not fall",
                 name,
                 f"{least / MILLIONTHS:.3f}",
@@ -273,7 +274,7 @@ class MqttView:
         self._energies[name] = self._least[name] = energy
 
     def _wanted(self, now: Status) -> dict[str, str]:
-        """By its topic each message that is to be retained at the broker, in the order in which they are sent."""
+        """The messages to be retained at the broker, by topic, in the order in which they are sent."""
         settings, own_id = self._settings, self._about()["id"]
         wanted = {self._monitor: own_id}
         if settings.discovery is not None:
@@ -287,10 +288,10 @@ class MqttView:
 
     def _is_measured(self, name: str, meter: MeterStatus) -> bool:
         """
-        Whether the power has been known by two flashes.
+        Whether the power is known from two flashes.
 
-        Before, it is only bounded by the time since the start: whoever draws a
-        graph of it would see a peak at each start.
+        Before, it is only bounded by the time since the start, which would be a
+        peak in every graph at each start.
         """
         pulses = meter.pulses or 0
         first = self._pulses.setdefault(name, pulses)
@@ -312,7 +313,7 @@ class MqttView:
 
 
 def state(meter: MeterStatus, watts: float | None, energy_kwh: float, now: Status) -> str:
-    """What is published of *meter*, as JSON, with the power *watts* and the energy *energy_kwh*."""
+    """The published state of *meter*, as JSON, with the power *watts* and the energy *energy_kwh*."""
     reasons = [words for key, words in TROUBLES.items() if getattr(meter, key)]
     if now.journal.failing:
         reasons.append(f"journal: {now.journal.failing}")
@@ -334,12 +335,12 @@ def state(meter: MeterStatus, watts: float | None, energy_kwh: float, now: Statu
 
 
 def _whole(noted: str) -> int:
-    """The number that was *noted* in the journal; 0 where a bit that flipped has made something else of it."""
+    """The number that was *noted* in the journal; 0 if a flipped bit has made something else of it."""
     return int(noted) if noted.isascii() and noted.isdigit() and len(noted) < 18 else 0
 
 
 def _listed(noted: str) -> list[str]:
-    """The topics that were *noted* in the journal; nothing where a bit that flipped has made something else of it."""
+    """The topics that were *noted* in the journal; none if a flipped bit has made something else of it."""
     try:
         topics = json.loads(noted) if noted else []
     except ValueError:
