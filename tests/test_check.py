@@ -36,7 +36,7 @@ line.Clock = enum.Enum("Clock", "MONOTONIC")
 sys.modules["gpiod.line"] = line
 """
 
-#: Imported before the privileges are gone: what --check alone needs.
+#: Imported before the privileges are gone: what only --check needs.
 LOADED = "import powermeter.check, powermeter.boards.gpiod, powermeter.boards.rpi_gpio, powermeter.writers.file\n"
 
 #: RPi.GPIO as far as --check goes with it.
@@ -100,13 +100,13 @@ def test_a_data_dir_in_memory(program):
     set_more(program, f'DATA_DIR = "{directory}"')
     done = program.run("--check")
     assert (done.returncode, done.stderr) == (0, "")
-    said = "on tmpfs: pulses and register are gone after a reboot"
-    assert f"data: ok, {directory}, but it is {said}" in done.stdout.splitlines()
+    words = "on tmpfs: pulses and register are gone after a reboot"
+    assert f"data: ok, {directory}, but it is {words}" in done.stdout.splitlines()
     try:
         program.start()
         program.end()
         assert (
-            f"{directory}: DATA_DIR is {said}: set a DATA_DIR on a disk\n" in Path(directory, "power.log").read_text()
+            f"{directory}: DATA_DIR is {words}: set a DATA_DIR on a disk\n" in Path(directory, "power.log").read_text()
         )
     finally:
         shutil.rmtree(directory)
@@ -134,7 +134,7 @@ def test_a_log_that_is_syslogs(program):
 
 
 def test_constants_are_said(program):
-    """What each meter's flash is worth is said: 1.000 is one, not a thousand."""
+    """What each meter's flash is worth is shown: 1.000 is one, not a thousand."""
     set_more(
         program,
         'METERS = {"house": {"pin": 18, "impulses_per_kwh": 1.000}, "pump": {"pin": 22, "impulses_per_kwh": 1000000}}',
@@ -150,7 +150,7 @@ def test_constants_are_said(program):
     ],
 )
 def test_what_a_start_would_fail_at(program, text, line):
-    """A DATA_DIR or a log that can't be had is said as the start says it; the others are tried all the same."""
+    """A DATA_DIR or a log that can't be used is reported as at a start; the others are tried all the same."""
     set_more(program, text)
     done = program.run("--check")
     assert (done.returncode, done.stderr) == (1, "")
@@ -175,7 +175,7 @@ def test_a_log_that_can_not_be_written(program, path, why):
 
 
 def test_data_of_another_user():
-    """A DATA_DIR that this user may not look into is said in the line of the data; the others are tried too."""
+    """A DATA_DIR that this user may not open is reported in the line of the data; the others are tried too."""
     with readable_to_all() as directory, Program(directory) as program:
         program.settings.chmod(0o644)
         (program.data_dir / "lock").parent.mkdir()
@@ -201,7 +201,7 @@ def test_a_journal_that_goes_is_not_made_anew(tmp_path):
 @pytest.mark.parametrize("lamps", ["", "L1_PIN = L2_PIN = None"])
 def test_pins_that_a_power_has(tmp_path, lamps):
     """Pins that a power with another DATA_DIR has, as the service's, are no fault; those of another program are."""
-    for consumer, status, said in (
+    for consumer, status, words in (
         ("power", 0, "pins: ok, in use by a running power, and so not tried"),
         ("another", 1, "pins: /dev/null: in use: GPIO"),
     ):
@@ -209,7 +209,7 @@ def test_pins_that_a_power_has(tmp_path, lamps):
         program = Program(tmp_path / consumer, f'GPIO_CHIP = "/dev/null"\n{lamps}', env={"PYTHONPATH": str(tmp_path)})
         done = program.run("--check")
         assert (done.returncode, done.stderr) == (status, "")
-        assert f"\n{said}" in done.stdout
+        assert f"\n{words}" in done.stdout
         # A start has to have them.
         assert program.run("--nodaemon").returncode == 1
 

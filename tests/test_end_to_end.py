@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -133,7 +134,9 @@ def test_foreground(program, pins, influxd, influx_db, librato_server):
     assert popen.wait(15) == 0
     assert_all_have(program, influxd, influx_db, librato_server, sent)
     assert_lamps_shown(pins)
-    assert program.out.read_text().startswith("house waiting for two flashes, today 0.000 kWh | heating ")
+    # On a busy machine its start takes longer than a flash at max_watts: then the silence is a bound already.
+    first = r"house (waiting for two flashes|at most [\d,]+ W until the next flash), today 0\.000 kWh \| heating "
+    assert re.match(first, program.out.read_text())
     assert program.out.read_text().count("\n") <= 1 + (time.monotonic() - begun_s) / PLAIN_S
     assert program.run("--status").returncode == 3
 

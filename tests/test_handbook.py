@@ -2,11 +2,11 @@
 The command lines of the handbook's tutorial and how-to pages, run as they stand, and its examples of settings.
 
 A page's ``console`` blocks are run in order, in a home of their own with nothing in it but a clone of the project, its
-remote beside it, and the virtual environment that the page of the installation made. What stands below a command is
+remote beside it, and the virtual environment that the page of the installation made. What is below a command is
 what one sees: it is compared, where a number stands for any number, ``/home/you`` for the home, and ``...`` for
 anything. ``^C`` is typed once what stands before it can be seen. ``REPOSITORY`` is the remote.
 
-A block of the class ``on-the-pi`` is not run: what may stand in one is in :data:`ON_THE_PI`. In one of the class
+A block of the class ``on-the-pi`` is not run: what may be in one is in :data:`ON_THE_PI`. In one of the class
 ``fails`` the last command must fail, everywhere else each must succeed.
 """
 
@@ -127,8 +127,8 @@ gettime = time.clock_gettime
 time.clock_gettime = lambda clock: gettime(clock) + 86400 * (clock == time.CLOCK_BOOTTIME)
 """
 
-#: In place of root, whom no command needs for what is in the home. What root copies is root's: who asked may do with it
-#: what others may.
+#: In place of root, whom no command needs for what is in the home. What root copies is root's: to the caller it is open
+#: as far as to others.
 SUDO = """#!/bin/sh
 [ "$1" != -u ] || shift 2
 [ "$1" = cp ] || exec "$@"
@@ -323,7 +323,7 @@ class Home:
         return text.replace(str(self.path), "/home/you").replace(str(self.remote), "REPOSITORY")
 
     def follow(self, page):
-        """Run the command lines of *page*, as who reads it."""
+        """Run the command lines of *page*, as its reader does."""
         self.do(page, commands((DOCS / page).read_text()))
 
     def do(self, page, lines):
@@ -372,7 +372,7 @@ def place():
 
 @pytest.fixture(scope="module")
 def remote(place):
-    """The repository as it stands in the working tree, to clone from and to pull."""
+    """The repository as it is in the working tree, to clone from and to pull."""
     path = place / "remote"
     for name in _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=TOP).split("\0"):
         # One that was deleted is listed still.
@@ -476,7 +476,7 @@ def test_what_is_typed_can_be_copied(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_only_what_can_not_run_here_is_not_run(page):
-    """What stands in blocks of the class on-the-pi needs a Pi, root, another machine or an editor."""
+    """What is in blocks of the class on-the-pi needs a Pi, root, another machine or an editor."""
     for command in commands((DOCS / page).read_text()):
         if command.on_the_pi:
             assert command.text.startswith(ON_THE_PI), f"{page}: can be run here: {command.text}"

@@ -2,7 +2,7 @@
 The how-to pages of the servers: their settings, statements and configuration, and what the program says of each fault.
 
 Real servers are on loopback, on ports of their own: the pages' ``nas.home`` is ``localhost`` here, and numbers in what
-is said stand for any number.
+is shown stand for any number.
 """
 
 import base64
@@ -43,19 +43,19 @@ def texts(page, language):
     return [re.sub(r"\A(:.*\n)*\n*", "", textwrap.dedent(body)).rstrip() for _, body in found]
 
 
-def plain(said, port=None):
-    """*said* with each number as 0, and the server by the pages' name for it."""
+def plain(words, port=None):
+    """*words* with each number as 0, and the server by the pages' name for it."""
     if port is not None:
-        said = re.sub(rf"(localhost|127\.0\.0\.1):{port}\b", "nas.home:0", said)
-    return re.sub(r"\d+", "0", said)
+        words = re.sub(rf"(localhost|127\.0\.0\.1):{port}\b", "nas.home:0", words)
+    return re.sub(r"\d+", "0", words)
 
 
-def on_page(page, said, port=None):
-    """Whether the page says this: *said* may go on where the page has an ellipsis, and begin before."""
+def on_page(page, words, port=None):
+    """Whether the page says this: *words* may go on where the page has an ellipsis, and begin before."""
     shown = [plain(line) for line in re.findall(r"``([^`]+)``", PAGES[page])]
     shown += [plain(line) for text in texts(page, "text") for line in text.splitlines()]
-    said = plain(said, port)
-    return any(re.fullmatch(".*?" + re.escape(line).replace(r"\.\.\.", ".*"), said) for line in shown if len(line) > 8)
+    words = plain(words, port)
+    return any(re.fullmatch(".*?" + re.escape(line).replace(r"\.\.\.", ".*"), words) for line in shown if len(line) > 8)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def snippet(page, number, **replaced):
 def checked(tmp_path, text):
     """What ``--check`` says of the settings *text* about the writer that is no file's."""
     done = Program(tmp_path / f"program{time.monotonic_ns()}", text).run("--check")
-    (said,) = [line for line in done.stdout.splitlines() if line.startswith("writer ") and " file:" not in line]
-    return said
+    (words,) = [line for line in done.stdout.splitlines() if line.startswith("writer ") and " file:" not in line]
+    return words
 
 
 # --- Settings
@@ -146,9 +146,9 @@ def of_influxdb(guarded, tmp_path):
 
 def test_check(guarded, of_influxdb, tmp_path):
     """Followed as it stands, the page leads to a writer that is ok; its user may write and no more, Grafana's read."""
-    said = checked(tmp_path, of_influxdb())
-    assert said == f"writer influxdb: ok, localhost:{guarded.port}"
-    assert on_page("influxdb", said, guarded.port)
+    words = checked(tmp_path, of_influxdb())
+    assert words == f"writer influxdb: ok, localhost:{guarded.port}"
+    assert on_page("influxdb", words, guarded.port)
     with pytest.raises(urllib.error.HTTPError, match="403"):
         ask(guarded, "SELECT * FROM electricity_power", "power", "another password")
     ask(guarded, "SELECT * FROM electricity_power", "grafana", "a third password")
@@ -167,11 +167,11 @@ def test_check(guarded, of_influxdb, tmp_path):
     ids=str,
 )
 def test_faults(guarded, of_influxdb, tmp_path, replaced):
-    """What ``--check`` says of a fault stands on the page."""
+    """What ``--check`` says of a fault is on the page."""
     port = free_port() if replaced.get("port") == "closed" else guarded.port
     text = of_influxdb(**{**replaced, "port": port})
-    said = checked(tmp_path, text).replace("nas.invalid", "localhost").replace("pwoer", "power")
-    assert on_page("influxdb", said, port), said
+    words = checked(tmp_path, text).replace("nas.invalid", "localhost").replace("pwoer", "power")
+    assert on_page("influxdb", words, port), words
 
 
 def test_retention_policy_that_is_not_there(guarded, of_influxdb, tmp_path):
@@ -183,8 +183,8 @@ def test_retention_policy_that_is_not_there(guarded, of_influxdb, tmp_path):
 def test_no_answer(of_influxdb, tmp_path):
     """A server that does not answer is given up after the timeout."""
     with Answering(HANG) as server:
-        said = checked(tmp_path, of_influxdb(port=server.port, timeout=0.2))
-        assert on_page("influxdb", said.replace("0.2 s", "10 s"), server.port), said
+        words = checked(tmp_path, of_influxdb(port=server.port, timeout=0.2))
+        assert on_page("influxdb", words.replace("0.2 s", "10 s"), server.port), words
 
 
 def test_pulses_older_than_is_kept(guarded, writer_of, pulses):
@@ -198,8 +198,8 @@ def test_pulses_older_than_is_kept(guarded, writer_of, pulses):
 
 def writer_said(program):
     """What ``--status`` says of the InfluxDB."""
-    (said,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
-    return said
+    (words,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
+    return words
 
 
 def test_refused_pulses(influxd, tmp_path):
@@ -228,8 +228,8 @@ def test_a_measurement_of_another_type(influxd, influx_db, writer_of, tmp_path):
     with Program(tmp_path / "program", text) as program:
         program.foreground("--simulate", "20000")
         wait_until(lambda: "field type conflict" in writer_said(program))
-        (said,) = re.findall(r"answered 400: .*: set another measurement, or remove that one", writer_said(program))
-        assert on_page("influxdb", said)
+        (words,) = re.findall(r"answered 400: .*: set another measurement, or remove that one", writer_said(program))
+        assert on_page("influxdb", words)
         influxd.query("DROP MEASUREMENT electricity_power", influx_db)
         wait_until(lambda: program.status()["writers"]["influxdb"]["state"] == "ok")
         assert program.status()["writers"]["influxdb"]["refused"] == 0
@@ -249,8 +249,8 @@ def test_away_and_back(servers, tmp_path):
             # The first try may be the one that the server broke off.
             wait_until(lambda: program.status()["writers"]["influxdb"]["reason"].endswith("refused"))
             wait_until(lambda: program.status()["writers"]["influxdb"]["waiting"] > 1)
-            (said,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
-            assert on_page("influxdb", said, server.port), said
+            (words,) = [line for line in program.run("--status").stdout.splitlines() if "writer influxdb" in line]
+            assert on_page("influxdb", words, server.port), words
             server.start()
             wait_until(lambda: "delivers again" in program.err.read_text())
             lines = [line for line in program.err.read_text().splitlines() if " influxdb: " in line]
@@ -287,10 +287,10 @@ def over_tls(servers, own_ca, tmp_path_factory):
 def test_tls(over_tls, own_ca, tmp_path):
     """With the page's certificate, its configuration and its settings the writer reaches the server."""
     there = {"host": "localhost", "port": over_tls.port, "verify_ssl": str(own_ca / "ca.pem")}
-    said = checked(tmp_path, snippet("influxdb", 1, **there))
+    words = checked(tmp_path, snippet("influxdb", 1, **there))
     # It has no database yet: what matters is that it answers, over TLS.
-    assert on_page("influxdb", said), said
-    assert "404" in said
+    assert on_page("influxdb", words), words
+    assert "404" in words
 
 
 def test_tls_is_kept(over_tls, own_ca, writer_of, pulses):
@@ -308,7 +308,7 @@ def test_tls_is_kept(over_tls, own_ca, writer_of, pulses):
 
 @pytest.mark.parametrize("fault", ["another authority", "another name", "no TLS", "TLS"])
 def test_faults_of_tls(over_tls, own_ca, guarded, tmp_path, fault):
-    """What ``--check`` says where the certificate or its absence is at fault stands on the page."""
+    """What ``--check`` says where the certificate or its absence is at fault is on the page."""
     there = {"host": "localhost", "port": over_tls.port, "verify_ssl": str(own_ca / "ca.pem")}
     if fault == "another authority":
         there["verify_ssl"] = True
@@ -317,11 +317,11 @@ def test_faults_of_tls(over_tls, own_ca, guarded, tmp_path, fault):
     elif fault == "no TLS":
         there["port"] = guarded.port
     else:
-        said = checked(tmp_path, snippet("influxdb", 0, host="localhost", port=over_tls.port))
-        assert on_page("influxdb", said), said
+        words = checked(tmp_path, snippet("influxdb", 0, host="localhost", port=over_tls.port))
+        assert on_page("influxdb", words), words
         return
-    said = checked(tmp_path, snippet("influxdb", 1, **there))
-    assert on_page("influxdb", said, there["port"]), said
+    words = checked(tmp_path, snippet("influxdb", 1, **there))
+    assert on_page("influxdb", words, there["port"]), words
 
 
 @pytest.mark.parametrize("number", [3, 4])
@@ -384,9 +384,9 @@ def to(writer_of):
 def test_check_of_victoriametrics(victoria, tmp_path):
     """With the page's settings and ARGS the writer is ok."""
     server = victoria()
-    said = checked(tmp_path, snippet("victoriametrics", 0, host="localhost", port=server.port))
-    assert said.startswith("writer victoriametrics: ok")
-    assert on_page("victoriametrics", said, server.port)
+    words = checked(tmp_path, snippet("victoriametrics", 0, host="localhost", port=server.port))
+    assert words.startswith("writer victoriametrics: ok")
+    assert on_page("victoriametrics", words, server.port)
 
 
 def test_password_of_victoriametrics(victoria, tmp_path):
@@ -396,10 +396,10 @@ def test_password_of_victoriametrics(victoria, tmp_path):
     server = victoria(options[0], options[1].replace("...", "another password"))
     there = {"host": "localhost", "port": server.port}
     assert ": ok" in checked(tmp_path, snippet("victoriametrics", 1, **there))
-    said = checked(tmp_path, snippet("victoriametrics", 1, **there, password="mistyped"))
-    assert said == "writer victoriametrics: answered 401: check username and password, or token"
-    assert on_page("victoriametrics", said.partition(": ")[2])
-    assert on_page("victoriametrics", said)
+    words = checked(tmp_path, snippet("victoriametrics", 1, **there, password="mistyped"))
+    assert words == "writer victoriametrics: answered 401: check username and password, or token"
+    assert on_page("victoriametrics", words.partition(": ")[2])
+    assert on_page("victoriametrics", words)
 
 
 @pytest.mark.parametrize(("as_on_the_page", "kept"), [(True, 2), (False, 0)])
@@ -493,9 +493,9 @@ def of_librato(tmp_path):
 
 def test_check_of_librato(of_librato, librato_server, tmp_path):
     """The page's settings reach a server that keeps the API's rules, by the request that the page names."""
-    said = checked(tmp_path, of_librato(librato_server))
-    assert said == f"writer librato: ok, {librato_server.hostname}"
-    assert on_page("librato", said.replace(librato_server.hostname, "metrics.home:0"))
+    words = checked(tmp_path, of_librato(librato_server))
+    assert words == f"writer librato: ok, {librato_server.hostname}"
+    assert on_page("librato", words.replace(librato_server.hostname, "metrics.home:0"))
     ((method, path),) = librato_server.requests
     assert f"``{method} {path}``" in PAGES["librato"]
 

@@ -1,4 +1,4 @@
-"""What the foreground shows, on real terminals of any width and encoding, and where there is none."""
+"""What the foreground shows, on real terminals of any width and encoding, and without one."""
 
 import fcntl
 import os
@@ -70,7 +70,7 @@ def lines_of(shown):
 
 
 def test_live_line(tmp_path, started):
-    """On a terminal there is one line with power, energy and the writers' state; the log goes to its file alone."""
+    """On a terminal there is one line with power, energy and the writers' state; the log goes only to its file."""
     with Program(tmp_path, f'LOG_FILE = "{tmp_path}/my.log"') as program:
         terminal = Terminal(100)
         popen = started(program, terminal, "--simulate", "20000")

@@ -323,7 +323,7 @@ def test_csv_is_what_json_says(half_a_year, in_zone):
 
 
 def test_csv_of_the_overview_has_each_period_once(half_a_year, in_zone):
-    """Today is one of the last days too, and stands there once."""
+    """Today is one of the last days too, and is listed once."""
     in_zone("Europe/Berlin")
     lines = list(csv.DictReader(io.StringIO(view.as_csv(read(half_a_year, "", "2026-11-23T12:00:00+00:00")))))
     ends = [(line["from"], line["to"]) for line in lines]
@@ -532,7 +532,7 @@ def test_wrong_spans(program, span):
     ],
 )
 def test_what_does_not_go_together(program, words):
-    """--csv goes with --report alone, --json also with --status; not both; and there is one command and one span."""
+    """--csv goes only with --report, --json also with --status; not both; and there is one command and one span."""
     done = program.run(*words)
     assert done.returncode == 2
     assert "usage: power.py" in done.stderr

@@ -54,7 +54,7 @@ WELL = {
 
 
 def made(*, meters=None, writers=None, **changes):
-    """The status of a program that is well, but for *changes*; *meters* and *writers*: changes of each by name."""
+    """The status of a healthy program, except for *changes*; *meters* and *writers*: changes of each by name."""
     made = copy.deepcopy(WELL) | changes
     if meters is not None:
         made["meters"] = {name: METER | change for name, change in meters.items()}
@@ -88,15 +88,15 @@ def test_line_of_a_program_that_is_well():
 
 
 @pytest.mark.parametrize(
-    ("simulate", "said"), [(True, ", simulated household"), (1500.0, ", simulated 1500 W"), (0.5, ", simulated 0.5 W")]
+    ("simulate", "words"), [(True, ", simulated household"), (1500.0, ", simulated 1500 W"), (0.5, ", simulated 0.5 W")]
 )
-def test_invented_watts_are_called_so(simulate, said):
+def test_invented_watts_are_called_so(simulate, words):
     """A simulated meter is never taken for a real one: the first line says it, with its load."""
-    assert view.text(made(simulate=simulate)).splitlines()[0].endswith(said)
+    assert view.text(made(simulate=simulate)).splitlines()[0].endswith(words)
     assert "simulated" not in view.text(made())
 
 
-def test_what_is_not_known_is_said_to_be_unknown():
+def test_what_is_not_known_is_shown_as_unknown():
     """Power before the second pulse, and counts while the journal can't be read, are "not known", never 0 or None."""
     unknown = made(
         meters={"house": {"watts": None, "pulses_today": None, "kwh_today": None}},
@@ -110,13 +110,13 @@ def test_what_is_not_known_is_said_to_be_unknown():
 
 
 def test_a_register_that_only_the_file_knows():
-    """While a damaged journal is read, count and register are not known, and said so."""
+    """While a damaged journal is read, count and register are shown as not known."""
     unknown = made(meters={"house": {"pulses": None, "register_kwh": None}})
     assert "; register not known; " in line_of(view.text(unknown), "meter house")
 
 
 def test_nothing_counted_is_zero():
-    """No pulse today is said as zero, not as unknown."""
+    """No pulse today is shown as zero, not as unknown."""
     text = view.text(made(meters={"house": {"watts": 0.4, "pulses_today": 0, "kwh_today": 0.0}}))
     assert "0 W; today 0 pulses, 0.000 kWh" in text
 
@@ -181,7 +181,7 @@ def test_a_writer_that_catches_up():
     assert line_of(text, "writer db") == "writer db: catching up; 60,000 pulses wait, the oldest for 3 s"
 
 
-def test_a_clock_that_is_waited_for_is_said():
+def test_a_clock_that_is_waited_for_is_shown():
     """While the clock is not known to be right, both texts say so, and for how long at the most."""
     waiting = made(clock={"waiting": True, "waits_s": 480})
     assert line_of(view.text(waiting), "clock: ") == (
@@ -191,7 +191,7 @@ def test_a_clock_that_is_waited_for_is_said():
 
 
 def test_pulses_that_are_no_more_are_counted_aloud():
-    """Pulses that a writer can't have any more, and those that the memory had no place for, are said."""
+    """Pulses that a writer can't get any more, and those that found no room in memory, are shown."""
     text = view.text(made(writers={"db": {"skipped": 1200}}))
     assert (
         line_of(text, "writer db")
@@ -242,7 +242,7 @@ def test_a_meter_that_is_silent_and_stuck():
 
 
 def test_a_bound_is_no_power():
-    """Power that the silence alone tells of is "at most" so much, in both texts; a measured one never is."""
+    """Power that is known only from the silence is "at most" so much, in both texts; a measured one never is."""
     bound = made(meters={"house": {"watts": 1234.5, "watts_is_bound": True}})
     assert line_of(view.text(bound), "meter house").startswith(
         "meter house: at most 1,234 W until the next flash; today "
@@ -252,7 +252,7 @@ def test_a_bound_is_no_power():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "words"),
     [
         ({"rejected_after_stall": 1234}, "; 1,234 rejected after a stall"),
         ({"too_short": 1234}, "; 1,234 flashes too short"),
@@ -265,22 +265,22 @@ def test_a_bound_is_no_power():
         ),
     ],
 )
-def test_what_an_input_does_is_told(changes, said):
+def test_what_an_input_does_is_shown(changes, words):
     """What became of the edges, and how long the last flash was, are on the meter's line where there is such."""
-    assert line_of(view.text(made(meters={"house": changes})), "meter house").endswith(f"1,017 edges rejected{said}")
+    assert line_of(view.text(made(meters={"house": changes})), "meter house").endswith(f"1,017 edges rejected{words}")
     assert line_of(view.text(made()), "meter house").endswith("1,017 edges rejected")
 
 
-@pytest.mark.parametrize(("flash_ms", "said"), [(999.6, "1,000 ms"), (12_345.6, "12,346 ms")])
-def test_a_long_flash_is_told_in_plain_digits(flash_ms, said):
-    """The length of a flash of a second and more, as of a meter with little load, is said without an exponent."""
+@pytest.mark.parametrize(("flash_ms", "words"), [(999.6, "1,000 ms"), (12_345.6, "12,346 ms")])
+def test_a_long_flash_is_shown_in_plain_digits(flash_ms, words):
+    """The length of a flash of a second and more, as of a meter with little load, is shown without an exponent."""
     assert line_of(view.text(made(meters={"house": {"flash_ms": flash_ms}})), "meter house").endswith(
-        f"; last flash {said}"
+        f"; last flash {words}"
     )
 
 
 def test_a_failing_journal_has_a_line():
-    """Where the disk fails, the reason and how many pulses are in memory alone are said; and only then."""
+    """Where the disk fails, the reason and how many pulses are only in memory are shown; and only then."""
     failing = made(journal={"failing": "disk I/O error", "uncommitted": 1500, "dropped": 0})
     assert view.text(failing).splitlines()[-1] == ("journal: failing: disk I/O error; 1,500 pulses kept in memory")
     assert view.line(failing).startswith("journal failing | ")
@@ -288,7 +288,7 @@ def test_a_failing_journal_has_a_line():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "words"),
     [
         (0.0, "0 s"),
         (59.4, "59 s"),
@@ -301,13 +301,13 @@ def test_a_failing_journal_has_a_line():
         (400 * 86_400.0, "400 d 0 h"),
     ],
 )
-def test_spans_of_time(seconds, said):
-    """A span is said in its two largest units, and rounding never gives 60 s or 60 min."""
-    assert view.text(made(uptime_s=seconds)).splitlines()[0].endswith(f", for {said}")
+def test_spans_of_time(seconds, words):
+    """A span is shown in its two largest units, and rounding never gives 60 s or 60 min."""
+    assert view.text(made(uptime_s=seconds)).splitlines()[0].endswith(f", for {words}")
 
 
-def test_the_program_gives_what_is_said_here(tmp_path):
-    """The running program's own status has these keys and no others, and can be said."""
+def test_the_program_gives_what_is_shown_here(tmp_path):
+    """The running program's own status has these keys and no others, and can be shown."""
     path = tmp_path / "settings.py"
     path.write_text(f"DATA_DIR = {str(tmp_path / 'data')!r}; COMMIT_INTERVAL = 0.1; CLOCK_WAIT = 0")
     path.chmod(0o600)

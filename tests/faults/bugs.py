@@ -114,7 +114,7 @@ class Buggy:
         self.pid = int(done.stdout.split()[-1])
 
     def status(self):
-        """What it tells; None where it does not answer any more."""
+        """Its status; None if it no longer answers."""
         if self.pins:
             self.pins.flash(18)
         try:
@@ -129,7 +129,7 @@ class Buggy:
         new.rename(self.bugs / method)
 
     def end(self, method):
-        """Let it raise no more."""
+        """No longer let it raise."""
         (self.bugs / method).unlink()
 
     def noted(self, what, method=""):
@@ -244,7 +244,7 @@ def driver_dies(rig, librato, number, writer):
 
 
 def until(condition):
-    """Its first true answer; None where a third of all patience brought none."""
+    """Its first true answer; None if there was none within a third of the patience."""
     try:
         return wait_until(condition, PATIENCE_S / 3)
     except AssertionError:

@@ -194,7 +194,7 @@ class Away:
         self.pid = self.program.pid
 
     def status(self):
-        """What it tells; asked 10 times a second at most, again where a busy machine answers too late."""
+        """Its status, asked for at most 10 times per second, and again if a busy machine answers too late."""
         while True:
             time.sleep(0.1)
             with contextlib.suppress(ProcessError):
