@@ -35,7 +35,7 @@ _WORDS = [(re.compile(pattern), better) for pattern, better in WORDS.items()]
 RIGHT = (
     ("[Aa]ll is well", "what the page and lamp L2 mean is an idiom"),
     ("there is none\\b|there was none\\b", "'None if there is none' is how one says it"),
-    ("(?:left?|leaves?|let) (?:\\S+ ){0,4}alone", "to leave alone is an idiom"),
+    ("(?:left|[Ll]eaves?|let) (?:\\S+ ){0,4}alone", "to leave alone is an idiom"),
 )
 _RIGHT = [re.compile(pattern) for pattern, _reason in RIGHT]
 
