@@ -22,8 +22,11 @@ from header import NAMES, pin_name  # noqa: E402
 
 IMAGES = DOCS / "img"
 
-#: Pictures of the page, which a browser takes: tests/page looks after them.
-TAKEN = {"page_start.png", "page_telephone.png", "page_month.png"}
+#: Pictures that a browser takes: of the page (tests/page/pictures.py), and of Home Assistant (tests/home_assistant).
+TAKEN = {
+    *(f"page_{name}.png" for name in ("start", "telephone", "month")),
+    *(f"home_assistant_{name}.png" for name in ("device", "energy", "outage")),
+}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +44,7 @@ def test_a_picture_is_what_the_code_draws(drawn, name):
 
 
 def test_every_picture_is_drawn():
-    """There is no picture in docs/img that no code draws."""
+    """There is no picture in docs/img that no code draws or takes."""
     assert {path.name for path in IMAGES.iterdir()} == set(PICTURES) | TAKEN
 
 
