@@ -496,7 +496,7 @@ def put_gpiod(monkeypatch):
     """
     Puts a gpiod in place of the machine's whose chips have these labels, by path, or can't be used, by an error.
 
-    It serves to find the chip, no more: what is done with one is told by a kernel, in tests/kernel.
+    It serves to find the chip, no more: a kernel shows what is done with one, in tests/kernel.
     """
 
     def put(labels):

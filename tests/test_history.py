@@ -172,7 +172,7 @@ def year(tmp_path_factory):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no data of a house: make house")
     chance = random.Random(1)
     counting = Counting(tmp_path_factory.mktemp("house") / "journal.db")
-    # Speed alone: what is written does not depend on when it is synced.
+    # Only for speed: what is written does not depend on when it is synced.
     counting.journal._connection.execute("PRAGMA synchronous = OFF")
     counting.meter("house", 75)
     to_flash_wh, behind_ns = 0.0, 0

@@ -790,7 +790,7 @@ def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
 
 
 def test_a_journal_that_the_version_before_made(tmp_path):
-    """A file of the program from before the meters' names stood in rows opens with all registers and positions."""
+    """A file from before the program kept the meters' names in rows opens with all registers and positions."""
     path = tmp_path / "journal.db"
     shutil.copy(Path(__file__).with_name("made_before.db"), path)
     with Journal(str(path)) as journal:
@@ -999,7 +999,7 @@ def test_bytes_a_pulse(tmp_path, meters):
     size = 200_000
     chance = random.Random(3)
     with Journal(str(path)) as journal:
-        # Speed alone: what is written does not depend on when it is synced.
+        # Only for speed: what is written does not depend on when it is synced.
         journal._connection.execute("PRAGMA synchronous = OFF")
         keys = [journal.enter(f"meter{index}", 1000).name for index in range(meters)]
         at_ns = START_NS

@@ -620,7 +620,7 @@ def test_a_flash_that_waits():
         ([fall(0)], 3, fall(9 * NS_PER_S), [4.5, 9]),
         # lit: its end and two beginnings are lost
         ([fall(0)], 4, rise(9 * NS_PER_S), [3, 6]),
-        # of one flash alone, the end or the beginning
+        # of only one flash, the end or the beginning
         ([fall(0)], 1, fall(9 * NS_PER_S), [9]),
         ([fall(0), rise(MS)], 1, rise(9 * NS_PER_S), [4.5]),
     ],
@@ -727,7 +727,7 @@ def assert_all_flashes_count(gap):
     assert meter.made_up == sum(edge.falling for edge in edges[begin:end])
     times_ns = [counted.at_ns for counted in found]
     assert times_ns == sorted(times_ns)
-    # The intervals that are told are the true ones.
+    # The intervals that are reported are the true ones.
     true_ns = [edge.at_ns for edge in edges if edge.falling]
     for counted, (before_ns, at_ns) in zip(found[1:], itertools.pairwise(true_ns), strict=True):
         assert counted.interval_ns in (None, at_ns - before_ns)

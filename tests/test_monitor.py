@@ -178,7 +178,7 @@ def test_power_while_the_led_stays_on(tmp_path):
             running.board.put(Edge(0, at_ns + 3 * ms, falling=False))
         lit_ns = now_ns - 3600 * NS_PER_S
         running.board.put(Edge(0, lit_ns))
-        # Nothing later can be said to be complete from now on.
+        # From now on nothing later counts as complete.
         wait_until(lambda: running.monitor._recorder.complete_ns() == lit_ns)
         found = house_of(running)
     # Half an hour from pulse to pulse is 2 W; an hour and a half since, and at most a minute of this test, 0.67 W.

@@ -148,7 +148,7 @@ def test_every_pulse_of_an_edge_is_kept(tmp_path):
     with Recording(tmp_path, 0.05, waiting=flash) as recording:
         seen(recording.commits)
         recording.board.put(Edge(0, 18 * NS_PER_S, falling=False, lost=5))
-        # That edge alone has the pulses committed and shown.
+        # That edge by itself makes the pulses committed and shown.
         seen(recording.commits)
         recording.board.wait_for(Lamp.L1, True, times=2)
         assert recording.meter.made_up == 3
@@ -164,7 +164,7 @@ def test_every_pulse_of_an_edge_is_kept(tmp_path):
         (5, None),
         (6, 3 * NS_PER_S),
     ]
-    # Evenly but for the wall clock, which each take() reads anew.
+    # Evenly but for the wall clock, which each take() reads again.
     spacings_s = [(after - before) / NS_PER_S for (_, before, _), (_, after, _) in itertools.pairwise(kept)]
     assert spacings_s == pytest.approx([2, 2, 2, 4, 3], abs=0.5)
 

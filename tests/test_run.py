@@ -132,7 +132,7 @@ def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
     assert kept >= seen + 3
 
 
-# --- What systemd is told
+# --- What systemd is notified of
 
 
 def test_systemd_is_told(tmp_path):

@@ -522,6 +522,6 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path):
         assert program.run("--kill").returncode == 0
         lines = (journal.parent / "power.csv").read_text().splitlines()[1:]
         registers = [round(float(line.split(",")[4]) * 1000) for line in lines]
-        # What stood in the file alone, which is noise now, is lost; the count is not.
+        # What was only in the file, which is noise now, is lost; the count is not.
         assert registers == sorted(set(registers))
         assert registers[-1] >= seen + 5
