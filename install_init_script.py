@@ -681,7 +681,7 @@ def _output(
             except OverflowError:
                 raise InstallError(f"{shlex.join(line)} prints without end") from None
             finally:
-                # Its session is also its process group; a process that has left that has nothing of ours open.
+                # Its session is also its process group; a process that has left it has none of our files open.
                 with contextlib.suppress(ProcessLookupError):
                     if process.poll() is None:
                         os.killpg(process.pid, signal.SIGKILL)
@@ -897,7 +897,7 @@ def _as(who: Person, work: Callable[[], Any]) -> Any:
     """
     What *work* returns in a child process with the ids of *who*; None if this process may not have them.
 
-    This gets the kernel's own answer: modes alone do not show access control lists, mounts and parent directories.
+    This gets the kernel's own answer: the modes do not show access control lists, mounts and parent directories.
     """
     if os.geteuid() not in (0, who.uid):
         return None

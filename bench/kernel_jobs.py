@@ -2,7 +2,7 @@
 Jobs that measure the whole program in a guest, on a real kernel's GPIO device.
 
 They return plain figures; run.py makes tables of them. The guest's clock of a
-process is none: it gives each whole tick of 10 ms to who runs then. That is
+process is not one: it gives each whole tick of 10 ms to whatever runs then. That is
 right in the mean as long as the flashes do not come by the same beat.
 """
 

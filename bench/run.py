@@ -715,7 +715,7 @@ def mqtt(place, influxd):
     for title, server in (("file and InfluxDB", influxd), ("only a file", None)):
         name = "both" if server else "file"
         held, spent = [], []
-        # A broker each: a view leaves a broker with another's id alone.
+        # One broker each: a view publishes nothing to a broker with another's id.
         with Mosquitto(place / f"mosquitto_{name}") as broker:
             for port in (None, broker.port):
                 program = Program(place / f"mqtt_{name}_{port}", server, daemon=True)

@@ -28,7 +28,7 @@ NEVER_S = 3600
 
 
 class DiskFullJournal(Journal):
-    """A journal whose disk can be full: SQLite itself fails, as the file may not grow."""
+    """A journal whose disk can be full: SQLite itself fails, because the file is not allowed to grow."""
 
     def __init__(self, path, *, full):
         super().__init__(path)
@@ -57,13 +57,13 @@ class Recording:
         for name, silence_minutes in (meters or {"house": None}).items():
             meter = Meter(name, Constant(1000), Flash(HOLD_OFF_NS))
             watched.append(WatchedMeter(meter, silence_minutes, is_contact=name in contacts))
-        #: Released for each commit, change of the disk's state, change of the inputs' faults; and by which threads.
+        #: Released for each commit, change of the disk's state and change of the inputs' faults; and by which threads.
         self.commits, self.disk_states, self.faults = (threading.Semaphore(0) for _ in range(3))
         self.threads = {self.commits: set(), self.disk_states: set(), self.faults: set()}
         self.board = HandBoard()
         self.board.lit.update(lit)
         self.lamps = Lamps(self.board.light)
-        #: What became of the faces that were read.
+        #: The results of the readings.
         self.judged = []
         self.keeper = Keeper(
             self.path,
@@ -97,7 +97,7 @@ class Recording:
         return self.recorder.meters[0].meter
 
     def kept(self, name="house"):
-        """The journal's pulses of *name*: count, time, interval; by a connection of its own."""
+        """The journal's pulses of *name*: count, time, interval; read with a separate connection."""
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(
                 "SELECT count, time_ns, interval_ns FROM pulses NATURAL JOIN meters WHERE name = ? ORDER BY count",
@@ -109,7 +109,7 @@ class Recording:
         return [count for count, _, _ in self.kept()]
 
     def stop(self):
-        """As the program does it; may be called twice."""
+        """Stop as the program does; may be called twice."""
         for part, thread in ((self.recorder, self.recording), (self.keeper, self.keeping)):
             part.stop()
             thread.join(PATIENCE_S)
@@ -119,7 +119,7 @@ class Recording:
         begun_ns = time.monotonic_ns()
         self.board.watch()
         self.recording.start()
-        # So that the first commit has all that waits: whether a full disk has room for a part of it would be luck.
+        # So that the first commit has everything that waits: it would be chance whether a full disk takes a part of it.
         wait_until(lambda: self.recorder.complete_ns() > begun_ns)
         self.keeping.start()
         # What a test does to the disk is done to the pulses.
@@ -134,7 +134,7 @@ class Recording:
 
 
 def seen(called, times=1):
-    """Wait until *called* was released *times* more."""
+    """Wait until *called* has been released *times* more times."""
     for _ in range(times):
         assert called.acquire(timeout=PATIENCE_S)
 
@@ -147,7 +147,7 @@ def in_a_row(count, index=0, spacing_ns=NS_PER_S):
 
 @contextlib.contextmanager
 def hung_disk(path):
-    """Hold the journal's write lock, so that SQLite waits in the midst of a commit."""
+    """Hold the journal's write lock, so that SQLite waits in the middle of a commit."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -189,19 +189,19 @@ class Running:
         self._before = set(threading.enumerate())
 
     def threads(self):
-        """The names of the threads there are more than before."""
+        """The names of the threads that did not exist before."""
         return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
 
     def open_files(self):
-        """What this process has open in DATA_DIR."""
+        """The files that this process has open in DATA_DIR."""
         found = []
         for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # the listing's own
+            with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
                 found.append(os.readlink(f"/proc/self/fd/{fd}"))
         return [path for path in found if path.startswith(str(self.data_dir))]
 
     def wait_for_condition(self, condition):
-        """Wait until L2 shows *condition*, and see it blink, or steady; how fast is the lamps' test."""
+        """Wait until L2 shows *condition*, blinking or steady; its speed is for the tests of the lamps."""
         wait_until(lambda: self.monitor._lamps._l2_shown is condition)
         seen = self.board.seen
         if condition is Condition.WELL:
@@ -211,7 +211,7 @@ class Running:
                 self.board.wait_for(Lamp.L2, lit, times=seen.count((Lamp.L2, lit)) + 1)
 
     def lines(self):
-        """How many pulses the file has."""
+        """The number of pulses in the file."""
         return len(self.csv.read_text().splitlines()) - 1 if self.csv.is_file() else 0
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""Deliveries for tests: pulses to deliver, and one that runs on its thread, or whose steps the test makes."""
+"""Deliveries for tests: pulses to deliver, and deliveries that run on a thread or step by step."""
 
 import threading
 
@@ -11,12 +11,12 @@ from powermeter.meter import NS_PER_S
 
 #: 2026-11-23T07:13:20.123456789Z, as ns.
 START_NS = 1_795_418_000_123_456_789
-#: Later than every pulse here: each of their periods is over.
+#: Later than every pulse here, so that each of their periods is over.
 FAR_NS = 2**62
 
 
 def add_pulses(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=20 * NS_PER_S):
-    """Append *count* pulses of *meter* behind those it has."""
+    """Append *count* pulses of *meter* after those that it has."""
     known = journal.enter(meter, 1000)
     numbers = range(known.count + 1, known.count + count + 1)
     rows = [
@@ -27,12 +27,12 @@ def add_pulses(journal, count, meter="house", *, start_ns=START_NS, spacing_ns=2
 
 
 def driven(open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None):
-    """A delivery whose steps the test makes."""
+    """A delivery that the test advances step by step."""
     return Delivery("driven", open_writer, cursor, complete_ns=complete_ns, on_state=on_state, on_damage=pytest.fail)
 
 
 def begun(name, open_writer, cursor):
-    """A delivery that runs on a thread of its own, until :func:`end`."""
+    """A delivery that runs on its own thread until :func:`end`."""
     delivery = Delivery(
         name, open_writer, cursor, complete_ns=lambda: FAR_NS, on_state=lambda: None, on_damage=pytest.fail
     )
@@ -49,5 +49,5 @@ def end(delivery):
 
 
 def delivered_all(delivery, pulses):
-    """Whether the cursor stands behind the last of *pulses*, all of one meter."""
+    """Whether the cursor is after the last of *pulses*, which are all of one meter."""
     return pulses[-1].number in delivery.cursor.position.counts.values()

@@ -46,7 +46,7 @@ def as_ns(text):
 
 
 def expected(rows):
-    """What every writer has to have for the journal's *rows*, by the definitions of power, energy and register."""
+    """What every writer must have for the journal's *rows*, by the definitions of power, energy and register."""
     impulses = {"house": 1000, "heating": 800}
     return [
         (

@@ -11,7 +11,7 @@ import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 from program import SOURCE, Program
 
-#: Each module, from the top down, and the modules of ours it may import. The package itself, for its version, may be
+#: Each module, from the top down, and which modules of the program it may import. The package itself may be
 #: imported by all. Adapters are not named by anyone: they are reached through their port's table.
 MAY_IMPORT = {
     "power": {"arguments", "commands", "errors", "process.confined"},
@@ -241,7 +241,7 @@ MAY_IMPORT = {
     "certificates": {"errors", "safe_path"},
     "safe_path": {"errors", "mounts"},
     "mounts": set(),
-    "errors": {"writers.answers"},  # for a type alone
+    "errors": {"writers.answers"},  # only for a type
     "writers.answers": set(),
     "": set(),
 }
@@ -294,7 +294,7 @@ def ours_in(path):
 
 
 def test_the_table_knows_every_module():
-    """Every module stands in the table, and every line of the table is a module's."""
+    """Every module is in the table, and every line of the table is a module's."""
     assert set(MODULES) == set(MAY_IMPORT)
 
 
@@ -309,7 +309,7 @@ def test_the_table_runs_downwards():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_downwards(module):
-    """A module imports no more of ours than the table allows, and the table allows no more than it does import."""
+    """A module imports no more of the program than the table allows, and the table allows no more than is imported."""
     assert ours_in(MODULES[module]) == MAY_IMPORT[module]
 
 
@@ -369,7 +369,7 @@ def loaded_by(program, *args):
 
 
 def assert_light(modules):
-    assert "powermeter.errors" in modules, "nothing of ours was seen to be imported"
+    assert "powermeter.errors" in modules, "no import of the program's own modules was seen"
     assert {name for name in modules if name.split(".")[0] in HEAVY} == set()
     assert {name for name in modules if name.startswith(("powermeter.boards.", "powermeter.writers."))} == set()
 
@@ -407,7 +407,7 @@ def test_who_has_a_file_alone_loads_no_service(tmp_path):
 @pytest.mark.parametrize(("library", "board"), [("gpiod", "gpiod"), ("RPi.GPIO", "rpi_gpio")])
 def test_a_heavy_import_would_be_seen(tmp_path, library, board):
     """--check does load them, from their ports' tables too: what the tests above look for can be found this way."""
-    # A chip that is none, so that no pin is touched where there are some.
+    # No chip at all, so that no pin is touched where there are some.
     text = f'GPIO_LIBRARY, GPIO_CHIP = "{library}", "/dev/null"; WRITERS = {{"db": {{"type": "influxdb", "port": 1}}}}'
     returned, modules = loaded_by(Program(tmp_path, text), "--check")
     assert returned == 1

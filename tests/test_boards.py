@@ -167,7 +167,7 @@ class TestEdgeQueue:
         edges.close()
 
     def test_a_wake_up_for_nothing_does_not_spin(self):
-        """Where an edge is taken before the one who put it has told so, the wake-up that follows is one, and empty."""
+        """If an edge is taken before its thread has sent the wake-up, there is one more wake-up, without an edge."""
         edges = EdgeQueue()
         edges.put(Edge(0, 1))
         assert edges.take() == [Edge(0, 1)]
@@ -266,7 +266,7 @@ class TestRPiGPIO:
         board.close()
 
     def test_an_input_that_is_lit_while_it_is_high(self, two_meters, tmp_path, gpio):
-        """With lit "high" the light comes with the rising edge, of that meter alone, and high is light."""
+        """With lit "high" a flash begins with the rising edge, only for that meter, and high means light."""
         house, heat = two_meters.meters
         board = RPiGPIOBoard(dataclasses.replace(two_meters, meters=(house, dataclasses.replace(heat, lit="high"))))
         board.watch()
@@ -496,7 +496,7 @@ def put_gpiod(monkeypatch):
     """
     Puts a gpiod in place of the machine's whose chips have these labels, by path, or can't be used, by an error.
 
-    It serves to find the chip, no more: what is done with one is told by a kernel, in tests/kernel.
+    It serves to find the chip, no more: a kernel shows what is done with one, in tests/kernel.
     """
 
     def put(labels):
@@ -563,7 +563,7 @@ class TestGpiod:
             open_board(no_lamps)
 
     def test_library_too_old(self, no_lamps, monkeypatch):
-        """With libgpiod 1's library, a module alone and with another interface, one line says that it is too old."""
+        """With libgpiod 1's library, a single module with a different interface, one line says that it is too old."""
         old = types.ModuleType("gpiod")
         old.chip, old.line_request = object, object
         monkeypatch.setitem(sys.modules, "gpiod", old)
@@ -578,7 +578,7 @@ class TestGpiod:
 
     @pytest.mark.parametrize("labels", [{}, {"/dev/gpiochip0": "INT33FC:00", "/dev/gpiochip1": "raspberrypi-exp-gpio"}])
     def test_no_chip(self, no_lamps, put_gpiod, labels):
-        """Where no chip is the header's: one line that says what was looked for, and none is left open."""
+        """If no chip is the header's, one line says what was looked for, and no chip is left open."""
         opened = put_gpiod(labels)
         with pytest.raises(NoBoardError, match=r"^gpiod: no GPIO chip is labelled pinctrl-bcm\.\.\. or pinctrl-rp1$"):
             GpiodBoard(no_lamps)
@@ -673,7 +673,7 @@ class TestAuto:
 
 
 class TestStandin:
-    """The stand-in is as strict as the library: else the tests through it would let misuse pass."""
+    """The stand-in is as strict as the library: otherwise tests that use it would miss wrong calls."""
 
     @pytest.mark.parametrize(
         ("misuse", "error", "words"),
@@ -709,7 +709,7 @@ class TestStandin:
         gpio.cleanup()
 
     def test_a_bouncetime_takes_edges(self, gpio, tmp_path):
-        """A bouncetime holds edges back, as the library's does: that none is used can be seen."""
+        """A bouncetime holds edges back, as the library's does, so a test would notice its use."""
         seen = queue.SimpleQueue()
         watching(gpio, gpio.FALLING, callback=seen.put, bouncetime=3_600_000)
         gpio.setup(40, gpio.IN)

@@ -80,7 +80,7 @@ class Rig:
         return self.monitor.status().as_dict()["meters"][name]
 
     def counts(self, name="house"):
-        """The counts in the journal's file, by SQLite alone."""
+        """The counts in the journal's file, read with SQLite only."""
         sql = "SELECT count FROM pulses NATURAL JOIN meters WHERE name = ? ORDER BY count"
         with contextlib.closing(sqlite3.connect(self.journal)) as connection:
             return [count for (count,) in connection.execute(sql, (name,))]
@@ -389,7 +389,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_other_settings_while_it_counts(rig, name):
-    """Whatever changes, at 50 pulses a second, and back again: each is counted once, by the constant it had."""
+    """Whatever changes and back again, at 50 pulses per second: each is counted once, with the constant of its time."""
     ended = threading.Event()
     flashed = itertools.count(1)
 
@@ -428,7 +428,7 @@ def test_other_settings_while_it_counts(rig, name):
 
 
 def test_other_pins_are_another_board(rig):
-    """Where a pin changes the board is made anew; the register goes on, and the next pulse has no predecessor."""
+    """If a pin changes, a new board is made; the register continues, and the next pulse has no predecessor."""
     rig.board.flash(3)
     wait_until(lambda: rig.meter()["pulses"] == 3)
     keeping = rig.threads()["journal"]
@@ -442,7 +442,7 @@ def test_other_pins_are_another_board(rig):
 
 
 def test_pins_that_are_not_available(rig, caplog):
-    """The old ones are kept, and counted on all the while; which pins, is said."""
+    """The old pins are kept, and counting goes on with them all the time; the error names the pins."""
     (board,) = rig.boards
     rig.refused = 1
     with pytest.raises(BoardError, match="no such pins"):
@@ -542,7 +542,7 @@ def test_a_shorter_wait_for_the_clock(tmp_path):
 
 
 def test_a_clock_that_was_believed_stays_so(rig):
-    """Settings that are read again don't have it waited for anew."""
+    """Reading the settings again does not start another wait for the clock."""
     assert not rig.monitor.status().clock.waiting
     for pin in (18, 22):
         new = rig.settings(f"'house': {{'pin': {pin}, 'impulses_per_kwh': 1000}}")
@@ -587,7 +587,7 @@ def test_a_journal_that_can_not_be_had(tmp_path):
 
 
 def test_no_reader_takes_the_place_of_a_deleted_file(tmp_path):
-    """A cursor that connects while the file is gone makes none: it would be taken for another one, put there."""
+    """A cursor that connects while the file is gone creates none: it would be taken for a new file put there."""
     with Rig(tmp_path) as rig:
         rig.deliver(3)
         rig.journal.unlink()

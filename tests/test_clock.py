@@ -45,7 +45,7 @@ def add_hardware_clock(tmp_path):
 
 
 def test_a_hardware_clock_is_told_by_the_kernels_file(clock, add_hardware_clock):
-    """Of several hardware clocks one that has set the time is enough; none is none."""
+    """Of several hardware clocks, one that has set the time is enough; without any, none has."""
     assert not clock.set_by_hardware()
     add_hardware_clock(RIGHT_NS // NS_PER_S, "0", "rtc0")
     assert not clock.set_by_hardware()

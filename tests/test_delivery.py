@@ -157,7 +157,7 @@ def test_every_behaviour_is_judged():
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", KEPT)
 def test_kept(journal, started, service, answering, caplog, until, name):
-    """The pulses are kept, which is said once at its level, and all arrive once, in order, when the service is well."""
+    """Pulses are kept, which is logged once at its level; when the service works again all arrive once, in order."""
     caplog.set_level("INFO", "powermeter")
     cursor = journal.add_cursor("it")
     add_pulses(journal, 40, start_ns=PERIOD_START_NS - 20 * NS_PER_S)
@@ -186,7 +186,7 @@ def test_kept(journal, started, service, answering, caplog, until, name):
 
 
 def test_verdicts():
-    """The table is as documented; what does not stand in it keeps the pulses."""
+    """The table is as documented; for an answer that is not in it, pulses are kept."""
     for status in (401, 403, 404, 405, 410, 411, 415):
         assert verdict(AnsweredError(status, "")) is Verdict.MISCONFIGURED
     for status in (400, 422):
@@ -203,7 +203,7 @@ def test_verdicts():
 
 @pytest.mark.usefixtures("quick")
 def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, until):
-    """Of 6,000 pulses with a bad one among them that alone is dropped; it is found by halving, not by trying each."""
+    """Of 6,000 pulses with a bad one among them, only that one is dropped; it is found by halving, not one by one."""
     service = Influxdb(request, answering)
     cursor = journal.add_cursor("it")
     add_pulses(journal, 6000)
@@ -227,7 +227,7 @@ def test_one_bad_pulse_in_5000(request, journal, started, answering, caplog, unt
 
 @pytest.mark.usefixtures("quick")
 def test_one_bad_period(request, journal, started, answering, until):
-    """Of 40 periods with one that Librato does not take, that one's pulses alone are dropped."""
+    """Of 40 periods with one that Librato does not take, only that one's pulses are dropped."""
     service = Librato(request, answering)
     cursor = journal.add_cursor("it")
     add_pulses(journal, 120)
@@ -313,7 +313,7 @@ def test_a_backlog_that_is_too_old(request, journal, started, influxd, answering
 
 
 class Taking:
-    """A writer into a list, for what is about the delivery alone."""
+    """A writer into a list, for tests of the delivery itself."""
 
     def __init__(self, pace=None, fails=()):
         self.pace = pace or Pace(5)
@@ -339,7 +339,7 @@ class Taking:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("boom"), MemoryError(), OSError(5, "disk"), Exception()])
 def test_a_writer_that_raises_anything(journal, started, caplog, until, error):
-    """A bug in a writer is logged with its traceback once; it is failing, opened anew after each, and loses nothing."""
+    """A writer's bug is logged once with its traceback; it fails, is opened again each time, and loses nothing."""
     cursor = journal.add_cursor("it")
     add_pulses(journal, 12)
     sent = cursor.read(1000)
@@ -394,7 +394,7 @@ def test_the_second_writer_never_waits(journal, started, answering, writer_of, t
 
 
 def test_back_off_grows_to_its_limit_with_jitter(journal):
-    """Pauses double from 1 s to 5 min, each a random part of the half below; a success begins anew."""
+    """Pauses double from 1 s to 5 min, each shortened at random by up to half; a success begins again at 1 s."""
     cursor = journal.add_cursor("it")
     delivery = driven(Taking, cursor)
     random.seed(7)
@@ -462,7 +462,7 @@ def test_a_backlog_is_noted_as_it_shrinks(journal, monkeypatch):
 
 
 def test_state_is_told_when_it_changes(journal):
-    """Who shows the state is called when it gets failing and when it gets well, and not in between."""
+    """*on_state* is called when the delivery begins to fail and when it works again, and not in between."""
     cursor = journal.add_cursor("it")
     add_pulses(journal, 3)
     states = []
@@ -833,7 +833,7 @@ class Refusing(Taking):
 
 
 def test_a_service_that_stores_nothing_of_a_batch(journal):
-    """It is no matter of single pulses: it fails and pauses, so that a backlog does not fly by with all well."""
+    """Single pulses are not the reason: it fails and pauses, so that a backlog is not given up while all seems well."""
     cursor = journal.add_cursor("it")
     add_pulses(journal, 20)
     writer = Refusing(2, Pace(5))

@@ -38,7 +38,7 @@ WRITER, IMPORTS, USED, BOARD, LIBRARY_OF_PINS, USED_BOARD = (
 
 
 def indented(block):
-    """The lines of *block* as they stand in a dict."""
+    """The lines of *block*, as in a dict."""
     return textwrap.indent(block.strip() + "\n", "    ")
 
 
@@ -147,7 +147,7 @@ def test_pulses_of_the_journal_reach_the_table(added, tmp_path, monkeypatch):
 
 
 class Microcontroller:
-    """The other end of a serial line: it sends flashes, and keeps what lamps it was told to light."""
+    """The other end of a serial line: it sends flashes, and records which lamps it was asked to light."""
 
     def __init__(self, directory):
         self._end, self._line = os.openpty()

@@ -172,7 +172,7 @@ def year(tmp_path_factory):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no data of a house: make house")
     chance = random.Random(1)
     counting = Counting(tmp_path_factory.mktemp("house") / "journal.db")
-    # Speed alone: what is written does not depend on when it is synced.
+    # Only for speed: what is written does not depend on when it is synced.
     counting.journal._connection.execute("PRAGMA synchronous = OFF")
     counting.meter("house", 75)
     to_flash_wh, behind_ns = 0.0, 0
@@ -304,7 +304,7 @@ def hourly(tmp_path):
 
 
 def test_hours_that_were_thinned(hourly):
-    """Between full hours energy is exact; an end within one is an estimate, and said to be, as if they came evenly."""
+    """Between full hours energy is exact; an end within one makes it an estimate, marked as such, with even spacing."""
     with History(hourly) as history:
         hours = [START_NS + hour * HOUR_NS for hour in range(-1, 10)]
         assert history.energy("house", hours) == [
@@ -357,7 +357,7 @@ def test_thinning_goes_on_by_quarters(hourly):
 
 
 def test_a_thinned_pulse_across_a_reading(tmp_path):
-    """A pulse that stands for others has their energy, and no more, where a reading set the register between them."""
+    """A pulse that stands for others has exactly their energy, even if a reading set the register between them."""
     with contextlib.closing(Counting(tmp_path / "journal.db")) as it:
         it.journal.add_cursor("away").close()
         it.meter("house", 1000)
@@ -552,7 +552,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_journal_after_a_kill(tmp_path):
-    """What stands in its log alone is read, and the log left for the next start."""
+    """Pulses that are only in its log are read, and the log is left for the next start."""
     path = str(tmp_path / "journal.db")
     done = subprocess.run([sys.executable, "-c", KILLED, SOURCE, path], timeout=PATIENCE_S, check=False)
     assert done.returncode == -signal.SIGKILL

@@ -69,13 +69,13 @@ def read_all(cursor, limit=1000):
 
 @contextlib.contextmanager
 def from_the_beginning(journal):
-    """The cursor of the writer "reader"; it stands before the first pulse where it was made before the meters."""
+    """The cursor of the writer "reader"; it is before the first pulse if it was made before the meters."""
     with contextlib.closing(journal.add_cursor("reader")) as cursor:
         yield cursor
 
 
 def counts(path):
-    """The counts of the pulses in the file *path*, by meter's name, read by SQLite alone."""
+    """The counts of the pulses in the file *path*, by the meter's name, read with SQLite only."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = connection.execute("SELECT name, count FROM pulses NATURAL JOIN meters ORDER BY name, count").fetchall()
@@ -146,7 +146,7 @@ def test_earlier_meter_goes_first(tmp_path):
 
 
 def test_append_is_whole_or_nothing(tmp_path):
-    """An append of which one row can't be kept keeps none, and the next one works."""
+    """If one row of an append can't be stored, none is, and the next append works."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
         key = journal.enter("house", 1000).name
@@ -294,7 +294,7 @@ def test_span_seeks(tmp_path):
 
 
 def test_waiting_seeks(tmp_path):
-    """How many pulses wait, and since when, is told without counting them."""
+    """How many pulses wait, and since when, is found without counting them."""
     with (
         Journal(str(tmp_path / "journal.db")) as journal,
         History(journal.path) as reader,
@@ -680,7 +680,7 @@ def test_a_journal_of_the_first_version(tmp_path):
     ],
 )
 def test_what_is_too_large_is_damage(tmp_path, change, said):
-    """Texts and rows longer than any of ours, more rows than there can be, and no text: damage, not read whole."""
+    """Texts or rows that are too long, too many rows, and bytes that are not text are damage, and not read whole."""
     path = tmp_path / "journal.db"
     with Journal(str(path)) as journal:
         journal.append(rows_of(journal.enter("house", 1000).name, [START_NS]))
@@ -790,7 +790,7 @@ def test_a_change_is_in_force_behind_the_pulses_before_it(happened, at_once):
 
 
 def test_a_journal_that_the_version_before_made(tmp_path):
-    """A file of the program from before the meters' names stood in rows opens with all registers and positions."""
+    """A file from before the program kept the meters' names in rows opens with all registers and positions."""
     path = tmp_path / "journal.db"
     shutil.copy(Path(__file__).with_name("made_before.db"), path)
     with Journal(str(path)) as journal:
@@ -890,7 +890,7 @@ def test_closing_a_journal_to_others_keeps_its_locks(tmp_path):
 
 @root_alone
 def test_the_group_can_not_lock_a_journal(tmp_path):
-    """Another user of the group opens none of its files, and so holds no lock that commits would wait for."""
+    """Another user in the group can open none of its files, and so can't hold a lock that commits would wait for."""
     directory = tmp_path / "data"
     prepare_dir(str(directory))
     before = os.umask(0o027)
@@ -979,7 +979,7 @@ def test_close_twice(tmp_path):
 
 
 def test_prepare_dir(tmp_path):
-    """The journal's directory is made, closed to others, with those above it; where that can't be, it is said."""
+    """The journal's directory is created with its parents, and private; an error says why if it can't be."""
     directory = tmp_path / "some" / "where"
     prepare_dir(str(directory))
     prepare_dir(str(directory))
@@ -999,7 +999,7 @@ def test_bytes_a_pulse(tmp_path, meters):
     size = 200_000
     chance = random.Random(3)
     with Journal(str(path)) as journal:
-        # Speed alone: what is written does not depend on when it is synced.
+        # Only for speed: what is written does not depend on when it is synced.
         journal._connection.execute("PRAGMA synchronous = OFF")
         keys = [journal.enter(f"meter{index}", 1000).name for index in range(meters)]
         at_ns = START_NS

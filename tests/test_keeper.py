@@ -120,7 +120,7 @@ class Scene:
 
 
 def test_pulses_apart_are_committed_at_once():
-    """Where nothing was written for the interval, a pulse is committed when it comes: the first one too."""
+    """If nothing was written for the interval, a pulse is committed when it comes, and so is the first one."""
     assert Scene(5).play([0, 5, 11, 100], until_s=200) == [(0, [1]), (5, [2]), (11, [3]), (100, [4])]
 
 
@@ -147,7 +147,7 @@ def test_a_stop_in_time_with_the_first_pulse():
 
 
 def test_a_disk_that_fails_is_tried_once_an_interval():
-    """While the disk fails it is tried once an interval, whatever comes; then all is committed, in order, at once."""
+    """While the disk fails there is one try per interval, whatever comes; then all is committed at once, in order."""
     scene = Scene(5, down=range(12))
     assert scene.play([0, 1, 2, 3, 4, 9, 40], until_s=100) == [(15, [1, 2, 3, 4, 5, 6]), (40, [7])]
     assert [at_s for at_s, _ in scene.tries] == [0, 5, 10, 15, 40]
@@ -173,7 +173,7 @@ def test_whenever_pulses_come(interval_s, pulses_s, stop_after_s):
 
 
 def test_commit_comes_by_itself(tmp_path):
-    """A pulse is committed, and told so, with no further edge and no stop; each of a later interval too."""
+    """A pulse is committed and reported without a further edge or a stop; so is each one in a later interval."""
     with Recording(tmp_path, 0.05) as recording:
         for number in (1, 2, 3):
             recording.board.put(Edge(0, number * NS_PER_S))
@@ -201,7 +201,7 @@ def test_one_commit_an_interval(tmp_path):
 
 
 def test_stop_without_a_pulse(tmp_path):
-    """Where nothing came, a stop commits nothing."""
+    """If nothing came, a stop commits nothing."""
     with Recording(tmp_path, 0.05) as recording:
         pass
     assert recording.kept() == []
@@ -268,7 +268,7 @@ def test_a_stop_writes_what_came_during_the_last_commit(tmp_path):
 
 
 def test_full_disk(tmp_path, caplog):
-    """While the disk is full pulses are counted and kept in memory, said once; all are written when it has room."""
+    """While the disk is full, pulses are kept in memory, which is logged once; all are written when it has room."""
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
         seen(recording.disk_states)
@@ -295,7 +295,7 @@ def test_full_disk(tmp_path, caplog):
 
 
 def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, caplog):
-    """Beyond the bound pulses are counted alone: the register is right once the disk has room, and that is said."""
+    """Beyond the bound pulses are only counted: once the disk has room the register is right, and that is logged."""
     monkeypatch.setattr(keeper, "MAX_UNCOMMITTED", 800)
     with Recording(tmp_path, 0.02, waiting=in_a_row(1000), full=True) as recording:
         seen(recording.disk_states)
@@ -318,7 +318,7 @@ def test_what_the_memory_has_no_place_for_is_counted(tmp_path, monkeypatch, capl
 @given(st.data())
 @settings(max_examples=50, deadline=None)
 def test_whatever_comes_while_what_was_too_much_is_written(data):
-    """Pulses before, within and after commits that fail or not: no newest one is lost, and those that are, are told."""
+    """Pulses before, during and after commits that may fail: no newest one is lost, and dropped ones are reported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keeper, "MAX_UNCOMMITTED", 5)
         scene, dropped = Scene(1), []
@@ -419,7 +419,7 @@ class FullBut(Scene):
 
 @pytest.mark.parametrize("thinned", [True, False])
 def test_a_disk_that_takes_pulses_alone(thinned, caplog):
-    """What can wait waits, and is said once a try; the journal does not fail for it, and no pulse waits longer."""
+    """Work that can wait does so, and is logged once per try; the journal does not fail, and no pulse waits longer."""
     scene = FullBut(thinned=thinned)
     assert scene.play([0, 1, 20], until_s=29) == [(0, [1]), (5, [2]), (20, [3])]
     assert scene.keeper.failing == ""

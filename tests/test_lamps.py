@@ -49,7 +49,7 @@ class Scene:
         self.lamps.dark()
 
     def shown(self, lamp):
-        """What *lamp* showed: pairs of a time in ms and whether it is lit, changes alone."""
+        """What *lamp* showed: pairs of a time in ms and whether it is lit, only the changes."""
         changes, lit = [], False
         for at_ms, which, now_lit in self._shown:
             if which is lamp and now_lit != lit:
@@ -83,7 +83,7 @@ def test_pulses_apart_light_l1_for_100_ms_each(scene):
 
 
 def test_a_train_of_pulses_blinks_50_lit_50_dark(scene):
-    """Pulses faster than L1 can show, told in groups as the recorder does, make it blink: 50 ms lit, 50 ms dark."""
+    """Pulses too fast for L1, reported in groups as by the recorder, make it blink: 50 ms lit, 50 ms dark."""
     scene.play(flashes_at(scene, *range(0, 2000, 50)), until_ms=5000)
     changes = scene.shown(Lamp.L1)
     # The first flash is one of 100 ms: that a train comes can't be known yet.
@@ -95,7 +95,7 @@ def test_a_train_of_pulses_blinks_50_lit_50_dark(scene):
 
 @pytest.mark.parametrize("spacing_ms", [1, 7, 10, 23, 40, 45, 48])
 def test_a_train_of_any_spacing_blinks(scene, spacing_ms):
-    """Whenever pulses are told, no phase is longer than 50 ms, nor shorter by more than the 10 that are the slack."""
+    """Whenever pulses are reported, no phase is longer than 50 ms, or shorter by more than the slack of 10 ms."""
     scene.play(flashes_at(scene, *range(0, 2000, spacing_ms)), until_ms=5000)
     times_ms = [at_ms for at_ms, _ in scene.shown(Lamp.L1)]
     phases_ms = [end_ms - at_ms for at_ms, end_ms in itertools.pairwise(times_ms)]
@@ -106,7 +106,7 @@ def test_a_train_of_any_spacing_blinks(scene, spacing_ms):
 
 
 def test_a_pulse_while_l1_is_lit_is_shown_after_a_dark_phase(scene):
-    """A pulse that comes while L1 is lit is not swallowed: it is shown next, and the two can be told apart."""
+    """A pulse that comes while L1 is lit is not swallowed: it is shown next, and the two can be distinguished."""
     scene.play(flashes_at(scene, 0, 60), until_ms=5000)
     assert scene.shown(Lamp.L1) == [(0, True), (100, False), (150, True), (200, False)]
 
@@ -171,7 +171,7 @@ def test_l2_follows_the_condition_at_once(scene):
 
 
 def test_showing_the_same_condition_again_disturbs_nothing(scene):
-    """The same condition, shown again in the middle of a phase, does not start the blinking anew."""
+    """The same condition, shown again in the middle of a phase, does not restart the blinking."""
     scene.play([(at_ms, lambda: scene.lamps.show(Condition.FAILING)) for at_ms in range(0, 2900, 130)], until_ms=2900)
     assert scene.shown(Lamp.L2) == [(turn * 500, turn % 2 == 0) for turn in range(6)]
 
@@ -212,7 +212,7 @@ def test_light_is_called_for_changes_alone(scene):
 
 
 def test_a_lamp_that_can_not_be_lit(caplog):
-    """It is said once a lamp, and whoever steps them goes on."""
+    """It is logged once per lamp, and the thread that steps them goes on."""
 
     def refused(_lamp, _lit):
         raise OSError("no such line")

@@ -30,7 +30,7 @@ def texts(path):
 
 
 def test_a_directory_that_is_not_there_yet(tmp_path, logger):
-    """While it is missing the stand-in has the log; once it is there, it is used by itself."""
+    """While it is missing the stand-in gets the log; once it is there, it is used without a restart."""
     path, stand_in = tmp_path / "nas" / "my.log", tmp_path / "power.log"
     states = []
     with Log(str(path), stand_in=str(stand_in)) as log:
@@ -79,7 +79,7 @@ def test_rotated(tmp_path, logger):
 
 
 def test_nowhere(tmp_path, logger):
-    """Where the stand-in is missing too, or there is none, lines are lost, and who logs goes on."""
+    """If the stand-in fails too, or is not set, lines are lost, and the program goes on."""
     for stand_in in (str(tmp_path / "nowhere" / "power.log"), ""):
         with Log(str(tmp_path / "nas" / "my.log"), stand_in=stand_in) as log:
             logger.info("one")

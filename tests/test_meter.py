@@ -41,7 +41,7 @@ def made(impulses_per_kwh=1000.0, max_watts=24_000.0, **more):
 
 
 def pulse(meter, at_ns):
-    """Whether *meter* takes a falling edge at *at_ns* for a pulse; and if, its number, time and interval are told."""
+    """Whether *meter* takes a falling edge at *at_ns* as a pulse; if so, also checks its number, time and interval."""
     counted = meter.take(Edge(0, at_ns))
     assert list(counted) in ([], [Counted(meter.count, at_ns, meter.interval_ns)])
     return bool(counted)
@@ -139,7 +139,7 @@ def test_hold_off_of_the_example():
 
 
 def test_a_late_burst_with_its_own_stamps_is_counted_whole():
-    """Edges that are handed over late, all at once, count by their stamps: 3 s of stall at 20/s lose none of 60."""
+    """Edges that arrive late and all at once count by their timestamps: a stall of 3 s at 20/s loses none of 60."""
     meter = made(impulses_per_kwh=1000, max_watts=72_000)
     assert pulse(meter, 0)
     late_ns = [round(3 * NS_PER_S * turn / 60) for turn in range(1, 61)]
@@ -149,7 +149,7 @@ def test_a_late_burst_with_its_own_stamps_is_counted_whole():
 
 
 def test_a_late_burst_stamped_on_arrival_is_one_pulse_and_says_so():
-    """Edges that all got the time of their arrival can't be told from bounce: one counts, the rest are rejected."""
+    """Edges that all have the time of their arrival look like bounce: one counts, the rest are rejected."""
     meter = made()
     pulse(meter, 0)
     assert [pulse(meter, 3 * NS_PER_S + turn) for turn in range(60)].count(True) == 1
@@ -242,7 +242,7 @@ def test_power_before_the_first_pulse_is_bounded_by_the_watch():
 
 @given(IMPULSES, MAX_WATTS, st.booleans(), st.integers(0, 10**15))
 def test_no_bound_is_above_the_limit_of_the_main_fuse(impulses_per_kwh, max_watts, flashed, silence_ns):
-    """While the last interval is not known, a bound is told once it says more than max_watts does, and not before."""
+    """While the last interval is not known, a bound is shown as soon as it is lower than max_watts, and not before."""
     meter = made(impulses_per_kwh, max_watts, watched_ns=0)
     if flashed:
         pulse(meter, 0)
@@ -277,7 +277,7 @@ def test_bounce_at_the_end_of_a_long_flash_is_rejected():
     [(1000, 24_000, 5_000_000), (1000, 60_000, 4_200_000), (10_000, 24_000, 1_050_000)],
 )
 def test_an_edge_after_the_settle_time_is_a_flash(impulses_per_kwh, max_watts, settled_ns):
-    """After a tenth of the hold-off in the dark, 5 ms at most, a falling edge is a flash; 1 ns before it is none."""
+    """After a tenth of the hold-off in the dark, at most 5 ms, a falling edge begins a flash; 1 ns earlier, none."""
     for dark_ns, pulses in ((settled_ns - 1, 1), (settled_ns, 2)):
         meter = made(impulses_per_kwh, max_watts)
         edges = [fall(0), rise(meter.flash.hold_off_ns), fall(meter.flash.hold_off_ns + dark_ns)]
@@ -373,7 +373,7 @@ def test_the_length_of_a_flash_is_what_shone():
 
 
 def test_a_flash_that_began_before_the_watch():
-    """A rising edge first is the end of a flash that began before: no pulse, no length, and its bounce is none too."""
+    """A first rising edge ends a flash that began before: neither it nor its bounce gives a pulse or a length."""
     meter = made(watched_ns=0)
     assert pulses_of(meter, [rise(MS), fall(MS + 1000), rise(MS + 2000)]) == []
     assert (meter.count, meter.flash.rejected) == (0, 1)
@@ -422,7 +422,7 @@ def test_bounce_at_the_beginning_does_not_lose_a_flash():
 
 
 def test_a_burst_of_glitches_is_no_flash():
-    """Glitches that are shorter than the shortest flash are none, however many there are and however long it takes."""
+    """Glitches shorter than the shortest flash are not pulses, however many there are and however long they go on."""
     meter = made(min_flash_ns=2 * MS)
     glitches = [edge for turn in range(1000) for edge in (fall(turn * MS), rise(turn * MS + MS // 10))]
     assert pulses_of(meter, glitches) == []
@@ -620,7 +620,7 @@ def test_a_flash_that_waits():
         ([fall(0)], 3, fall(9 * NS_PER_S), [4.5, 9]),
         # lit: its end and two beginnings are lost
         ([fall(0)], 4, rise(9 * NS_PER_S), [3, 6]),
-        # of one flash alone, the end or the beginning
+        # of only one flash, the end or the beginning
         ([fall(0)], 1, fall(9 * NS_PER_S), [9]),
         ([fall(0), rise(MS)], 1, rise(9 * NS_PER_S), [4.5]),
     ],
@@ -653,14 +653,14 @@ def test_no_interval_is_made_up():
 
 
 def test_an_interval_stays_where_no_flash_was_lost():
-    """Where only the end of the last flash was lost, the next pulse's interval is exact, and is told."""
+    """If only the end of the last flash was lost, the next pulse has its interval, which is exact."""
     meter = made()
     assert pulses_of(meter, [fall(0), fall(3 * NS_PER_S, lost=1)])[1] == Counted(2, 3 * NS_PER_S, 3 * NS_PER_S)
     assert meter.made_up == 0
 
 
 def test_a_burst_of_noise_makes_no_energy():
-    """However many edges were lost, no more flashes are made up than fit in between at the limit of the main fuse."""
+    """However many edges were lost, no more flashes are counted for them than fit in at the limit of the main fuse."""
     meter = made()  # 150 ms apart at the least
     assert len(pulses_of(meter, [fall(0), rise(MS), fall(1510 * MS, lost=10_000)])) == 1 + 9 + 1
     assert meter.made_up == 9
@@ -727,7 +727,7 @@ def assert_all_flashes_count(gap):
     assert meter.made_up == sum(edge.falling for edge in edges[begin:end])
     times_ns = [counted.at_ns for counted in found]
     assert times_ns == sorted(times_ns)
-    # The intervals that are told are the true ones.
+    # The intervals that are reported are the true ones.
     true_ns = [edge.at_ns for edge in edges if edge.falling]
     for counted, (before_ns, at_ns) in zip(found[1:], itertools.pairwise(true_ns), strict=True):
         assert counted.interval_ns in (None, at_ns - before_ns)

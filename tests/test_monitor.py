@@ -134,7 +134,7 @@ def test_status_of_the_edges(tmp_path):
 
 
 def test_status_of_power(tmp_path):
-    """The power in the status is said to be a bound where it is one: in a silence longer than the last interval."""
+    """The status marks the power as a bound when it is one: in a silence longer than the last interval."""
     now_ns = time.monotonic_ns()
     with Running(tmp_path) as running:
         running.board.put(Edge(0, now_ns - 3600 * NS_PER_S))
@@ -176,7 +176,7 @@ def test_power_while_the_led_stays_on(tmp_path):
             running.board.put(Edge(0, at_ns + 3 * ms, falling=False))
         lit_ns = now_ns - 3600 * NS_PER_S
         running.board.put(Edge(0, lit_ns))
-        # Nothing later can be said to be complete from now on.
+        # From now on nothing later counts as complete.
         wait_until(lambda: running.monitor._recorder.complete_ns() == lit_ns)
         found = house_of(running)
     # Half an hour from pulse to pulse is 2 W; an hour and a half since, and at most a minute of this test, 0.67 W.
@@ -204,7 +204,7 @@ def test_a_flash_is_judged_where_its_end_is_seen(tmp_path, sees_ends, counts):
 
 
 def test_no_thread_a_pulse(tmp_path):
-    """A recorder, a journal and a thread a writer: 1,000 pulses make none more, and none is left at the end."""
+    """A recorder, a journal and one thread per writer: 1,000 pulses start no others, and none is left at the end."""
     with Running(tmp_path) as running:
         names = ["journal", "recorder", "writer file"]
         assert running.threads() == names
@@ -220,7 +220,7 @@ def test_no_thread_a_pulse(tmp_path):
 
 
 def test_a_stop_counts_keeps_and_delivers_what_was_seen(tmp_path):
-    """Flashes up to the moment of the stop are in the journal, and in a file that is well."""
+    """Flashes up to the moment of the stop are in the journal, and in the file of a healthy writer."""
     with Running(tmp_path) as running:
         running.board.flash(500)
     assert running.lines() == 500
@@ -316,7 +316,7 @@ def broken(*_args, **_options):
 
 @pytest.mark.parametrize("name", ["recorder", "journal", "writer file"])
 def test_a_bug_in_a_thread_ends_the_program(tmp_path, monkeypatch, caplog, name):
-    """A bug that ends a thread is told and logged with its traceback, never silence; the rest ends in order."""
+    """A bug that ends a thread is reported and logged with its traceback, never silent; the rest ends in order."""
     running = Running(tmp_path)
     if name == "recorder":
         monkeypatch.setattr(Lamps, "flash", broken)

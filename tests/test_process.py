@@ -78,7 +78,7 @@ def deaf_holder(pidfile):
 
 @pytest.fixture
 def bystander():
-    """A process that is none of the program's; it must live on."""
+    """A process that does not belong to the program; it must live on."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
         yield bystander
         assert bystander.poll() is None
@@ -120,14 +120,14 @@ def test_start_returns_once_counting(program):
 
 
 def test_daemon_is_detached(program):
-    """A daemon is nobody's child here, can't get a terminal, stands in its DATA_DIR, and reads and writes nothing."""
+    """A daemon is nobody's child here, can't get a terminal, runs in its DATA_DIR, and reads and writes nothing."""
     pid = program.start("--simulate", "3000")
     proc = Path(f"/proc/{pid}")
     status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
     assert int(status["PPid"]) != os.getpid()
     assert os.getsid(pid) not in (os.getsid(0), pid)
     assert status["Umask"] == "0027"
-    if AS_ROOT:  # the kernel shows the directory and files of a process without core dumps to root alone
+    if AS_ROOT:  # only to root does the kernel show directory and files of a process without core dumps
         assert (proc / "cwd").resolve() == program.data_dir / "simulated"
         assert [str((proc / "fd" / fd).readlink()) for fd in "012"] == ["/dev/null"] * 3
 
@@ -143,7 +143,7 @@ def test_files_are_closed_to_others(program):
 
 
 def test_data_dir_is_closed_to_others(program):
-    """DATA_DIR is closed to others also where a simulated run made it first: the real journal will stand in it."""
+    """DATA_DIR is closed to others also where a simulated run made it first: it will hold the real journal."""
     program.start("--simulate", "3000")
     assert stat.S_IMODE(program.data_dir.stat().st_mode) & stat.S_IRWXO == 0
 
@@ -158,7 +158,7 @@ def test_starting_twice(program):
 
 
 def test_twenty_starts_at_once(program):
-    """Of 20 starts at once one wins; every other is told so, with the winner's pid."""
+    """Of 20 simultaneous starts one wins; every other reports so, with the winner's pid."""
     line = program.line("--simulate", "3000")
     starts = [
         subprocess.Popen(line, env=program.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -192,7 +192,7 @@ def test_two_programs_side_by_side(tmp_path):
 
 
 def test_pidfiles_of_like_names_side_by_side(tmp_path):
-    """Two programs whose pidfiles differ in their ending alone don't take each other's place to be asked at."""
+    """Two programs whose pidfiles differ only in their ending don't take each other's socket."""
     with Program(tmp_path / "one") as one, Program(tmp_path / "two") as two:
         one.pidfile, two.pidfile = tmp_path / "power.pid", tmp_path / "power"
         try:
@@ -252,7 +252,7 @@ def assert_blocks_nothing(program, content):
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_pidfile_that_was_left(program, content):
-    """A pidfile that nobody holds counts for nothing, whatever stands in it."""
+    """A pidfile that no process holds counts for nothing, whatever is in it."""
     assert_blocks_nothing(program, content)
 
 
@@ -283,7 +283,7 @@ def make_link(path):
 
 @pytest.mark.parametrize("make", [make_link, Path.mkdir, os.mkfifo], ids=["link", "directory", "fifo"])
 def test_no_pidfile(program, make):
-    """Where a link, a directory or a FIFO stands in place of a pidfile, a start says so in one line, and leaves it."""
+    """If a link, a directory or a FIFO is in the pidfile's place, a start says so in one line, and leaves it."""
     make(program.pidfile)
     before = program.pidfile.lstat()
     done = program.run("--simulate", "3000")
@@ -413,7 +413,7 @@ def test_unreadable_pidfile():
 def test_daemon_of_another_user():
     """Another user's daemon can't be stopped or restarted: exit 4, in one line. It is seen to run, and goes on."""
     if not AS_ROOT:
-        return  # a daemon of another user can be had by root alone; the test above covers the rest of exit 4
+        return  # only root can make a daemon of another user; the test above covers the rest of exit 4
     with readable_to_all() as directory, Program(directory) as program:
         pid = program.start("--simulate", "3000")
         program.settings.chmod(0o644)
@@ -478,7 +478,7 @@ def test_data_dir_that_cannot_be_written():
 
 
 def test_lock_of_data_dir_that_is_no_file(program):
-    """Whatever stands in place of DATA_DIR's lock is found after the fork, and the pidfile is taken back."""
+    """Whatever is in the place of DATA_DIR's lock is found after the fork, and the pidfile is removed."""
     (program.data_dir / "simulated" / "lock").mkdir(parents=True)
     assert_failed(program, program.run("--simulate", "3000"), "lock: can't be written: Is a directory")
 
@@ -768,7 +768,7 @@ def test_status_that_can_not_be_written(program):
 
 
 def test_status_without_a_standard_output(program):
-    """A closed standard output is none to complain of."""
+    """A closed standard output is no reason to complain."""
     line = ["sh", "-c", 'exec "$@" >&-', "sh", *program.line("--status")]
     done = subprocess.run(line, env=program.env, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (3, "")
@@ -803,7 +803,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_status_of_one_with_another_pidfile(logged_in):
-    """Where nobody holds the default pidfile, who has DATA_DIR is told, and how to ask it; a pidfile named stands."""
+    """If no process holds the default pidfile, the one that has DATA_DIR is named, and how to ask it."""
     program, pid, run = logged_in
     said = f"power: running, pid {pid}; it has another pidfile: name it with --pidfile\n"
     asked = run("--status")
@@ -819,7 +819,7 @@ def test_status_of_one_with_another_pidfile(logged_in):
 
 
 def test_wrong_settings_where_the_pidfile_is_looked_for(logged_in):
-    """A mistake in settings that are read for the pidfile's place alone: the line says that it can be named too."""
+    """A mistake in settings that are read only for the pidfile's place: the line says that it can be named too."""
     program, pid, run = logged_in
     program.set("DATA_DIR = 1")
     for command, status in (("--status", 4), ("--kill", 1)):
@@ -879,7 +879,7 @@ def test_help_and_version(program, option, said):
 
 
 def copy_of_the_program(directory):
-    """The program's files alone, in *directory*, without any settings.py; its power.py."""
+    """Only the program's files, in *directory*, without any settings.py; its power.py."""
     shutil.copytree(SOURCE, directory / "src", ignore=shutil.ignore_patterns("__pycache__", "settings.py"))
     shutil.copytree(SOURCE / "powermeter", directory / "src" / "powermeter", dirs_exist_ok=True)
     shutil.copy(SOURCE.parent / "settings.py.example", directory)
@@ -1086,7 +1086,7 @@ def test_many_open_files_allowed(program):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_signals_end_the_foreground(program, number):
-    """SIGTERM and SIGINT end a program in the foreground cleanly: exit 0, log lines alone, nothing left."""
+    """SIGTERM and SIGINT end a program in the foreground cleanly: exit 0, only log lines, nothing left."""
     popen = program.foreground("--simulate", "3000")
     popen.send_signal(number)
     assert popen.wait(PATIENCE_S) == 0
@@ -1210,7 +1210,7 @@ def test_terminal_that_hangs_up_under_nohup(tmp_path, line, before):
     ):
         seen = program.status()["meters"]["house"]["pulses"]
         hang_up()
-        # For some seconds: the line of the terminal would be shown anew each second.
+        # For some seconds: the line of the terminal would be shown again each second.
         wait_until(lambda: popen.poll() is not None or program.status()["meters"]["house"]["pulses"] >= seen + 20)
         assert popen.returncode is None, log.read_text()
         assert "reload" not in log.read_text()
@@ -1335,7 +1335,7 @@ def test_a_link_in_the_place_of_the_socket(program):
 @root_alone
 @pytest.mark.parametrize("owner", [0, 54321])
 def test_another_user_s_manager_is_told_nothing(tmp_path, monkeypatch, owner):
-    """Only a socket of this user's or root's is told how it does: su keeps the variable of the user before."""
+    """Only a socket of this user or of root is notified: su keeps the variable of the previous user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(0)
@@ -1361,7 +1361,7 @@ def test_pidfile_of_another_user(tmp_path):
 
 
 def test_no_core(program):
-    """Neither a daemon nor a program in the foreground can leave a core: a password would stand in it."""
+    """Neither a daemon nor a program in the foreground can leave a core dump: it would contain a password."""
     for pid in (program.start("--simulate", "3000"), None):
         limits = Path(f"/proc/{pid or program.foreground('--simulate', '3000').pid}/limits").read_text()
         assert re.search(r"Max core file size +0 +0 ", limits)
@@ -1456,7 +1456,7 @@ def test_lock_is_not_broken(tmp_path):
 
 
 def test_a_pidfile_that_is_another_s_now(tmp_path):
-    """One that was removed, and made anew by another program, is left to that."""
+    """One that was removed, and made again by another program, is left to that program."""
     path = tmp_path / "power.pid"
     with PidFile(str(path)):
         path.unlink()

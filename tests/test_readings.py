@@ -92,7 +92,7 @@ def test_the_first_reading_is_a_base(journal):
 
 
 def test_drift(journal):
-    """From the second reading on it is told: what the face moved, what was counted, and what explains it."""
+    """From the second reading on there is a drift: how far the face moved, what was counted, and what explains it."""
     journal.append([*pulses(1, 100), face(100, 500.0, after_ns=HOUR_NS)])
     journal.add_gap("house", START_NS + 2 * HOUR_NS, START_NS + 2 * HOUR_NS + 90 * NS_PER_S, "not running")
     (judged,) = journal.append([*pulses(101, 9_700), face(9_700, 510.0, after_ns=4 * HOUR_NS)])
@@ -374,7 +374,7 @@ def test_a_meter_that_is_back_before_that_is_noted(tmp_path):
 
 
 def test_a_commit_that_was_made_is_repeated_into_a_new_file(tmp_path, monkeypatch):
-    """A change and a face whose commit failed and was made all the same, and a file that is opened anew: once each."""
+    """A change and a face whose commit failed but was made, and a file that is opened again: each is stored once."""
     tries = []
     append = Journal.append
 
@@ -506,7 +506,7 @@ def test_a_reading_outlives_the_file(tmp_path):
 
 
 def test_no_reading_while_the_journal_fails(tmp_path):
-    """It could not be kept; that is said at once."""
+    """The reading could not be saved; that is reported immediately."""
     with Running(tmp_path) as running:
         path = running.data_dir / "journal.db"
         wait_until(lambda: rows(path, "covered"))
@@ -596,7 +596,7 @@ def test_a_wrong_command(program, args, said):
 
 
 def test_several_meters(program):
-    """Which one is meant has to be said."""
+    """With several meters, the command must name one."""
     with program.settings.open("a") as file:
         file.write(
             'METERS = {name: {"pin": pin, "impulses_per_kwh": 1000} for name, pin in (("flat", 11), ("pump", 13))}\n'

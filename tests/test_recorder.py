@@ -148,7 +148,7 @@ def test_every_pulse_of_an_edge_is_kept(tmp_path):
     with Recording(tmp_path, 0.05, waiting=flash) as recording:
         seen(recording.commits)
         recording.board.put(Edge(0, 18 * NS_PER_S, falling=False, lost=5))
-        # That edge alone has the pulses committed and shown.
+        # That edge by itself makes the pulses committed and shown.
         seen(recording.commits)
         recording.board.wait_for(Lamp.L1, True, times=2)
         assert recording.meter.made_up == 3
@@ -164,7 +164,7 @@ def test_every_pulse_of_an_edge_is_kept(tmp_path):
         (5, None),
         (6, 3 * NS_PER_S),
     ]
-    # Evenly but for the wall clock, which each take() reads anew.
+    # Evenly but for the wall clock, which each take() reads again.
     spacings_s = [(after - before) / NS_PER_S for (_, before, _), (_, after, _) in itertools.pairwise(kept)]
     assert spacings_s == pytest.approx([2, 2, 2, 4, 3], abs=0.5)
 
@@ -200,7 +200,7 @@ def test_lost_edges_are_logged_once_a_minute(tmp_path, caplog):
 
 
 def test_lost_edges_of_one_meter(tmp_path, caplog):
-    """Lost edges of one meter do not keep those of another from being said."""
+    """Lost edges of one meter do not keep those of another from being logged."""
     edges = [Edge(0, 5 * NS_PER_S, lost=2), Edge(1, 6 * NS_PER_S, lost=2)]
     with Recording(tmp_path, NEVER_S, meters={"house": None, "heat": None}, waiting=edges):
         pass
@@ -215,7 +215,7 @@ SOON = 0.1 / 60
 
 
 def test_silence(tmp_path, caplog):
-    """A meter without a flash for longer than it may be is silent, said once; the next flash ends that, said too."""
+    """A meter with no flash for longer than allowed is silent; that is logged once, and so is the next flash."""
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}) as recording:
         seen(recording.faults)
@@ -233,7 +233,7 @@ def test_silence(tmp_path, caplog):
 
 
 def test_silence_after_a_flash(tmp_path):
-    """A meter that has flashed gets silent too, with no edge that would wake the recorder."""
+    """A meter that has flashed becomes silent too, without an edge that would wake the recorder."""
     with Recording(tmp_path, NEVER_S, meters={"house": SOON}, waiting=in_a_row(1)) as recording:
         seen(recording.commits)
         seen(recording.faults)
@@ -267,7 +267,7 @@ def soon_stuck(monkeypatch):
 
 
 def test_stuck(tmp_path, caplog, soon_stuck):
-    """An input that is lit for too long with no edge is a fault, said once; the next edge ends that, said too."""
+    """An input lit for too long without an edge is at fault; that is logged once, and so is the next edge."""
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S, lit=[0]) as recording:
         seen(recording.faults)
@@ -306,7 +306,7 @@ def test_stuck_after_a_flash(tmp_path, soon_stuck):
 
 
 def test_stuck_ends_in_the_dark(tmp_path, soon_stuck):
-    """An input that gets dark is stuck no more, also by a board that tells no rising edge."""
+    """An input that becomes dark is no longer stuck, even with a board that reports no rising edges."""
     with Recording(tmp_path, NEVER_S, lit=[0]) as recording:
         seen(recording.faults)
         recording.board.lit.clear()
@@ -324,7 +324,7 @@ def test_a_dark_input_is_never_stuck(tmp_path, caplog, soon_stuck):
 
 
 def test_one_stuck_input(tmp_path, soon_stuck):
-    """One stuck input of three is a fault, and the others are none."""
+    """Of three inputs one is stuck: it is at fault, and the others are not."""
     with Recording(tmp_path, NEVER_S, meters={"house": None, "pump": 60, "car": None}, lit=[1]) as recording:
         seen(recording.faults)
         assert [watched.stuck for watched in recording.recorder.meters] == [False, True, False]
@@ -343,7 +343,7 @@ def test_silent_and_stuck(tmp_path, soon_stuck):
 
 
 def test_a_stuck_led_after_a_dark_hour(tmp_path, monkeypatch):
-    """A LED that lights up long after the last flash is found, though a limit of silence is far off."""
+    """An LED that lights up long after the last flash is noticed, even if the limit of silence is far away."""
     monkeypatch.setattr(inputs, "STUCK_NS", NS_PER_S // 20)
     with Recording(tmp_path, NEVER_S, meters={"house": 1440}) as recording:
         wait_until(lambda: recording.board.looks.get(0, 0) >= 3)
@@ -354,7 +354,7 @@ def test_a_stuck_led_after_a_dark_hour(tmp_path, monkeypatch):
 
 
 def test_light_that_flickers_is_a_fault(tmp_path, caplog):
-    """An input that is never dark for a minute is a fault, said once; a flash after some rest ends it."""
+    """An input that is never dark for a minute is at fault, which is logged once; a flash after some rest ends it."""
     caplog.set_level(logging.INFO)
     ms, start_ns = NS_PER_S // 1000, time.monotonic_ns()
     with Recording(tmp_path, NEVER_S) as recording:
@@ -375,7 +375,7 @@ def test_light_that_flickers_is_a_fault(tmp_path, caplog):
 
 
 def test_a_contact_may_rest_closed(tmp_path, caplog, soon_stuck):
-    """A contact that stays closed is no fault, whatever else is judged; its pulses count as those of a LED."""
+    """A contact that stays closed is not at fault, whatever else is judged; its pulses count like those of an LED."""
     with Recording(
         tmp_path, NEVER_S, meters={"gas": SOON}, waiting=in_a_row(3), lit=[0], contacts=["gas"]
     ) as recording:
@@ -393,7 +393,7 @@ def telegram(begun_ns, edges=250):
 
 
 def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
-    """Edges without end that make few pulses are a fault, said once it has lasted; with the last of them it is over."""
+    """Endless edges with few pulses are a fault, which is logged once it has lasted; it ends with the last of them."""
     monkeypatch.setattr(inputs, "NOISE_NS", NS_PER_S // 4)
     caplog.set_level(logging.INFO)
     with Recording(tmp_path, NEVER_S) as recording:
@@ -411,7 +411,7 @@ def test_far_more_edges_than_pulses_are_noise(tmp_path, caplog, monkeypatch):
 
 
 def test_bounce_is_no_noise(tmp_path, caplog, monkeypatch):
-    """Flashes with all the bounce that light fading slowly has are no noise, nor are few edges with no pulse at all."""
+    """Flashes with all the bounce of slowly fading light are not noise, and neither are a few edges without a pulse."""
     monkeypatch.setattr(inputs, "NOISE_NS", NS_PER_S // 4)
     with Recording(tmp_path, NEVER_S) as recording:
         start_ns = time.monotonic_ns()
@@ -425,7 +425,7 @@ def test_bounce_is_no_noise(tmp_path, caplog, monkeypatch):
 
 
 def test_what_is_complete(tmp_path):
-    """What waits on the board, or is lit and not judged, is not complete: no pulse of before may come later."""
+    """The time of an edge that waits on the board, or of a flash not judged yet, is not complete: a pulse may come."""
     waiting = Recording(tmp_path, NEVER_S)
     waiting.board.watch()
     before_ns = time.monotonic_ns()
@@ -444,7 +444,7 @@ def test_what_is_complete(tmp_path):
 
 
 def test_what_is_complete_while_edges_always_wait(tmp_path):
-    """What had come before edges were taken is complete, whatever waits on the board by now."""
+    """The time before edges were last taken is complete, whatever waits on the board now."""
     recording = Recording(tmp_path, NEVER_S)
     recording.board.watch()
     for _ in range(3):
@@ -473,7 +473,7 @@ def test_l1_shows_each_of_pulses_apart(tmp_path):
 
 
 def test_a_look_shows_the_condition_with_no_edge(tmp_path):
-    """A condition that another thread tells is shown when it has the lamps looked at, and L2 blinks on."""
+    """A condition set by another thread is shown when that thread wakes the recorder, and L2 goes on blinking."""
     with Recording(tmp_path, NEVER_S) as recording:
         recording.board.wait_for(Lamp.L2, True)
         recording.lamps.show(Condition.INPUT_FAULT)
@@ -482,7 +482,7 @@ def test_a_look_shows_the_condition_with_no_edge(tmp_path):
 
 
 def test_a_train_of_edges_is_taken_in_groups(tmp_path):
-    """While 1,000 edges come one after another the recorder wakes some 20 times a second, not once for each."""
+    """While 1,000 edges come one after another, the recorder wakes some 20 times per second, not once for each."""
     with Recording(tmp_path, NEVER_S) as recording:
         steps, step = [], recording.lamps.step
         recording.lamps.step = lambda now_s: steps.append(now_s) or step(now_s)
@@ -512,7 +512,7 @@ def test_a_burst_is_taken_while_l1_is_lit(tmp_path, monkeypatch):
 
 
 def test_a_limit_of_silence_of_months(tmp_path):
-    """The longest silence that the settings allow, some 69 days, is waited for; poll() alone would refuse it."""
+    """The recorder can wait for the longest silence in the settings, some 69 days, which poll() itself would refuse."""
     with Recording(tmp_path, 1, meters={"house": 100_000}) as recording:
         recording.board.wait_for(Lamp.L2, True)
         recording.board.put(Edge(0, NS_PER_S))
@@ -522,7 +522,7 @@ def test_a_limit_of_silence_of_months(tmp_path):
 
 
 def test_both_lamps_are_dark_when_it_has_ended_by_an_error(tmp_path, monkeypatch):
-    """L2 does not go on saying that all is well where no edges come any more."""
+    """L2 does not go on showing that all is well when the board gives no more edges."""
     errors = []
     monkeypatch.setattr(threading, "excepthook", lambda args: errors.append(args.exc_value))
     with Recording(tmp_path, NEVER_S) as recording:

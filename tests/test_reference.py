@@ -1,4 +1,4 @@
-"""The handbook's reference against the program: what stands there is so, and what is so stands there."""
+"""The handbook's reference against the program: whatever it says is true, and nothing is left out."""
 
 import ast
 import dataclasses
@@ -127,7 +127,7 @@ def said_by(node, function, errors, entry):
             # What the log says of itself.
             found, levels = texts(text), frozenset({ast.unparse(level).rpartition(".")[2].lower()})
         case ast.Call(func=ast.Name(id="OSError"), args=[_, reason]):
-            # An error of ours that is met where the system's are: the file's name stands first.
+            # An error of the program that is raised beside the system's: the file's name comes first.
             found = [f"{HOLE}: {text}" for text in texts(reason)]
         case ast.Call(func=func, args=args) if ast.unparse(func) == "super().__init__" and function.name == "__init__":
             # An error's text may be made in its own class.
@@ -185,7 +185,7 @@ def test_every_message_is_on_the_page():
 
 
 def test_every_message_on_the_page_is_one():
-    """No message stands there that nothing says, and none stands there twice."""
+    """It has no message that the program never writes, and none twice."""
     known = messages()
     on_page = documented()
     assert [m.place for m in on_page if m not in known] == []
@@ -315,7 +315,7 @@ def site(directory, **pages):
 
 
 def test_a_sound_site_has_no_faults(links, tmp_path):
-    """Links to a page, to a place in it and to other sites are well, as is a picture with its text."""
+    """Links to a page, to a place in it and to other sites are accepted, as is a picture with its text."""
     (tmp_path / "a picture.png").touch()
     site(
         tmp_path,
@@ -345,5 +345,5 @@ def test_a_fault_of_a_page_is_found(links, tmp_path, capsys, body, fault):
 
 
 def test_a_site_without_pages_is_a_fault(links, tmp_path):
-    """Where nothing was built nothing is well."""
+    """Where nothing was built, the check fails."""
     assert links.main([str(tmp_path)]) == 1

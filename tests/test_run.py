@@ -102,7 +102,7 @@ def test_a_reload_beside_a_hung_writer(tmp_path):
 
 
 def test_an_entry_that_changed_waits_for_its_own_request(tmp_path):
-    """A writer whose entry changed ends its request first; one that is taken out meanwhile is seen no more."""
+    """A writer whose entry changed finishes its request first; one that is removed meanwhile is no longer shown."""
     with hung_writer(tmp_path, timeout=600) as (program, pid, writers, connection):
         program.set(f"COMMIT_INTERVAL = 0.1\n{writers.replace('600', '0.1')}")
         os.kill(pid, signal.SIGHUP)
@@ -132,7 +132,7 @@ def test_a_stop_while_the_journal_has_to_be_opened_anew(tmp_path):
     assert kept >= seen + 3
 
 
-# --- What systemd is told
+# --- What systemd is notified of
 
 
 def test_systemd_is_told(tmp_path):
@@ -169,7 +169,7 @@ def test_systemd_is_told(tmp_path):
     ],
 )
 def test_systemd_is_told_why_it_failed(tmp_path, text, status, reason):
-    """Under systemd wrong settings end with a status of their own, as no second try mends them; the reason is told."""
+    """Under systemd wrong settings end it with their own status, as another try can't help; systemd gets the reason."""
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)

@@ -230,7 +230,7 @@ def test_a_user_whom_the_namespace_does_not_know(option):
 
 @root_alone
 def test_an_access_control_list(place):
-    """An access control list shows who may write, which the mode alone does not."""
+    """An access control list shows who may write, which the mode does not."""
     listed = made(place / "listed")
     everyone = 0xFFFFFFFF
     entries = [(0x01, 7, everyone), (0x02, 7, STRANGER), (0x04, 5, everyone), (0x10, 7, everyone), (0x20, 5, everyone)]

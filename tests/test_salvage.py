@@ -100,7 +100,7 @@ def test_a_damaged_first_page_costs_nothing(damaged, content, caplog):
 
 
 def test_a_damaged_page_in_the_middle_costs_what_stood_in_it(damaged, caplog):
-    """A page of pulses that is no more is met when it is read: the others are saved, before it and behind it."""
+    """A destroyed page of pulses is found when it is read: the pulses before and after it are saved."""
     with contextlib.closing(sqlite3.connect(damaged)) as connection:
         connection.execute("PRAGMA page_size").fetchone()
     with Journal(str(damaged)) as journal:
@@ -123,7 +123,7 @@ def test_a_damaged_page_in_the_middle_costs_what_stood_in_it(damaged, caplog):
 
 @pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
 def test_a_journal_that_was_cut_off_goes_on_from_what_is_readable(damaged, part):
-    """Of a file whose end is gone the beginning is read; the cursors tell how far it had been."""
+    """If the end of the file is gone, its beginning is read; the cursors tell how far it went."""
     content = damaged.read_bytes()[: int(damaged.stat().st_size * part)]
     damaged.write_bytes(content)
     with salvage.open_journal(str(damaged), METERS, suspect=True) as journal:
@@ -193,7 +193,7 @@ def test_a_writer_whose_place_is_lost(damaged):
 
 
 def test_a_writer_whose_counts_are_lost(damaged, caplog):
-    """How far it was nobody knows: it gets nothing a second time, but what comes from now on, and that is said."""
+    """Its position is lost: it gets only pulses from now on and nothing a second time, which is logged."""
     damage_table(damaged, "cursors")
     with salvage.open_journal(str(damaged), METERS) as journal:
         known = journal.enter("house", 1000)
@@ -489,7 +489,7 @@ def end_and_compare(program, pulses):
 
 
 def test_a_journal_that_is_deleted_while_it_is_used(tmp_path):
-    """It is written again, whole, while counting goes on: no pulse is lost, and each stands once in the file."""
+    """It is written again completely while counting goes on: no pulse is lost, and each is in the file once."""
     with Program(tmp_path, "COMMIT_INTERVAL = 0.1") as program:
         program.start("--simulate", "20000")
         wait_until(lambda: program.status()["meters"]["house"]["pulses"] >= 5)
@@ -522,6 +522,6 @@ def test_a_journal_that_is_damaged_while_it_is_used(tmp_path):
         assert program.run("--kill").returncode == 0
         lines = (journal.parent / "power.csv").read_text().splitlines()[1:]
         registers = [round(float(line.split(",")[4]) * 1000) for line in lines]
-        # What stood in the file alone, which is noise now, is lost; the count is not.
+        # What was only in the file, which is noise now, is lost; the count is not.
         assert registers == sorted(set(registers))
         assert registers[-1] >= seen + 5

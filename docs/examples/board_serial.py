@@ -1,7 +1,7 @@
 """
 Flashes that a microcontroller counts and tells over a serial line, and lamps that it lights.
 
-It sends one byte a flash: "0" for the first meter, "1" for the second. It is
+It sends one byte per flash: "0" for the first meter, "1" for the second. It is
 sent one byte when a lamp changes: "A" and "a" light L1 and make it dark, "B"
 and "b" L2.
 """
@@ -24,7 +24,7 @@ BYTES = {(Lamp.L1, True): b"A", (Lamp.L1, False): b"a", (Lamp.L2, True): b"B", (
 class SerialBoard:
     """The serial line at GPIO_CHIP."""
 
-    #: Only the beginning of a flash is told.
+    #: It reports only the beginning of a flash.
     sees_ends = False
 
     def __init__(self, settings: Settings) -> None:

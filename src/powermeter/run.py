@@ -195,7 +195,7 @@ def _reload(monitor: Monitor, reread: Callable[[], Settings]) -> None:
         settings = reread()
         monitor.change(settings)
     except PowerError as error:
-        # Each line whole: whoever looks only at the last one reads what came of it, and why.
+        # Each line is complete: whoever reads only the last one learns the result, and why.
         for line in str(error).splitlines():
             log.error("reload: the settings from before stay in force: %s", line)
     else:

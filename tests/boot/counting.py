@@ -1,4 +1,4 @@
-"""Machines with the program installed, which counts: what tests and bench ask of them."""
+"""Machines on which the installed program counts, for tests and bench."""
 
 import json
 
@@ -15,10 +15,10 @@ PROJECT = "/home/pi/power"
 
 PROGRAM = "/usr/local/rpienv/bin/python /usr/local/rpienv/rpienv/power.py --pidfile /run/power/power.pid"
 
-#: Read by the machine's own Python; the program may run.
+#: Read with the machine's own Python, even while the program is running.
 JOURNAL = 'import sqlite3; db = sqlite3.connect("file:/var/lib/power/journal.db?mode=ro", uri=True)'
 
-#: What is no trace of the program: what lives in memory, what the system itself writes, what Python compiles.
+#: What is not a trace of the program: files in memory, files that the system itself writes, Python's compiled files.
 PRUNED = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log"),
     *("/var/lib/systemd", "/var/lib/urandom", "/var/lib/logrotate", "*/__pycache__"),
@@ -35,7 +35,7 @@ class Counting(machine.Machine):
         self.settings = f"{PROJECT}/settings.py"
 
     def unpack(self):
-        """Put the project from the disk there, with settings."""
+        """Put the project there from the disk, with settings."""
         self.run(f"tar -C {PROJECT} -xf /dev/ubdb")
         self.set(SETTINGS)
         self.run(f"chmod 600 {self.settings} && chown -R pi: {PROJECT}")
@@ -50,7 +50,7 @@ class Counting(machine.Machine):
         return self.try_run(line)
 
     def status(self):
-        """What the running one tells of itself."""
+        """The status of the running program."""
         who = f"--reuid={self.user} --regid={self.user} --init-groups"
         return json.loads(self.run(f"setpriv {who} {PROGRAM} --status --json"))
 
@@ -90,7 +90,7 @@ print(db.execute("SELECT json_group_array(json_array(count, time_ns)) FROM pulse
         return set(self.run(f"find / -xdev \\( {pruned} \\) -prune -o -print | {unnumbered}").splitlines())
 
     def begin_again(self):
-        """Forget what was counted, and what a test has changed of the installed; it counts from nothing then."""
+        """Undo what a test has counted and changed in the installation; the program then counts from nothing."""
         self.service("stop")
         self.run("rm -rf /var/lib/power/* /run/systemd/system/power.service.d")
         if self.flavour == "systemd":

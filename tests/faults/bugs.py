@@ -114,7 +114,7 @@ class Buggy:
         self.pid = int(done.stdout.split()[-1])
 
     def status(self):
-        """What it tells; None where it does not answer any more."""
+        """Its status; None if it no longer answers."""
         if self.pins:
             self.pins.flash(18)
         try:
@@ -129,7 +129,7 @@ class Buggy:
         new.rename(self.bugs / method)
 
     def end(self, method):
-        """Let it raise no more."""
+        """No longer let it raise."""
         (self.bugs / method).unlink()
 
     def noted(self, what, method=""):
@@ -151,7 +151,7 @@ class Buggy:
 
 
 def writer_raises(rig, librato, number, writer, place, raised):
-    """One writer raises *raised* in *place* from the start on, until it is told to be well."""
+    """One writer raises *raised* in *place* from the start on, until it is made healthy."""
     opened, deliver, close = (f"{WRITERS[writer]}.{name}" for name in ("__init__", "deliver", "close"))
     buggy = Buggy(rig, f"writer{number}", {opened, deliver, close}, librato)
     # It is closed once it has had a bug.
@@ -177,7 +177,7 @@ def writer_raises(rig, librato, number, writer, place, raised):
         wait_until(lambda: buggy.status()["writers"][writer]["state"] != "failing")
         if place != "__init__":
             again = len(buggy.noted("called", opened))
-            assert again >= 2, f"{what}: it was not opened anew"
+            assert again >= 2, f"{what}: it was not opened again"
         after = wait_until(lambda: (now := buggy.status()["meters"]["house"]["pulses"]) > before + PER_S and now)
         assert f"{writer}: failing, pulses are kept: a bug: {raised}" in buggy.said()
         buggy.stop()
@@ -244,7 +244,7 @@ def driver_dies(rig, librato, number, writer):
 
 
 def until(condition):
-    """Its first true answer; None where a third of all patience brought none."""
+    """Its first true answer; None if there was none within a third of the patience."""
     try:
         return wait_until(condition, PATIENCE_S / 3)
     except AssertionError:

@@ -71,7 +71,7 @@ def _lives(pid):
 
 
 def _read(path):
-    """The constants (from which count, impulses per kWh, register there) and the last count, by SQLite alone."""
+    """The constants (from which count, impulses per kWh, register there) and the last count, read with SQLite only."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         constants = connection.execute(
             "SELECT from_count, impulses_per_kwh, register_kwh FROM constants ORDER BY from_count"

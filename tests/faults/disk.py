@@ -101,7 +101,7 @@ def _dropped(program):
 
 
 def _waiting(program):
-    """How many pulses wait for the file; where that is not told in time, too many."""
+    """How many pulses wait for the file; too many if the status does not come in time."""
     done = program.run("--status", "--json")
     waiting = json.loads(done.stdout)["writers"]["file"]["waiting"] if done.returncode == 0 else None
     return BOUND if waiting is None else waiting

@@ -80,12 +80,12 @@ class OnDisk(Counting):
         self.program.data_dir = DATA
 
     def status(self):
-        """As it is told; what has ended tells nothing."""
+        """The program's status; it fails the job if the program has ended."""
         self.assert_runs()
         return super().status()
 
     def log(self):
-        """The log that stands beside the disk, not on it."""
+        """The log, which is beside the disk, not on it."""
         path = self.program.directory / "power.log"
         return path.read_text() if path.exists() else self.program.err.read_text()
 

@@ -51,7 +51,7 @@ def fat_image(path, kind, size=64 << 20):
 
 
 def sound(path):
-    """Whether e2fsck finds nothing to mend in the image; raises with what it says."""
+    """Assert that e2fsck finds nothing to repair in the image."""
     done = subprocess.run([tool("e2fsck"), "-fn", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -73,7 +73,7 @@ def each(work, things):
 
 
 class Life:
-    """A job in a guest whose power can be cut; a context manager. What the job says goes to :attr:`said`."""
+    """A job in a guest whose power can be cut; a context manager. The job's messages are collected in :attr:`said`."""
 
     def __init__(self, kernel, job, /, *, jumping, **arguments):
         self.said = []
@@ -98,17 +98,17 @@ class Life:
         self._stack.close()
 
     def live(self, seconds, until=None):
-        """Let it live so long, or until it says *until*; whether it did."""
+        """Let it run for that long, or until it reports *until*; return whether it did."""
         return self._hear(seconds, until)
 
     def cut(self):
-        """Cut its power, and hear what it said before."""
+        """Cut its power, and collect what it reported before."""
         assert not self._answer.exists(), self._failed()
         self._guest.kill()
         self._hear(0.2, None)
 
     def end(self, seconds):
-        """Let it come to its end."""
+        """Wait until it ends."""
         self._hear(seconds, None)
         assert self._answer.exists(), self._failed()
         answer = json.loads(self._answer.read_text())

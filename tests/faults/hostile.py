@@ -191,7 +191,7 @@ def delivered(writer, batch, what):
 
 
 def secret_forms():
-    """The secrets, as they are sent, and as they are said back."""
+    """The secrets, as they are sent, and as they are echoed."""
     pairs = [base64.b64encode(f"me:{secret}".encode()).decode() for secret in (PASSWORD, TOKEN)]
     return [write(secret) for secret in (PASSWORD, TOKEN, *pairs) for write in (str, *WRITTEN.values())]
 
@@ -531,12 +531,12 @@ def attacked(directory, attack):
             assert done.returncode == 0, (attack, done)
             if attack.honest:
                 wait_until(lambda: public.file.read_text().count("\n") > 1)
-            elif attack.settings.startswith("LOG_FILE"):  # it is said, and counting goes on
+            elif attack.settings.startswith("LOG_FILE"):  # it is reported, and counting goes on
                 assert one_line(done.stderr), (attack, done)
                 assert str(laid) in done.stderr, (attack, done)
                 assert REFUSED in done.stderr, (attack, done)
                 wait_until(lambda: program.status()["meters"]["house"]["pulses"])
-            else:  # the writer alone is held up
+            else:  # only the writer is held up
                 log = program.data_dir / "simulated" / "power.log"
                 wait_until(lambda: REFUSED in log.read_text())
                 status = program.status()
@@ -699,7 +699,7 @@ def journals(part, rig):
         "a trigger": lambda: ours_and("CREATE TRIGGER t AFTER INSERT ON pulses BEGIN DELETE FROM pulses; END"),
         "a text of 100 MB": lambda: ours_and("UPDATE writers SET place = CAST(zeroblob(100000000) AS TEXT)"),
         "a journal of a later version": lambda: ours[:60] + (10**6).to_bytes(4, "big") + ours[64:],
-        "a header alone": lambda: ours[:100],
+        "only a header": lambda: ours[:100],
         # Of which Python's sqlite3 can't even make its error: a UnicodeDecodeError.
         "a schema that is no text": lambda: ours.replace(b"CREATE TABLE", b"CREATE T\xd9BLE"),
         "cut off": lambda: ours[: choose.randrange(1, len(ours))],

@@ -165,7 +165,7 @@ ANSWERS = {
     "an error of JSON 50,000 deep": _with_length(WRONG, b"[" * 50_000),
     "a gzip bomb after an error": _with_length(WRONG, _BOMB, b"Content-Encoding: gzip\r\n"),
     "a gzip bomb after a success": _with_length(b"HTTP/1.1 200 OK\r\n", _BOMB, b"Content-Encoding: gzip\r\n"),
-    "msgpack that is none": _with_length(WRONG, b"\xc1", b"Content-Type: application/x-msgpack\r\n"),
+    "invalid msgpack": _with_length(WRONG, b"\xc1", b"Content-Type: application/x-msgpack\r\n"),
     "msgpack 5,000 deep": _with_length(WRONG, b"\x91" * 5000, b"Content-Type: application/x-msgpack\r\n"),
     "msgpack of a wrong time": _with_length(WRONG, b"\xd6\x05abcd", b"Content-Type: application/x-msgpack\r\n"),
     "msgpack of a far time": _with_length(

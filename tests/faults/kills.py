@@ -117,11 +117,11 @@ class Killed:
             popen.wait()
 
     def said(self):
-        """The end of what it said."""
+        """The end of its output."""
         return self.program.out.read_text()[-3000:]
 
     def counted(self):
-        """The pulses that it tells; None while it does not answer."""
+        """The pulses in its status; None while it does not answer."""
         try:
             return json.loads(ask(str(self.program.pidfile), "json"))["meters"]["house"]["pulses"]
         except PowerError:

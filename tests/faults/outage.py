@@ -194,7 +194,7 @@ class Away:
         self.pid = self.program.pid
 
     def status(self):
-        """What it tells; asked 10 times a second at most, again where a busy machine answers too late."""
+        """Its status, asked for at most 10 times per second, and again if a busy machine answers too late."""
         while True:
             time.sleep(0.1)
             with contextlib.suppress(ProcessError):
@@ -209,7 +209,7 @@ class Away:
     def let_back(self, requests, name):
         """Let a service back; the memory before and at its most, in MiB, and the delays where all is well meanwhile."""
         before_mib, begun = memory_mib(self.pid), len(self.near.delays_s)
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # VmHWM begins anew
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # resets VmHWM
         requests.back()
         wait_until(lambda: self.caught_up(name), 2 * LONGEST_PAUSE_S)
         # Until what was counted last while it caught up is there.

@@ -49,7 +49,7 @@ MAX_DELAY = 2.0
 
 
 def drip(_request):
-    """The beginning of an answer that comes to no end, a byte a second."""
+    """The beginning of an answer that never ends, one byte per second."""
     for byte in itertools.chain(b"HTTP/1.1 204 No Content\r\n", itertools.cycle(b"X-Header: more\r\n")):
         yield bytes([byte])
         time.sleep(1)  # the rhythm, not a result
@@ -230,7 +230,7 @@ class Street:
             os.kill(self.program.pid, signal.SIGHUP)
 
     def status(self):
-        """By writer what is told of it; asked four times a second at most."""
+        """The status of each writer, by name; asked for at most four times per second."""
         time.sleep(0.25)
         try:
             return json.loads(ask(str(self.program.pidfile), "json"))["writers"]
@@ -312,7 +312,7 @@ def caught_up(writers, but=""):
 
 
 class Phases:
-    """The delays of the writers that are well, phase by phase."""
+    """The delays of the healthy writers, phase by phase."""
 
     def __init__(self, street, tail, seconds):
         self.sources = {name: street.services[name].delays_s for name in (f"influxdb_{WELL}", f"librato_{WELL}")}
@@ -340,7 +340,7 @@ def well(street, phases):
 
 
 def in_trouble(street, phases):
-    """The delays while all troubles last, and what was said of each."""
+    """The delays while all troubles last, and the reason that was shown for each."""
     street.set(right=False)
     wait_until(lambda: all("401" in street.status()[f"{kind}_password"]["reason"] for kind in ("influxdb", "librato")))
     street.trouble()
@@ -431,7 +431,7 @@ def run(part, rig):
 
 
 def judged(name, undisturbed, during, when="in the troubles"):
-    """The row of a writer that is well, by its delays without the troubles and with them."""
+    """The row of a healthy writer, from its delays without the troubles and with them."""
     assert undisturbed, name
     assert during, f"{name}: got nothing {when}"
     least_s, during_s = p99(undisturbed), p99(during)

@@ -120,6 +120,8 @@ class HomeAssistant:
     def complaints(self):
         """The lines of its logs that are warnings or errors and name something that comes from the meter."""
         lines = [*self._log_of_runs_before, *self.log.read_text().splitlines()]
+        # Its own files may be anywhere, also below a directory of such a name.
+        lines = [line.replace(str(self.directory), "") for line in lines]
         bad = [line for line in lines if " WARNING " in line or " ERROR " in line]
         named = [
             line for line in bad if any(word in line.lower() for word in ("power", "house", "meter", "assistant/"))

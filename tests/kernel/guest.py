@@ -34,7 +34,7 @@ TAIL = 40
 
 
 def kernel_path():
-    """The kernel that build.sh makes of what stands beside it now."""
+    """The kernel that build.sh makes from the files that are beside it now."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = ("kernel.config", "fp-registers.patch", "gpio-sim.patch")
     key = hashlib.sha256(b"".join((HERE / part).read_bytes() for part in parts))
@@ -116,7 +116,7 @@ class Guest:
         return self._process.wait(timeout)
 
     def kill(self):
-        """End it at once, as a power cut does; may be called twice."""
+        """End it at once, like a power cut; may be called twice."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -15,7 +15,7 @@ mount -t tmpfs tmpfs /run
 mkdir /run/root /run/host /run/home /run/job /run/tmp
 chmod 1777 /run/tmp
 mount --bind / /run/root                           # the host's, with nothing of the guest's mounted over it
-mount --bind "/run/root$POWER_WORK" /run/host      # alone of all that this can be written
+mount --bind "/run/root$POWER_WORK" /run/host      # the only one of these that can be written
 mount -o remount,bind,ro none /run/root
 mount -o remount,bind,ro none /
 ip link set lo up 2> /dev/null || /sbin/ifconfig lo up

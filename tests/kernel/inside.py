@@ -35,7 +35,7 @@ def jumping():
 
 
 def wait_until(condition, seconds=30):
-    """Ask *condition* again and again; return its first true answer."""
+    """Call *condition* until it returns something true; return that."""
     end_s = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < end_s, f"still not so after {seconds} s"
@@ -79,12 +79,12 @@ class Line:
         self.close()
 
     def value(self):
-        """0 or 1: the level; of a line that a program drives, what it drives."""
+        """The level, 0 or 1; for a line that a program drives, the level that it drives."""
         return int((self._directory / "value").read_text())
 
 
 class Write(NamedTuple):
-    """A change of a line: when it was written, by both clocks, just before."""
+    """A change of a line, and the time by both clocks just before it was written."""
 
     monotonic_ns: int
     realtime_ns: int
@@ -165,7 +165,7 @@ def as_user(function, *, user=None, groups=()):
 
 
 def open_way(path):
-    """Make *path* reachable for everybody: closed directories above it only let it be passed through."""
+    """Make *path* reachable for everybody: private directories above it become passable, and nothing more."""
     host = Path("/run/root", *path.parts[1:])
     for parent in reversed(path.parents):
         if not Path("/run/root", *parent.parts[1:]).stat().st_mode & stat.S_IXOTH:
@@ -186,7 +186,7 @@ def answer_of(function):
 
 
 def main():
-    """Run the job that the host asks for, and leave its answer there."""
+    """Run the job that the host names, and leave its answer there."""
     asked = json.loads((HOST / "job.json").read_text())
     if asked["start_ns"] is not None and not jumping():
         time.clock_settime_ns(time.CLOCK_REALTIME, asked["start_ns"])

@@ -22,7 +22,7 @@ def chips():
 
 
 def edges(starts_ns, length_ns):
-    """The flashes of line 18 as written, and the edges as the kernel stamped them: [monotonic ns, level] each."""
+    """The flashes of line 18 as written, and the edges with the kernel's timestamps: [monotonic ns, level] each."""
     inside.Line(18, high=True)
     settings = gpiod.LineSettings(edge_detection=Edge.BOTH)
     with gpiod.request_lines("/dev/gpiochip0", {18: settings}, "test", event_buffer_size=1024) as request:
@@ -56,7 +56,7 @@ def clocks(sleep_s):
 
 
 def ordinary_user():
-    """Who an ordinary user is, whether that one may open the chip, at first and once it is theirs, and run Python."""
+    """Who an ordinary user is, whether that user may open the chip, before and after owning it, and run Python."""
 
     def may_open():
         try:
@@ -93,7 +93,7 @@ def raise_one(text):
 
 
 def hang():
-    """Print, then never end."""
+    """Print, then run for ever."""
     print("before it hangs", flush=True)
     while True:
         time.sleep(3600)

@@ -131,7 +131,7 @@ def steady(watts, impulses_per_kwh, pulses, *, library="gpiod"):
 
 
 def stalled(seconds, per_s, *, library="gpiod", how="stop", options=None):
-    """The program stands still for *seconds* while flashes go on, 3 s before and after too."""
+    """The program is stalled for *seconds* while flashes go on, as they do for 3 s before and after."""
     spacing_ns = NS_PER_S // per_s
     total = (seconds + 6) * per_s
     hold = Path("/run/job/hold")
@@ -210,7 +210,7 @@ def contact(*, library, sensor, rest_s):
 
 
 def pulled(*, library, pull):
-    """The level of an input that nobody drives, which was low and which was high, before and while the program runs."""
+    """The level of an input that nobody drives, after it was low and after it was high, before and during a run."""
     seen = {"before": [], "while it runs": []}
     for level in (0, 1):
         with Line(INPUTS[0], high=level == 1) as line:
@@ -225,7 +225,7 @@ def pulled(*, library, pull):
 
 
 def telegrams():
-    """A port that sends 250 edges a ms apart each second, for some minutes: whether that is noise, before and after."""
+    """A port that sends 250 edges every second, 1 ms apart, for some minutes: whether it is noise, before and after."""
     noisy, l2 = [], Line(L2)
     with Counting(settings(meters(1))) as counting:
         play(flashes(INPUTS[0], [n * NS_PER_S for n in range(20)], 5_000_000), counting.lines)
@@ -254,7 +254,7 @@ def levels(line, seconds, every_s=0.01):
 
 
 def lamps(*, library="gpiod"):
-    """L1 and L2 as the device has them, in each state."""
+    """L1 and L2 as the device shows them, in each state."""
     seen, l1, l2, meter = {}, Line(L1), Line(L2), Line(INPUTS[0], high=True)
 
     def flash():

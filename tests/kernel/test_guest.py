@@ -1,4 +1,4 @@
-"""The guest that other tests run in: what of it is like a Pi, and that its failures arrive."""
+"""The guest that other tests run in: how it resembles a Pi, and that its failures reach the test."""
 
 import itertools
 import os
@@ -17,12 +17,12 @@ def test_chip(run):
 
 
 def test_other_chips(run):
-    """The chip's label can be another one, and a chip that is no Pi's comes before it."""
+    """The chip can have another label, and a chip that is not a Pi's can come before it."""
     assert run("chips", chip="pinctrl-rp1", other_chip="gpio-mux") == [["gpio-mux", 8], ["pinctrl-rp1", 54]]
 
 
 def test_no_chip(run):
-    """The guest can be without any chip."""
+    """The guest can have no chip at all."""
     assert run("chips", chip=None) == []
 
 
@@ -31,7 +31,7 @@ def spacings(times):
 
 
 def test_edges(run):
-    """100 flashes of 1 ms are 200 edges, stamped within 1 ms of the change, spaced as it was to 0.2 ms (p99)."""
+    """100 flashes of 1 ms are 200 edges, timestamped within 1 ms of the change, with spacings right to 0.2 ms (p99)."""
     start_s = time.monotonic()
     seen = run("edges", {"starts_ns": [n * 100_000_000 for n in range(100)], "length_ns": FLASH_NS}, jumping=True)
     assert time.monotonic() - start_s < 9
@@ -45,7 +45,7 @@ def test_edges(run):
 
 
 def test_edges_at_the_hosts_pace(run):
-    """With a clock like the host's no edge is lost either."""
+    """With a clock like the host's, no edge is lost either."""
     seen = run("edges", {"starts_ns": [n * 10_000_000 for n in range(100)], "length_ns": FLASH_NS})
     assert [level for _, level in seen["edges"]] == [0, 1] * 100
 
@@ -73,7 +73,7 @@ def test_clock_starts_in_2020(run, jumping):
 
 
 def test_ordinary_user(run):
-    """An ordinary user of the guest runs the project's Python, and opens the chip only once it is that user's."""
+    """An ordinary user of the guest runs the project's Python, and can open the chip only after owning it."""
     user = os.getuid() or 1000
     assert run("ordinary_user") == {"user": user, "at first": False, "then": True, "runs": True}
 

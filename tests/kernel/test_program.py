@@ -38,7 +38,7 @@ def spacings(times):
 
 
 def off_by(kept, written):
-    """How far the times and the spacings of the journal are from those written, in ns, sorted."""
+    """How far the journal's times and spacings are from those that were written, in ns, sorted."""
     assert [count for count, _, _ in kept] == list(range(1, len(written) + 1))
     late = sorted(abs(row[1] - at_ns) for row, at_ns in zip(kept, written, strict=True))
     apart = sorted(abs(row[2] - s) for row, s in zip(kept[1:], spacings(written), strict=True))
@@ -89,7 +89,7 @@ def test_several_meters(run, meter_count):
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="no lgpio")
 def test_every_flash_by_rpi_lgpio(run):
-    """By rpi-lgpio 1,000 flashes at 10/s are all counted; its edges are as late as its two threads, some ms."""
+    """With rpi-lgpio, 1,000 flashes at 10/s are all counted; its edges are as late as its two threads, some ms."""
     kept = program(
         run, "count", starts_ns=[n * 100 * MS for n in range(1000)], length_ns=20 * MS, library="RPi.GPIO", options=TEN
     )
@@ -110,7 +110,7 @@ def test_a_stall(run, seconds, how):
 
 
 def test_a_stall_too_long_for_the_kernels_buffer(run):
-    """What the kernel dropped is counted without power, spread over the gap, and reported by log and --status."""
+    """Edges dropped by the kernel are counted without power, spread over the gap, and reported by log and --status."""
     kept = program(run, "stalled", seconds=5, per_s=1000, options=FAST, timeout=600)
     written, rows, meter = kept["written"], kept["journal"]["meter0"], kept["status"]["meters"]["meter0"]
     made_up = meter["counted_without_being_seen"]
@@ -164,7 +164,7 @@ STARTS = int(os.environ.get("POWER_STARTS", "20"))
 
 @pytest.mark.parametrize("library", BOTH)
 def test_no_start_is_deaf(run, library):
-    """Fresh starts all see the first flash, and leave no file of the library's behind."""
+    """Fresh starts all see the first flash, and leave none of the library's files behind."""
     assert program(run, "start_again", timeout=60 + 10 * STARTS, starts=STARTS, library=library) == {
         "seen": STARTS,
         "left": [],
@@ -172,7 +172,7 @@ def test_no_start_is_deaf(run, library):
 
 
 def traces():
-    """Each trace, with and without what its head says of options: name, options, pulses."""
+    """Each trace, with and without the options in its header: name, options, pulses."""
     for path in sorted(TRACES.glob("*.trace")):
         head = path.read_text()
         for pulses in re.findall("^# pulses: (.*)", head, re.MULTILINE):
@@ -184,7 +184,7 @@ def traces():
 
 @pytest.mark.parametrize(("name", "options", "pulses"), list(traces()))
 def test_trace(run, name, options, pulses):
-    """A trace like a recorded one, replayed through the program: as many pulses as its head says, never a double."""
+    """A trace like a recorded one, replayed through the program: as many pulses as its header says, none twice."""
     for _ in range(TRIES):
         kept = program(run, "replay", path=str(TRACES / name), options=options)
         if len(kept["journal"]["meter0"]) == pulses or late_ms(TRACES / name, kept["written"]) < LATE_MS:
@@ -194,7 +194,7 @@ def test_trace(run, name, options, pulses):
 
 @pytest.mark.parametrize("library", BOTH)
 def test_an_inverted_sensor(run, library):
-    """With lit high every flash counts, its length is what it shone, and it is not stuck while it is dark."""
+    """With lit high every flash counts and has its true length, and the input is not stuck while it is dark."""
     kept = program(run, "replay", path=str(TRACES / "inverted_long.trace"), library=library,
                    options={"lit": "high"}, wait_s=700 if library == "gpiod" else 0)  # fmt: skip
     meter = kept["status"]["meters"]["meter0"]
@@ -205,7 +205,7 @@ def test_an_inverted_sensor(run, library):
 
 @pytest.mark.parametrize(("sensor", "hours"), [("contact", 7), ("led", 0.2)])
 def test_a_contact_that_rests_closed(run, sensor, hours):
-    """A contact may rest closed for hours, and that is no fault; a LED that stays lit for ten minutes is one."""
+    """A contact may rest closed for hours, which is not a fault; an LED that stays lit for ten minutes is one."""
     kept = program(run, "contact", library="gpiod", sensor=sensor, rest_s=hours * 3600)
     assert kept["pulses"] == 40
     assert kept["closed"] == [sensor == "led", [1] if sensor == "contact" else kept["closed"][1]]
@@ -222,7 +222,7 @@ def test_the_pi_s_own_resistor(run, library, pull, level):
 
 
 def test_a_port_that_sends_data(run):
-    """Telegrams of 250 edges are no flashes: that far more edges come than pulses is reported, and lamp L2 shows it."""
+    """Telegrams of 250 edges are not flashes: far more edges than pulses are reported, and lamp L2 shows it."""
     seen = program(run, "telegrams")
     assert seen["noisy"] == [False, True, False]
     assert len(seen["lamp"]) > 10
@@ -230,7 +230,7 @@ def test_a_port_that_sends_data(run):
 
 
 def late_ms(path, written):
-    """The most, in ms, by which two edges that follow each other were further apart than the trace *path* has them."""
+    """The largest excess, in ms, of the spacing of two successive edges over that in the trace *path*."""
     offsets_us = [int(line.split()[0]) for line in path.read_text().splitlines() if line and line[0] != "#"]
     return max(
         (later[0] - earlier[0]) / 1e6 - (later_us - earlier_us) / 1e3
@@ -250,7 +250,7 @@ def test_lengths_of_flashes(run):
 
 
 def assert_blinks(levels, half_s):
-    """*levels* are a blinking's; the first and the last were cut off."""
+    """Assert that *levels* are those of blinking; the first and the last may be cut off."""
     inner = levels[1:-1]
     assert len(inner) >= 3
     for (level, seconds), (other, _) in itertools.pairwise(inner):
@@ -272,7 +272,7 @@ def test_lamps(run, library):
 
 
 def test_a_led_that_stays_on(run):
-    """A LED lit for hours: power is a falling bound, never stored; it is reported; L2 blinks until it flashes."""
+    """An LED lit for hours: power is a falling bound, never stored; it is reported; L2 blinks until the next flash."""
     kept = program(run, "stuck")
     minute, quarter, hours, after = kept["seen"]
     assert minute[0] is False
@@ -328,7 +328,7 @@ def test_a_day_of_a_household(run, start, offset_h):
 
 @pytest.mark.parametrize(("label", "other"), [("pinctrl-rp1", "gpio-brcmstb"), ("pinctrl-bcm2835", None)])
 def test_the_chip_is_found_by_its_label(run, label, other):
-    """A Pi 5's chip is found wherever other chips stand, and an old Pi's too."""
+    """A Pi 5's chip is found whatever the order of the chips, and so is an older Pi's."""
     arguments = {"starts_ns": [n * 200 * MS for n in range(5)], "length_ns": 5 * MS}
     kept = run("program_jobs.count", arguments, jumping=True, chip=label, other_chip=other)
     assert len(kept["journal"]["meter0"]) == 5
@@ -344,7 +344,7 @@ def test_the_chip_is_found_by_its_label(run, label, other):
     ],
 )
 def test_what_can_not_be(run, how, words):
-    """A chip that is missing, none, busy or forbidden: one clear line and exit 1, as daemon and in the foreground."""
+    """A chip that is missing, no chip, busy or forbidden: one clear line, exit 1, as daemon and in the foreground."""
     for status, out, err in program(run, "refused", how=how):
         assert status == 1
         assert out == ""

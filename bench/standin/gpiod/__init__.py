@@ -2,7 +2,7 @@
 """
 A stand-in for libgpiod 2's ``gpiod``, put on PYTHONPATH: flashes come from the FIFO that $GPIO_FIFO names.
 
-What stands in the FIFO are the kernel's own events, as the program reads them.
+The FIFO holds the kernel's own events, as the program reads them.
 """
 
 import os

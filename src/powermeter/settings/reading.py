@@ -365,7 +365,7 @@ def _executed(path: str) -> Values:
         if isinstance(name, str)  # globals() takes any
         and not name.startswith("_")
         and not issubclass(type(value), ModuleType)
-        # A name that the user has made up is in small letters, and not similar to one of ours.
+        # A name that the user has made up is in small letters, and not similar to a key of the program.
         and (name.isupper() or _nearest(name, [*TOP, *DICTS], cutoff=0.8))
     }
 

@@ -1,12 +1,12 @@
 """
-What can't be had from outside, for a real process of the program: put this directory and src on PYTHONPATH.
+What is not possible from outside, for a real process of the program: put this directory and src on PYTHONPATH.
 
 ``POWER_NAMES`` names a file with the host names under .test that resolve now, to loopback; all others there are as if
 no name server answered.
 
 ``POWER_BUGS`` names a directory, and with it come bugs on purpose. In it the file ``methods`` has a line for each
 method that can be made to raise, ``module:Class.method``. While there is a file of that line's name a call of the
-method raises the exception of builtins that stands in it; with a thread's name behind it, in that thread alone. The
+method raises the exception of builtins named in it; with a thread's name after it, only in that thread. The
 file ``log`` tells what happened: ``thread NAME`` for each that was started, ``called LINE TIME`` for each call,
 ``raised LINE TIME`` for each bug.
 """
