@@ -241,7 +241,7 @@ def test_a_stop_while_it_is_made(tmp_path):
         wait_until(lambda: program.status()["journal"]["uncommitted"] > 20)
         assert program.run("--kill").returncode == 0
         log = (data / "power.log").read_text()
-        assert "a stop came before it was made: the next start makes it again" in log
+        assert "stopped before it was complete: the next start makes it again" in log
         assert [line for line in log.splitlines() if " CRITICAL " in line or " ERROR " in line] == []
         assert sorted(path.name for path in data.iterdir() if path.name.startswith("journal")) == []
 

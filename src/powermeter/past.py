@@ -61,7 +61,7 @@ def _make(making: str, until_s: float, meters: Mapping[str, float], stopped: Sto
             rows = _rows(name, flashes(load, impulses_per_kwh, begin_s * NS_PER_S))
             while some := list(itertools.islice(rows, AT_ONCE)):
                 if stopped():
-                    raise StoppedError(f"{making}: a stop came before it was made: the next start makes it again")
+                    raise StoppedError(f"{making}: stopped before it was complete: the next start makes it again")
                 # Their times are those of the wall clock already.
                 journal.append(some)
             journal.end_cover(name, round(until_s * NS_PER_S))

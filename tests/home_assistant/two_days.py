@@ -10,7 +10,10 @@ each card), at the broker, in Home Assistant and on its energy dashboard in a br
 no warning and no error about the meter. ``make test-home-assistant`` has six hours of it with every change.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "faults"))
 
 from home_assistant import PYTHON
 from rig import Row, times
