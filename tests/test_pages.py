@@ -11,7 +11,8 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shown import Site, household, status
+from shown import Site, household
+from statuses import status
 
 from powermeter import periods, report
 from powermeter.journal.history import History

@@ -7,7 +7,8 @@ import sys
 import pytest
 from program import SOURCE, wait_until
 from prometheus import Prometheus, prometheus_path, promtool_path, scrape_config, series
-from shown import Site, household, serving, status
+from shown import Site, household, serving
+from statuses import status
 from victoriametrics import VictoriaMetrics, victoriametrics_path
 
 #: A name with everything that must be escaped. The settings allow no such name, but a reader has to cope with it.

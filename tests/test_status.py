@@ -1,10 +1,10 @@
 """What --status and the live line say of every state the program can be in."""
 
-import copy
 import time
 
 import pytest
 from program import wait_until
+from statuses import status
 
 from powermeter.boards.simulated import SimulatedBoard, constant
 from powermeter.journal.journal import prepare_dir
@@ -14,53 +14,14 @@ from powermeter.settings import reading
 from powermeter.status import Status
 from powermeter.views import text as view
 
-METER = {
-    "label": None,
-    "direction": "import",
-    "watts": 1234.5,
-    "watts_is_bound": False,
-    "pulses_today": 12345,
-    "kwh_today": 12.345,
-    "pulses": 54321,
-    "register_kwh": 98765.4321,
-    "energy_kwh": 54.321,
-    "rejected": 1017,
-    "rejected_after_stall": 0,
-    "too_short": 0,
-    "counted_without_being_seen": 0,
-    "flash_ms": None,
-    "silent": False,
-    "stuck": False,
-    "flickers": False,
-    "noisy": False,
-}
-WRITER = {"state": "ok", "reason": "", "waiting": 0, "oldest_s": None, "batch_s": 35.0, "refused": 0, "skipped": 0}
-WELL = {
-    "version": "1.2.3",
-    "pid": 4242,
-    "uptime_s": 93784.0,
-    "running": True,
-    "simulate": None,
-    "left_out": (),
-    "settings": "/etc/power/settings.py",
-    "data_dir": "/var/lib/power",
-    "clock": {"waiting": False, "waits_s": 0},
-    "journal": {"failing": "", "uncommitted": 2, "dropped": 0},
-    "log": {"failing": ""},
-    "meters": {"house": METER},
-    "writers": {"file": WRITER},
-    "views": {},
-}
+#: What one meter of these tests shows.
+METER = {"watts": 1234.5, "pulses_today": 12345, "kwh_today": 12.345, "rejected": 1017}
 
 
-def made(*, meters=None, writers=None, **changes):
-    """The status of a healthy program, except for *changes*; *meters* and *writers*: changes of each by name."""
-    made = copy.deepcopy(WELL) | changes
-    if meters is not None:
-        made["meters"] = {name: METER | change for name, change in meters.items()}
-    if writers is not None:
-        made["writers"] = {name: WRITER | change for name, change in writers.items()}
-    return Status.of(made)
+def made(*, meters=None, **changes):
+    """The status of a healthy program without a view, except for *changes*; *meters*: changes of each by name."""
+    of_meters = {name: METER | change for name, change in (meters or {"house": {}}).items()}
+    return Status.of(status(meters=of_meters, **{"views": {}} | changes))
 
 
 def line_of(text, start):
@@ -322,7 +283,7 @@ def test_the_program_gives_what_is_shown_here(tmp_path):
     with Monitor(found, open_board, simulate=1000.0, on_crash=lambda: crashes.append(1)) as monitor:
         wait_until(lambda: monitor.status().meters["house"].pulses >= 27)
         now = monitor.status()
-    assert shape(now.as_dict()) == shape(WELL)
+    assert shape(now.as_dict()) == shape(status(views={}))
     assert now.writers["file"].batch_s == 30.1
     pulses = now.meters["house"].pulses
     text = view.text(now)
