@@ -46,7 +46,9 @@ def fat_image(path, kind, size=64 << 20):
     assert maker.exists(), "run: make servers"
     path.touch()
     os.truncate(path, size)
-    subprocess.run([str(maker), str(path)], check=True, capture_output=True)
+    # The root directory of FAT16, which a stick so small would get, has room for some 170 renamed files only.
+    options = ["-F", "32", "-s", "1"] if kind == "vfat" else []
+    subprocess.run([str(maker), *options, str(path)], check=True, capture_output=True)
     return str(path)
 
 
