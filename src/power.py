@@ -55,7 +55,7 @@ def _open_streams() -> None:
 
 
 def _take_any_letter() -> None:
-    """Let no letter that the terminal's encoding lacks end a command: a server may answer anything."""
+    """Keep a command from ending at a character that the terminal's encoding lacks: a server may send any."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -264,7 +264,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Try DATA_DIR, the log, the pins and every writer."""
+    """Try DATA_DIR, the log, the pins, every writer and every view."""
     from powermeter import check as checking
     from powermeter.process.holder import holder
 
@@ -272,7 +272,7 @@ def check(args: argparse.Namespace) -> int:
     print(f"settings: ok, {settings.path}")
     running = None
     with contextlib.suppress(ProcessError):  # a DATA_DIR that can't be opened is reported with the rest
-        # By the lock of DATA_DIR: the pins may be another pidfile's, and a simulated one has none.
+        # By the lock of DATA_DIR: who has the pins may use another pidfile, and a simulated program has no pins.
         running = holder(os.path.join(settings.data_dir, "lock"))
     return checking.check(settings, running)
 
@@ -350,7 +350,7 @@ def reading(args: argparse.Namespace) -> int:
 
 
 class _UsageError(Exception):
-    """The command line is wrong, as only the meters of the settings can tell."""
+    """The command line is wrong in a way that argparse does not notice."""
 
 
 def _meter_and_kwh(text: str) -> tuple[str, str]:

@@ -217,7 +217,7 @@ class Delivery:
             return self._failed_by_bug(error)
         more = more or receipt.taken < len(pulses)
         self._succeeded(State.WAITING if more else State.OK)
-        # After whole periods the beginning of the next one may wait, and is due when that ends, without new pulses.
+        # After whole periods, pulses of the next one may wait: they are due when it ends, even if no new ones come.
         return 0.0 if more or writer.pace.period_ns else writer.pace.interval_s or None
 
     def _due(self, pace: Pace) -> tuple[Sequence[Pulse], bool, float | None]:

@@ -67,7 +67,7 @@ class WatchedMeter:
 
     @property
     def misses(self) -> bool:
-        """Whether its flashes can't be seen. On a noisy input they can; a silent export meter has its night."""
+        """Whether its flashes can't be seen. On a noisy input they can; an export meter is silent at night."""
         return self.stuck or self.flickers or (self.silent and not self.is_export)
 
     def missed(self, *, ends: bool = False) -> int | None:

@@ -160,7 +160,7 @@ class Keeper:
         self.dropped = 0
         #: Why the journal can't be written; "" while it can.
         self.failing = ""
-        #: Whether pulses get their final times, now also those of an earlier run of the program.
+        #: Whether pulses now get their final times at once; those of an earlier run of the program then have theirs.
         self.settled = False
         #: How many times a file was opened, 0 while none is open: readers with their own connection open a new one when
         #: this changes.

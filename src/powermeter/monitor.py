@@ -245,7 +245,7 @@ class Monitor:
             return None
         behind_ns = self._clock.monotonic_ns() - self._recorder.complete_ns()
         seen_ns = self._clock.wall_ns() - behind_ns - round(EDGE_DELAY_S * NS_PER_S)
-        # Not only the first one's: a flash that is judged by its length is counted after later ones.
+        # All times, not only the first row's: a flash that is judged by its length is counted after later ones.
         ahead = self._clock.ahead_ns()
         return min([seen_ns, *(row.at_ns + ahead for row in self._keeper.waiting())])
 
@@ -299,7 +299,7 @@ class Monitor:
 
     def _change_views(self, before: Settings, now: Settings) -> None:
         self._change_page(before, now)
-        # It takes changes of meters and labels from the status.
+        # MQTT learns of other meters and labels from the status.
         if now.mqtt != before.mqtt:
             gone = now.mqtt is None
             self._stop_mqtt(WITHDRAW_S if gone else VIEWS_STOP_S, withdraw=gone)

@@ -1,7 +1,8 @@
 """
 What a command is about: which running program, which settings, and which journal.
 
-If nothing is named, it is the user's own, else the installed service's.
+If nothing is named, it is the user's own running program, else the installed service's; where neither runs, the
+service's journal, else the user's own.
 """
 
 import argparse
@@ -237,7 +238,7 @@ def become_owner(args: argparse.Namespace, journal: str) -> None:
 
 
 def closed(args: argparse.Namespace, what: str) -> ForbiddenError:
-    """The error for *what* may be read only by another user: the command line that can."""
+    """The error if only another user may read *what*: it names the command line that can."""
     command = "power" if os.path.exists(SERVICE_COMMAND) else shlex.join([sys.executable, f"{SOURCE}/power.py"])
     named = [word for name in ("pidfile", "settings") if (path := getattr(args, name)) for word in (f"--{name}", path)]
     wanted = ["--reading", args.reading] if args.reading else ["--report", *([args.report] if args.report else [])]

@@ -85,7 +85,7 @@ class Face(NamedTuple):
     A reading as it was typed: the face of *meter* showed *kwh* after the pulse *number*, at *time_ns* (UTC, ns).
 
     It becomes the register, unless it contradicts the previous reading or
-    *max_watts* (W). With *force* it is always accepted, and begins a new base.
+    *max_watts* (W). With *force* it is accepted even then, and begins a new base.
     """
 
     meter: str
@@ -210,7 +210,7 @@ class Journal:
             raise _unfit(self.path, "no write-ahead log")
 
     def _look_over(self, *, whole: bool) -> None:
-        """Read everything but the pulses, and the first and last pulses, so that damage there is found now."""
+        """Read everything but the pulses, and of these the first and the last, so that damage there is found now."""
         for table, types in LOOKED_OVER.items():
             rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own names
             with contextlib.closing(rows):

@@ -25,7 +25,7 @@ from powermeter.views.mqtt import MONITOR, place
 CONNECT_S = 5.0
 ANSWER_S = 10.0
 
-#: A broker that is silent for one and a half times as long, in s, is gone (MQTT 5.0, 3.1.2.10).
+#: The keep-alive, in s: a broker that is silent for one and a half times as long is gone (MQTT 5.0, 3.1.2.10).
 KEEPALIVE_S = 30
 
 #: No packet may be longer, in bytes.

@@ -27,8 +27,7 @@ from powermeter.views.text import TROUBLES
 
 log = logging.getLogger(__name__)
 
-#: A broker that can't be used is tried again after the first of these times, in s, then after twice as long and so on,
-#: up to the second.
+#: The first and the longest pause, in s, before a broker that can't be used is tried again; it doubles each time.
 PAUSE_S = 1.0, 60.0
 
 #: How often to check whether the journal was opened, in s.
