@@ -33,11 +33,14 @@ def summary(promises: Iterable[tuple[str, str, str]], sections: dict[str, str], 
     The table that a page begins with: what is promised, the goal, and what was measured.
 
     *promises* are a promise, the title of the section that shows it, and the beginning of its row there. The row's
-    second cell is what was measured, its cell *goal* the goal.
+    second cell is what was measured, its cell *goal* the goal; one behind that says "ok", or what is not.
     """
     table: list[Sequence[str]] = [("promise", "goal", "measured")]
     for promise, title, beginning in promises:
         if title in sections:
             found = next((row for row in rows_of(sections[title]) if row[0].startswith(beginning)), None)
-            table.append((f"{promise} (`{title}`_)", *((found[goal], found[1]) if found else ("", "not measured"))))
+            wanted, measured, verdict = (
+                (found[goal], found[1], found[goal + 1 :]) if found else ("", "not measured", [])
+            )
+            table.append((f"{promise} (`{title}`_)", wanted, ", ".join([measured, *(v for v in verdict if v != "ok")])))
     return "\n".join(list_table(table)) + "\n\n"
