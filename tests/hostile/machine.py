@@ -125,7 +125,7 @@ def make_template(directory):
     (directory / "opt/ran").chmod(0o666)
     power = directory / POWER[1:]
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("src", "init", "docs/howto"):
+    for name in ("src", "init", "tools", "docs/howto"):
         shutil.copytree(TREE / name, power / name, ignore=ignored)
     for name in ("install_init_script.py", "settings.py.example", "requirements.txt", "README.rst", ".gitignore"):
         shutil.copy(TREE / name, power)
