@@ -39,7 +39,7 @@ PROMISES = {
     "laptop": (
         ("The folder takes a minute", "make run: counting"),
         ("After a second or two it says ``at most``", "make run: at most"),
-        ("shows 3,600 W three seconds later", "src/power.py: shown"),
+        ("shows 3,600 W three seconds after the start", "src/power.py: shown"),
     ),
 }
 
